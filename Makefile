@@ -1,0 +1,72 @@
+# Each target is one module call; variables choose what it works on.
+PRESET   ?= edge-nano
+DATASET  ?= shapes
+DATA_DIR ?=
+EPOCHS   ?=
+QAT_EPOCHS ?= 1
+RUN      ?= runs/$(DATASET)-$(PRESET)
+BUNDLE   ?= models/edge-nano-cifar10
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+.PHONY: setup train calibrate export report demo bench models test test-slow lint clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
+
+setup: $(READY)  ## install everything into .venv
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+train: $(READY)  ## train PRESET on DATASET, or go on with RUN
+	$(PY) -m train --preset $(PRESET) --dataset $(DATASET) $(DATA) --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --resume
+
+calibrate: $(READY)  ## measure activation ranges of RUN
+	$(PY) -m calibration --run $(RUN) $(DATA)
+
+export: $(READY) calibrate  ## make RUN int8 (QAT_EPOCHS, 0 for PTQ) and write its artifacts
+	$(PY) -m export --run $(RUN) $(DATA) --qat-epochs $(QAT_EPOCHS)
+
+report: $(READY)  ## compare float and int8 of RUN on its test split
+	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report
+
+demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated video
+	$(MAKE) train DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
+	$(MAKE) export DATASET=shapes RUN=$(DEMO_RUN)
+	$(MAKE) report RUN=$(DEMO_RUN)
+	$(PY) runtime/camera_demo.py --bundle $(DEMO_RUN)/artifacts --source sample --headless --output $(DEMO_RUN)/demo.mp4
+	@echo "weights    $(DEMO_RUN)/float.safetensors"
+	@echo "artifacts  $(DEMO_RUN)/artifacts/"
+	@echo "report     $(DEMO_RUN)/report/report.html"
+	@echo "video      $(DEMO_RUN)/demo.mp4"
+
+DEMO_RUN    := runs/demo
+DEMO_EPOCHS := 12
+
+bench: $(READY)  ## latency of BUNDLE's artifacts, interleaved, one thread
+	$(PY) -m runtime.benchmark --bundle $(BUNDLE)
+
+models: $(READY)  ## make every shipped bundle's artifacts anew from its weights
+	$(PY) -m export.bundle --source models/*
+
+test: $(READY)  ## the tests
+	$(PY) -m pytest -m 'not slow'
+
+test-slow: $(READY)  ## the tests that take longer
+	$(PY) -m pytest -m slow
+
+lint: $(READY)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:  ## remove the virtual environment and caches, not runs
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

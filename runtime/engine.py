@@ -1,0 +1,82 @@
+"""What every inference engine offers, and how a bundle becomes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import ConfigError
+from runtime.manifest import read_manifest, verified_file
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network says about one picture, as it says it: the values may be non-finite.
+
+    Attributes:
+        logits: float32 `[K]`, one a class.
+        gates: float32 `[h, w, L+1]`, linear and signed; the last map is the global gate.
+        modulator: float32 `[h, w]`, L2 norm over the channels, >= 0.
+    """
+
+    logits: NDArray[np.float32]
+    gates: NDArray[np.float32]
+    modulator: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """One opened artifact.
+
+    Attributes:
+        name: the interpreter and its version, e.g. `"ai-edge-litert 2.3.0"`.
+        precision: `"float32"` or `"int8"`.
+        threads: how many CPU threads it may use.
+        input_size: the side of its square input, in pixels.
+    """
+
+    name: str
+    precision: str
+    threads: int
+    input_size: int
+
+    def run(self, image: NDArray[np.uint8]) -> Outputs:
+        """Classify one picture.
+
+        Args:
+            image: uint8 `[1, S, S, 3]` RGB, 0..255, with S = `input_size`.
+
+        Returns:
+            The outputs; they stay valid after the next call.
+
+        Raises:
+            DataError: the picture has another shape or dtype.
+        """
+
+
+def open_engine(folder: Path, *, precision: str = "int8", threads: int = 1) -> Engine:
+    """Open one artifact of a bundle, after checking its manifest and hash.
+
+    Args:
+        folder: the bundle.
+        precision: `"float32"` or `"int8"`.
+        threads: CPU threads, 1 or more.
+
+    Returns:
+        The engine, ready to run.
+
+    Raises:
+        ConfigError: `threads` is less than 1.
+        ArtifactError: the bundle or its artifact is missing, damaged or not what the manifest
+            says, or no interpreter is installed.
+    """
+    if threads < 1:
+        raise ConfigError(f"received {threads} threads; give 1 or more")
+    manifest = read_manifest(folder)
+    path = verified_file(folder, manifest.artifact(precision))
+    from runtime.litert import LiteRTEngine
+
+    return LiteRTEngine(path, manifest, precision=precision, threads=threads)

@@ -1,0 +1,115 @@
+"""TFLite artifacts, through whichever of the three interpreters is installed."""
+
+from __future__ import annotations
+
+import importlib
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engine import Outputs
+from runtime.errors import ArtifactError, DataError
+from runtime.manifest import INPUT_NAME, MADE_BY, Manifest
+
+# package to report, module to import, where its class is in that module
+INTERPRETERS = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter", "Interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter", "Interpreter"),
+    ("tensorflow", "tensorflow", "lite.Interpreter"),
+)
+
+
+class LiteRTEngine:
+    """One TFLite artifact, allocated and checked against its manifest; see `runtime.engine.Engine`."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, precision: str, threads: int) -> None:
+        """Open `path`.
+
+        Args:
+            path: the .tflite file.
+            manifest: what its tensors must be.
+            precision: what to report; the file itself tells its types.
+            threads: CPU threads, 1 or more.
+
+        Raises:
+            ArtifactError: no interpreter is installed, or the file is no model with the manifest's
+                input and outputs.
+        """
+        self.name, interpreter_class = load_interpreter()
+        self.precision = precision
+        self.threads = threads
+        self.input_size = manifest.input_size
+        self._input_shape = manifest.input_shape
+        try:
+            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{path} cannot be opened as a TFLite model by {self.name} ({error}); "
+                f"make the bundle anew with `{MADE_BY}`"
+            ) from error
+        inputs = _by_name(self._interpreter.get_input_details())
+        outputs = _by_name(self._interpreter.get_output_details())
+        self._input = _index(path, inputs, INPUT_NAME, manifest.input_shape, np.uint8)
+        self._outputs = {
+            name: _index(path, outputs, name, shape, np.float32) for name, shape in manifest.outputs.items()
+        }
+
+    def run(self, image: NDArray[np.uint8]) -> Outputs:
+        """Classify one uint8 `[1, S, S, 3]` RGB picture; see `runtime.engine.Engine.run`."""
+        if image.dtype != np.uint8 or image.shape != self._input_shape:
+            raise DataError(
+                f"received a picture of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
+                f"{list(self._input_shape)}: pass it through runtime.preprocess.preprocess"
+            )
+        self._interpreter.set_tensor(self._input, image)
+        self._interpreter.invoke()
+        return Outputs(**{name: self._interpreter.get_tensor(i)[0] for name, i in self._outputs.items()})
+
+
+def load_interpreter() -> tuple[str, Any]:
+    """Import the first interpreter that is installed.
+
+    Returns:
+        Its package with the version, and its `Interpreter` class.
+
+    Raises:
+        ArtifactError: none can be imported; the message says why and what to install.
+    """
+    reasons = []
+    for package, module, attribute in INTERPRETERS:
+        try:
+            interpreter_class = attrgetter(attribute)(importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            reasons.append(f"{module}: {error}")
+            continue
+        version = getattr(importlib.import_module(module.partition(".")[0]), "__version__", "")
+        return f"{package} {version}".strip(), interpreter_class
+    raise ArtifactError(
+        f"no TFLite interpreter can be imported ({'; '.join(reasons)}); run `pip install ai-edge-litert`"
+    )
+
+
+def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {detail["name"]: detail for detail in details}
+
+
+def _index(
+    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], dtype: type[np.generic]
+) -> int:
+    if name not in tensors:
+        raise ArtifactError(
+            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
+            f"make the bundle anew with `{MADE_BY}`"
+        )
+    tensor = tensors[name]
+    received = (np.dtype(tensor["dtype"]), tuple(int(side) for side in tensor["shape"]))
+    if received != (np.dtype(dtype), shape):
+        raise ArtifactError(
+            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects "
+            f"{np.dtype(dtype)} {list(shape)}; make the bundle anew with `{MADE_BY}`"
+        )
+    return int(tensor["index"])

@@ -1,0 +1,336 @@
+"""The manifest of a bundle: what the files in the folder are; written by export, checked on every load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.errors import ArtifactError
+from runtime.files import read_json, sha256_of, write_json
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MADE_BY = "make export"
+ENGINES = ("tflite",)
+PRECISIONS = ("float32", "int8")
+INPUT_NAME = "image"
+INPUT_DTYPE = "uint8"
+INPUT_COLOUR = "RGB"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy (0..1) of one artifact, and what it was measured on."""
+
+    dataset: str
+    split: str
+    pictures: int
+    top1: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One model file of a bundle; `file` is a plain name inside the bundle's folder."""
+
+    file: str
+    precision: str
+    engine: str
+    sha256: str
+    size_bytes: int
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The block whose gates the artifacts put out; one gate cell covers `stride_px` input pixels a side."""
+
+    layer: str
+    stride_px: int
+    focal_levels: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds: the model's face (input, outputs, labels) and its files."""
+
+    preset: str
+    config: dict[str, Any]
+    input_shape: tuple[int, int, int, int]
+    labels: tuple[str, ...]
+    outputs: dict[str, tuple[int, ...]]
+    overlay: Overlay
+    dataset: str
+    calibration_sha256: str | None
+    artifacts: tuple[Artifact, ...]
+    tools: dict[str, str]
+
+    @property
+    def input_size(self) -> int:
+        """The side of the square input, in pixels."""
+        return self.input_shape[1]
+
+    def artifact(self, precision: str) -> Artifact:
+        """Return the artifact of a precision (`"float32"` or `"int8"`).
+
+        Raises:
+            ArtifactError: the bundle has none; the message lists those it has.
+        """
+        for artifact in self.artifacts:
+            if artifact.precision == precision:
+                return artifact
+        available = ", ".join(artifact.precision for artifact in self.artifacts)
+        raise ArtifactError(f"the bundle has no {precision} artifact; choose one of: {available}")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` as `folder/manifest.json`, after the same checks as `read_manifest`.
+
+    Raises:
+        ArtifactError: the manifest contradicts itself; the message names the field.
+        FocalEdgeError: the file cannot be written.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    content = _to_json(manifest)
+    _parse(path, content)
+    write_json(path, content)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a bundle; the artifacts themselves are not opened.
+
+    Args:
+        folder: the bundle.
+
+    Returns:
+        The manifest, every field of the right type and consistent with the others.
+
+    Raises:
+        ArtifactError: the manifest is missing, not JSON, of another schema version, or has a
+            missing or wrong field; the message names it.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    return _parse(path, read_json(path, MADE_BY))
+
+
+def verified_file(folder: Path, artifact: Artifact) -> Path:
+    """Return the path of an artifact after checking its size and SHA-256.
+
+    Raises:
+        ArtifactError: the file is missing, unreadable, or not the one the manifest describes.
+    """
+    path = Path(folder) / artifact.file
+    try:
+        size_bytes = path.stat().st_size
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}, named in the manifest, cannot be read ({error.strerror or error}); "
+            f"make the bundle anew with `{MADE_BY}`"
+        ) from error
+    if (size_bytes, sha256) != (artifact.size_bytes, artifact.sha256):
+        raise ArtifactError(
+            f"{path} has {size_bytes} bytes and SHA-256 {sha256[:12]}...; the manifest expects "
+            f"{artifact.size_bytes} bytes and {artifact.sha256[:12]}...: the file is damaged or of another "
+            f"bundle; copy the whole bundle again or make it anew with `{MADE_BY}`"
+        )
+    return path
+
+
+def _to_json(manifest: Manifest) -> dict[str, Any]:
+    fields = asdict(manifest)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "preset": fields["preset"],
+        "config": fields["config"],
+        "input": {
+            "name": INPUT_NAME,
+            "shape": list(manifest.input_shape),
+            "dtype": INPUT_DTYPE,
+            "colour": INPUT_COLOUR,
+        },
+        "labels": list(manifest.labels),
+        "outputs": {name: list(shape) for name, shape in manifest.outputs.items()},
+        "overlay": fields["overlay"],
+        "dataset": fields["dataset"],
+        "calibration_sha256": fields["calibration_sha256"],
+        "artifacts": list(fields["artifacts"]),
+        "tools": fields["tools"],
+    }
+
+
+def _parse(path: Path, content: Any) -> Manifest:
+    try:
+        return _manifest(content)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from None
+
+
+def _manifest(content: Any) -> Manifest:
+    if not isinstance(content, dict):
+        raise _wrong("the whole file", content, "a JSON object")
+    _check_version(_get(content, "schema_version", int))
+    labels = tuple(_items(content, "labels", str))
+    if not labels or len(set(labels)) != len(labels):
+        raise _wrong("labels", labels, "one distinct name a class")
+    overlay = _overlay(_get(content, "overlay", dict))
+    calibration_sha256 = None
+    if _has(content, "calibration_sha256") is not None:
+        calibration_sha256 = _sha256(content, "calibration_sha256")
+    return Manifest(
+        preset=_get(content, "preset", str),
+        config=_get(content, "config", dict),
+        input_shape=_input_shape(_get(content, "input", dict)),
+        labels=labels,
+        outputs=_outputs(_get(content, "outputs", dict), len(labels), overlay.focal_levels),
+        overlay=overlay,
+        dataset=_get(content, "dataset", str),
+        calibration_sha256=calibration_sha256,
+        artifacts=_artifacts(_items(content, "artifacts", dict)),
+        tools=_tools(_get(content, "tools", dict)),
+    )
+
+
+def _check_version(version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
+            "upgrade FocalEdge on this machine"
+        )
+    if version < SCHEMA_VERSION:
+        raise ArtifactError(
+            f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
+            f"make the bundle anew with `{MADE_BY}`"
+        )
+
+
+def _input_shape(content: dict[str, Any]) -> tuple[int, int, int, int]:
+    for key, expected in (("name", INPUT_NAME), ("dtype", INPUT_DTYPE), ("colour", INPUT_COLOUR)):
+        if _get(content, key, str, "input.") != expected:
+            raise _wrong(f"input.{key}", content[key], repr(expected))
+    shape = _items(content, "shape", int, "input.")
+    if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[1] < 1 or shape[3] != 3:
+        raise _wrong("input.shape", shape, "[1, S, S, 3]")
+    return (1, shape[1], shape[2], 3)
+
+
+def _outputs(content: dict[str, Any], classes: int, focal_levels: int) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(_items(content, name, int, "outputs.")) for name in ("logits", "gates", "modulator")}
+    if shapes["logits"] != (1, classes):
+        raise _wrong("outputs.logits", content["logits"], f"[1, {classes}], one logit a label")
+    modulator = shapes["modulator"]
+    if len(modulator) != 3 or modulator[0] != 1 or min(modulator) < 1:
+        raise _wrong("outputs.modulator", content["modulator"], "[1, h, w]")
+    if shapes["gates"] != (*modulator, focal_levels + 1):
+        raise _wrong(
+            "outputs.gates",
+            content["gates"],
+            f"{[*modulator, focal_levels + 1]}, one map a focal level and the global one",
+        )
+    return shapes
+
+
+def _overlay(content: dict[str, Any]) -> Overlay:
+    overlay = Overlay(
+        layer=_get(content, "layer", str, "overlay."),
+        stride_px=_get(content, "stride_px", int, "overlay."),
+        focal_levels=_get(content, "focal_levels", int, "overlay."),
+    )
+    for key, value in (("stride_px", overlay.stride_px), ("focal_levels", overlay.focal_levels)):
+        if value < 1:
+            raise _wrong(f"overlay.{key}", value, "1 or more")
+    return overlay
+
+
+def _artifacts(contents: list[dict[str, Any]]) -> tuple[Artifact, ...]:
+    artifacts = tuple(_artifact(content, f"artifacts[{i}].") for i, content in enumerate(contents))
+    precisions = [artifact.precision for artifact in artifacts]
+    if not precisions or len(set(precisions)) != len(precisions):
+        raise _wrong("artifacts", precisions, "one or more, each of its own precision")
+    return artifacts
+
+
+def _artifact(content: dict[str, Any], at: str) -> Artifact:
+    file = _get(content, "file", str, at)
+    # A name that leads out of the folder would let a bundle open any file of the machine.
+    if file in ("", ".", "..") or re.search(r"[/\\\0]", file):
+        raise _wrong(f"{at}file", file, "the plain name of a file in the bundle")
+    accuracy = None
+    if _has(content, "accuracy", at) is not None:
+        accuracy = _accuracy(_get(content, "accuracy", dict, at), f"{at}accuracy.")
+    artifact = Artifact(
+        file=file,
+        precision=_choice(content, "precision", PRECISIONS, at),
+        engine=_choice(content, "engine", ENGINES, at),
+        sha256=_sha256(content, "sha256", at),
+        size_bytes=_get(content, "size_bytes", int, at),
+        accuracy=accuracy,
+    )
+    if artifact.size_bytes < 1:
+        raise _wrong(f"{at}size_bytes", artifact.size_bytes, "1 or more")
+    return artifact
+
+
+def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
+    accuracy = Accuracy(
+        dataset=_get(content, "dataset", str, at),
+        split=_get(content, "split", str, at),
+        pictures=_get(content, "pictures", int, at),
+        top1=_get(content, "top1", float, at),
+    )
+    if accuracy.pictures < 1:
+        raise _wrong(f"{at}pictures", accuracy.pictures, "1 or more")
+    if not 0.0 <= accuracy.top1 <= 1.0:
+        raise _wrong(f"{at}top1", accuracy.top1, "a fraction, 0..1")
+    return accuracy
+
+
+def _tools(content: dict[str, Any]) -> dict[str, str]:
+    return {name: _get(content, name, str, "tools.") for name in content}
+
+
+def _choice(content: dict[str, Any], key: str, choices: tuple[str, ...], at: str) -> str:
+    value = _get(content, key, str, at)
+    if value not in choices:
+        raise _wrong(f"{at}{key}", value, f"one of {', '.join(choices)}")
+    return value
+
+
+def _sha256(content: dict[str, Any], key: str, at: str = "") -> str:
+    value = _get(content, key, str, at)
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise _wrong(f"{at}{key}", value, "64 lower-case hexadecimal digits")
+    return value
+
+
+def _items(content: dict[str, Any], key: str, kind: type[T], at: str = "") -> list[T]:
+    values = _get(content, key, list, at)
+    return [_typed(value, kind, f"{at}{key}[{i}]") for i, value in enumerate(values)]
+
+
+def _get(content: dict[str, Any], key: str, kind: type[T], at: str = "") -> T:
+    return _typed(_has(content, key, at), kind, f"{at}{key}")
+
+
+def _has(content: dict[str, Any], key: str, at: str = "") -> Any:
+    if key not in content:
+        raise ArtifactError(f"field `{at}{key}` is missing; make the bundle anew with `{MADE_BY}`")
+    return content[key]
+
+
+def _typed(value: Any, kind: type[T], field: str) -> T:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return kind(value)  # type: ignore[call-arg]
+    # JSON's true is no number, though Python's bool is an int.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _wrong(field, value, f"a value of type {kind.__name__}")
+    return value
+
+
+def _wrong(field: str, received: Any, expected: str) -> ArtifactError:
+    shown = repr(received)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return ArtifactError(f"field `{field}` is {shown}; expected {expected}; make the bundle anew with `{MADE_BY}`")

@@ -1,0 +1,97 @@
+"""From any picture to the network's input: one path for training, calibration and camera.
+
+The artifacts take uint8 RGB pixels and normalise inside the graph, so all that is left here is
+colour order, squareness and size.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import DataError
+
+Image = NDArray[np.uint8]
+
+
+def bgr_to_rgb(frame: Image) -> Image:
+    """Turn an OpenCV frame into RGB.
+
+    Args:
+        frame: uint8 `[H, W]` or `[H, W, 1]` grey, `[H, W, 3]` BGR or `[H, W, 4]` BGRA.
+
+    Returns:
+        uint8 `[H, W, 3]` RGB, values 0..255.
+
+    Raises:
+        DataError: the frame is empty, or of another shape or dtype.
+    """
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
+        raise DataError(
+            f"received a frame of dtype {frame.dtype} and shape {frame.shape}; "
+            "expected non-empty uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        )
+    channels = 1 if frame.ndim == 2 else frame.shape[2]
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    if channels not in codes:
+        raise DataError(f"received a frame with {channels} channels; expected 1, 3 or 4")
+    return np.asarray(cv2.cvtColor(frame, codes[channels]), dtype=np.uint8)
+
+
+def centre_square(image: Image) -> Image:
+    """Return the largest centred square of an `[H, W, C]` picture, as a view."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def resize_square(image: Image, size: int) -> Image:
+    """Crop the centred square of a picture and resize it.
+
+    Shrinking averages over areas, so that fine texture does not alias; growing is bilinear.
+
+    Args:
+        image: uint8 `[H, W, 3]`, any colour order.
+        size: the side of the result, in pixels.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    square = centre_square(image)
+    if square.shape[0] == size:
+        return np.ascontiguousarray(square)
+    interpolation = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (size, size), interpolation=interpolation), dtype=np.uint8)
+
+
+def preprocess(image: Image, size: int) -> Image:
+    """Make one RGB picture the network's input batch.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+        size: the network's input size, in pixels.
+
+    Returns:
+        uint8 `[1, size, size, 3]` RGB, values 0..255.
+    """
+    return resize_square(image, size)[np.newaxis]
+
+
+def read_picture(path: str) -> Image:
+    """Read a picture file as RGB.
+
+    Args:
+        path: a file that OpenCV can decode (JPEG, PNG, WebP, ...).
+
+    Returns:
+        uint8 `[H, W, 3]` RGB.
+
+    Raises:
+        DataError: the file is missing or cannot be decoded.
+    """
+    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if frame is None:
+        raise DataError(f"{path} cannot be read as a picture; give a JPEG, PNG or WebP file")
+    return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))

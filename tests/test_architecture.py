@@ -1,0 +1,109 @@
+"""The four stages import one way, and the device side needs none of the training side's packages."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "runtime": frozenset(),
+    "train": frozenset({"runtime"}),
+    "calibration": frozenset({"runtime", "train"}),
+    "export": frozenset({"runtime", "train", "calibration"}),
+}
+OURS = frozenset({*MAY_IMPORT, "tests"})
+RUNTIME_PACKAGES = frozenset({"numpy", "cv2", "tqdm"})
+BLOCKED = ("tensorflow", "keras", "tf_keras", "jax", "torch", "matplotlib", "tensorflow_model_optimization")
+
+
+def imported_packages(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and top-level package of every absolute import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import stays in its package, unless it climbs out of it.
+            yield node.lineno, (node.module or "").partition(".")[0] if node.level == 0 else "." * node.level
+
+
+def violations(root: Path) -> list[str]:
+    """Imports under `root` that point the wrong way, as "file:line imports package"."""
+    found = []
+    for stage, allowed in MAY_IMPORT.items():
+        for path in sorted((root / stage).rglob("*.py")):
+            for line, package in imported_packages(ast.parse(path.read_text(encoding="utf-8"))):
+                upward = package.startswith("..")
+                if upward or package in OURS - allowed - {stage}:
+                    found.append(f"{path.relative_to(root)}:{line} imports {package}")
+    return found
+
+
+def test_imports_point_one_way() -> None:
+    assert all(list((ROOT / stage).glob("*.py")) for stage in MAY_IMPORT)
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "statement", "package"),
+    [
+        ("runtime", "import train.data", "train"),
+        ("runtime", "from export import bundle", "export"),
+        ("runtime", "from ..train import data", ".."),
+        ("train", "import os, calibration", "calibration"),
+        ("train", "def f():\n    from export.qat import g", "export"),
+        ("calibration", "from export.schemes import x", "export"),
+        ("export", "from tests.tiny_bundle import x", "tests"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, stage: str, statement: str, package: str) -> None:
+    (tmp_path / stage).mkdir()
+    (tmp_path / stage / "bad.py").write_text(f'"""A module."""\n{statement}\n')
+    (found,) = violations(tmp_path)
+    assert found.startswith(str(Path(stage) / "bad.py"))
+    assert found.endswith(f"imports {package}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "statement"),
+    [
+        ("train", "from runtime.errors import DataError"),
+        ("export", "import train, calibration, runtime"),
+        ("runtime", "from runtime.engine import Outputs"),
+        ("runtime", "from .engine import Outputs"),
+        ("calibration", "import trains"),
+    ],
+)
+def test_what_is_allowed_is_not_found(tmp_path: Path, stage: str, statement: str) -> None:
+    (tmp_path / stage).mkdir()
+    (tmp_path / stage / "good.py").write_text(statement)
+    assert violations(tmp_path) == []
+
+
+def test_runtime_names_no_other_package() -> None:
+    packages = {
+        package
+        for path in (ROOT / "runtime").rglob("*.py")
+        for _, package in imported_packages(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert packages - sys.stdlib_module_names - {"runtime"} <= RUNTIME_PACKAGES
+
+
+def test_runtime_imports_without_the_training_packages() -> None:
+    modules = sorted(f"runtime.{path.stem}" for path in (ROOT / "runtime").glob("*.py"))
+    assert "runtime.camera_demo" in modules
+    program = (
+        "import sys, importlib\n"
+        f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print('imported', 'ai_edge_litert' in sys.modules)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    # The interpreter too is imported only when a bundle is opened.
+    assert finished.stdout == "imported False\n"

@@ -1,0 +1,362 @@
+"""The demo, end to end: real bundles in, real videos out, and no half-written file whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import runtime.camera_demo as demo
+from runtime.engine import Engine, Outputs
+from runtime.errors import ConfigError, SourceError, run_cli
+from runtime.sources import Frame, Source
+from runtime.window import Window
+from tests.tiny_bundle import LABELS, write_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / "runtime" / "camera_demo.py")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    """Run the command line in this process: exit code, stdout, stderr."""
+    code = run_cli(demo.main, [str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def read_video(path: Path) -> list[NDArray[np.uint8]]:
+    capture = cv2.VideoCapture(str(path))
+    frames: list[NDArray[np.uint8]] = []
+    while True:
+        received, frame = capture.read()
+        if not received:
+            return frames
+        frames.append(np.asarray(frame, dtype=np.uint8))
+
+
+def write_clip(path: Path, count: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    for index in range(count):
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, : index % 64 + 1] = (40, 90, 240)
+        writer.write(frame)
+    writer.release()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_writes_a_video_of_every_frame(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    output = tmp_path / "new" / f"out{suffix}"
+    code, out, _ = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--output", output,
+        "--max-frames", 7, "--json",
+    )  # fmt: skip
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["frames"] == 7
+    assert summary["output"] == str(output)
+    assert summary["precision"] == "int8"
+    assert summary["non_finite_frames"] == 0
+    assert 0 < summary["latency_p50_ms"] <= summary["latency_p90_ms"] < 1_000
+    frames = read_video(output)
+    assert len(frames) == 7
+    first, last = frames[0][70:280, 20:230].astype(int), frames[-1][70:280, 20:230].astype(int)
+    # The red circle moves to the right over a still background.
+    assert (first - last).max() > 80
+    assert np.abs(frames[0].astype(int) - frames[0].mean()).mean() > 5
+    assert os.listdir(output.parent) == [output.name]
+
+
+def test_says_what_it_did(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.png").touch()
+    cv2.imwrite(str(tmp_path / "one.png"), np.full((20, 30, 3), 200, np.uint8))
+    code, out, err = run(capsys, "--bundle", tiny_bundle, "--source", tmp_path, "--headless", "--precision", "float32")
+    assert code == 0
+    assert "frames: 1 (float32, ai-edge-litert" in out
+    assert "latency p50" in out and " ms" in out
+    assert "unreadable pictures skipped: 1" in out
+    assert err.count("warning: skipped") == 1
+
+
+@pytest.mark.parametrize("level", ["all", "1", "global", "modulator"])
+def test_picture_output_holds_the_chosen_maps(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    # All red: in the tiny model the first gate is high, the second and third (the global one) low.
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((32, 32, 3), (0, 0, 255), np.uint8))
+    output = tmp_path / "panel.png"
+    code, _, _ = run(
+        capsys, "--bundle", tiny_bundle, "--source", tmp_path / "red.png", "--headless",
+        "--output", output, "--level", level,
+    )  # fmt: skip
+    assert code == 0
+    panel = cv2.imread(str(output))
+    assert panel is not None
+    blue, _, red = panel[150, panel.shape[1] - 40].astype(int)
+    frame_blue, _, frame_red = panel[150, 60].astype(int)
+    assert frame_red > 200 > 50 > frame_blue
+    if level == "1":
+        assert red > blue + 30
+    if level == "global":
+        assert blue > red + 30
+
+
+def test_picture_output_takes_the_first_frame_alone(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless",
+        "--output", tmp_path / "panel.png", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["frames"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "987"], "--source sample"),
+        (["--source", "nowhere.mp4"], "nowhere.mp4"),
+        (["--level", "3"], "--level 3; choose one of 1, 2, global, modulator, all"),
+        (["--level", "0"], "--level 0"),
+        (["--max-frames", "0"], "--max-frames"),
+        (["--threads", "0"], "threads"),
+        (["--output", "out.gif"], "out.gif"),
+        (["--bundle", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.png", "deeper/out.mp4"])
+def test_unwritable_output(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("no folder")
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--output", blocker / name)
+    assert code == 2
+    assert "cannot write" in err
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_failed_run_keeps_the_old_output(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.mp4"
+    output.write_text("the old one")
+    code, _, _ = run(capsys, "--bundle", tiny_bundle, "--source", "987", "--headless", "--output", output)
+    assert code == 2
+    assert output.read_text() == "the old one"
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_no_display_is_said_before_anything_is_opened(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample")
+    assert code == 2
+    assert "--headless" in err
+
+
+def failing_source(count: int) -> Any:
+    """A source like a camera that is unplugged after `count` frames."""
+
+    class Opened:
+        def __enter__(self) -> Source:
+            def frames() -> Any:
+                for index in range(count):
+                    yield Frame(np.full((24, 24, 3), 20 * index, np.uint8), f"fake:{index}")
+                raise SourceError("the camera was unplugged")
+
+            return Source(frames(), 30.0)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    return lambda spec, on_skip: Opened()
+
+
+def test_frames_before_a_failure_are_kept(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "open_source", failing_source(4))
+    output = tmp_path / "out.mp4"
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--headless", "--output", output)
+    assert code == 2
+    assert "unplugged (after 4 frames)" in err
+    assert len(read_video(output)) == 4
+
+
+def test_failure_before_any_frame_leaves_no_file(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "open_source", failing_source(0))
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--headless", "--output", tmp_path / "out.mp4")
+    assert code == 2
+    assert "unplugged" in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_values_that_are_not_finite_are_counted(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float]:
+        maps = np.zeros((4, 4), np.float32)
+        logits = np.full(len(LABELS), np.nan if frame.name == "sample:1" else 1.0, np.float32)
+        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 1.0
+
+    monkeypatch.setattr(demo, "timed_run", broken_run)
+    code, out, err = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["non_finite_frames"] == 1
+    assert "warning: frames with values not finite: 1" in err
+
+
+class FakeScreen:
+    """OpenCV's window functions: shows into a list, and presses the given keys, one a wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+        self.shown: list[NDArray[np.uint8]] = []
+        self.keys = list(keys)
+        monkeypatch.setenv("DISPLAY", ":fake")
+        monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+        monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
+        monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+        monkeypatch.setattr(cv2, "imshow", lambda _, panel: self.shown.append(np.array(panel)))
+        monkeypatch.setattr(cv2, "waitKey", lambda _: self.press())
+
+    def press(self) -> int:
+        return ord(self.keys.pop(0)) if self.keys else -1
+
+
+def test_keys_choose_the_level_save_and_quit(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    screen = FakeScreen(monkeypatch, "129s0q")
+    code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--output", "out.mp4", "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == 6
+    all_maps, one_map = screen.shown[0].shape, screen.shown[1].shape
+    assert [panel.shape == one_map for panel in screen.shown] == [False, True, True, True, True, False]
+    saved = cv2.imread("snapshot-000003.png")
+    np.testing.assert_array_equal(saved, screen.shown[3])
+    frames = read_video(Path("out.mp4"))
+    assert [frame.shape for frame in frames] == [all_maps] * 6
+    assert sorted(os.listdir(tmp_path)) == ["out.mp4", "snapshot-000003.png"]
+
+
+def test_escape_and_a_closed_window_quit(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = FakeScreen(monkeypatch, "xx\x1b")
+    run(capsys, "--bundle", tiny_bundle, "--source", "sample")
+    assert len(screen.shown) == 3
+    screen = FakeScreen(monkeypatch, "")
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 0.0)
+    run(capsys, "--bundle", tiny_bundle, "--source", "sample")
+    assert len(screen.shown) == 1
+
+
+def test_pictures_wait_for_a_key_and_clips_for_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = FakeScreen(monkeypatch, "")
+    waits = iter([-1, -1, ord("x")])
+    monkeypatch.setattr(cv2, "waitKey", lambda _: next(waits))
+    stopped = demo.threading.Event()
+    assert Window(None, stopped).show(np.zeros((2, 2, 3), np.uint8)) == "x"
+    assert next(waits, None) is None
+    stopped.set()
+    assert Window(None, stopped).show(np.zeros((2, 2, 3), np.uint8)) == ""
+    waits_ms: list[int] = []
+
+    def press_nothing(wait_ms: int) -> int:
+        waits_ms.append(wait_ms)
+        return -1
+
+    monkeypatch.setattr(cv2, "waitKey", press_nothing)
+    assert Window(20.0, stopped).show(np.zeros((2, 2, 3), np.uint8)) == ""
+    assert 30 <= waits_ms[0] <= 50
+    assert len(screen.shown) == 3
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_levels_by_name(levels: int) -> None:
+    assert demo.parse_level("all", levels) is None
+    assert demo.parse_level("1", levels) == 1
+    assert demo.parse_level(str(levels), levels) == levels
+    assert demo.parse_level("global", levels) == levels + 1
+    assert demo.parse_level("modulator", levels) == levels + 2
+    with pytest.raises(ConfigError):
+        demo.parse_level(str(levels + 1), levels)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_playable_video(tiny_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
+    write_clip(tmp_path / "clip.avi", 2_000)
+    output = tmp_path / "out" / "out.mp4"
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--bundle", str(tiny_bundle), "--source", str(tmp_path / "clip.avi"),
+         "--headless", "--output", str(output), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if any(path.stat().st_size > 10_000 for path in output.parent.glob(".out*")):
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    count = json.loads(out)["frames"]
+    assert 0 < count < 2_000
+    assert len(read_video(output)) == count
+    assert os.listdir(output.parent) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("command", [[SCRIPT], ["-m", "runtime.camera_demo"]])
+def test_runs_as_script_and_as_module(tiny_bundle: Path, tmp_path: Path, command: list[str]) -> None:
+    as_script = command == [SCRIPT]
+    finished = subprocess.run(
+        [sys.executable, *command, "--bundle", str(tiny_bundle), "--source", "0987", "--headless"],
+        capture_output=True, text=True, cwd=tmp_path if as_script else ROOT, timeout=30,
+    )  # fmt: skip
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    error = finished.stderr.splitlines()[-1]
+    assert error.startswith("error: there is no camera /dev/video987")
+    assert "Traceback" not in finished.stderr
+
+
+def test_damaged_bundle_is_one_line(tiny_model: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bundle(tmp_path / "bundle", tiny_model)
+    (tmp_path / "bundle" / "int8.tflite").write_bytes(tiny_model[:-1])
+    code, _, err = run(capsys, "--bundle", tmp_path / "bundle", "--source", "sample", "--headless")
+    assert code == 2
+    assert "int8.tflite" in err and err.count("\n") == 1

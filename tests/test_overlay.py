@@ -1,0 +1,182 @@
+"""The panel: honest colours and ranges for signed maps, and no frame or map that breaks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from runtime.engine import Outputs
+from runtime.errors import ConfigError
+from runtime.overlay import Map, blend_map, colour_map, gate_panel, letterbox, map_range, output_maps, softmax
+
+LABELS = ("cat", "dog", "a class whose name is far too long for the place that it has", "plane")
+BLACK = np.zeros((64, 64, 3), np.uint8)
+
+
+def make_outputs(levels: int = 2, side: int = 6, seed: int = 0) -> Outputs:
+    rng = np.random.default_rng(seed)
+    return Outputs(
+        logits=rng.normal(0, 3, len(LABELS)).astype(np.float32),
+        gates=rng.normal(0, 1, (side, side, levels + 1)).astype(np.float32),
+        modulator=rng.random((side, side)).astype(np.float32),
+    )
+
+
+def brightness(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(colours.astype(np.float64) @ (0.299, 0.587, 0.114))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    levels=st.integers(1, 4),
+    side=st.integers(1, 9),
+    tile_size=st.integers(32, 120),
+    data=st.data(),
+)
+def test_any_frame_gives_the_same_even_size(
+    height: int, width: int, levels: int, side: int, tile_size: int, data: st.DataObject
+) -> None:
+    level = data.draw(st.none() | st.integers(1, levels + 2))
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    outputs = make_outputs(levels, side)
+    panel = gate_panel(frame, outputs, LABELS, note="0.45 ms", tile_size=tile_size, level=level)
+    other = gate_panel(BLACK, outputs, LABELS, tile_size=tile_size, level=level)
+    assert panel.dtype == np.uint8
+    assert panel.shape == other.shape
+    assert panel.shape[0] % 2 == panel.shape[1] % 2 == 0
+    tiles, side_px = (levels + 3, tile_size) if level is None else (2, 2 * tile_size)
+    assert tiles * side_px < panel.shape[1] < tiles * (side_px + 40)
+    assert not np.array_equal(panel, other)
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=st.floats(width=32), where=st.sampled_from(["logits", "gates", "modulator"]), full=st.booleans())
+def test_any_value_can_be_drawn(value: float, where: str, full: bool) -> None:
+    outputs = make_outputs(levels=1, side=3)
+    flat = getattr(outputs, where).reshape(-1)
+    flat[: None if full else 1] = value
+    with np.errstate(all="raise", under="ignore"):
+        panel = gate_panel(BLACK, outputs, LABELS, tile_size=32)
+    assert panel.std() > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_map_is_marked_and_the_others_are_drawn(bad: float) -> None:
+    outputs = make_outputs()
+    whole = gate_panel(BLACK, outputs, LABELS)
+    outputs.gates[2, 3, 0] = bad
+    marked = gate_panel(BLACK, outputs, LABELS)
+    changed = np.flatnonzero((whole != marked).any(axis=(0, 2)))
+    tile = 224 + 14
+    assert changed.min() >= 14 + tile
+    assert changed.max() < 14 + 2 * tile
+
+
+def test_arguments_are_left_as_they_were() -> None:
+    frame, outputs = BLACK.copy(), make_outputs()
+    before = [frame.copy(), outputs.logits.copy(), outputs.gates.copy(), outputs.modulator.copy()]
+    gate_panel(frame, outputs, LABELS, tile_size=64)
+    for kept, now in zip(before, [frame, outputs.logits, outputs.gates, outputs.modulator], strict=True):
+        np.testing.assert_array_equal(kept, now)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"tile_size": 31}, "32"), ({"level": 0}, "level 0")])
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gate_panel(BLACK, make_outputs(), LABELS, **arguments)
+
+
+def test_level_beyond_the_last_lists_those_there() -> None:
+    with pytest.raises(ConfigError, match=r"level 5.*1 \(gate, level 1\).*3 \(gate, global\), 4 \(modulator\)"):
+        gate_panel(BLACK, make_outputs(levels=2), LABELS, level=5)
+
+
+def test_maps_come_in_the_order_of_the_contract() -> None:
+    outputs = make_outputs(levels=2)
+    maps = output_maps(outputs)
+    assert [each.title for each in maps] == ["gate, level 1", "gate, level 2", "gate, global", "modulator"]
+    assert [each.signed for each in maps] == [True, True, True, False]
+    np.testing.assert_array_equal(maps[2].values, outputs.gates[:, :, 2])
+    np.testing.assert_array_equal(maps[3].values, outputs.modulator)
+
+
+def test_level_shows_its_own_map() -> None:
+    outputs = make_outputs(levels=2)
+    before = gate_panel(BLACK, outputs, LABELS, level=2)
+    outputs.gates[:, :, 0] += 1
+    outputs.gates[:, :, 2] += 1
+    np.testing.assert_array_equal(gate_panel(BLACK, outputs, LABELS, level=2), before)
+    outputs.gates[:, :, 1] *= np.linspace(0, 1, 6)
+    assert not np.array_equal(gate_panel(BLACK, outputs, LABELS, level=2), before)
+
+
+def test_signed_range_is_symmetric_and_the_modulators_its_own() -> None:
+    values = np.array([[-0.5, 0.25], [1.5, 0.0]], np.float32)
+    assert map_range(Map("gate", values, signed=True)) == (-1.5, 1.5)
+    assert map_range(Map("modulator", np.abs(values), signed=False)) == (0.0, 1.5)
+
+
+def test_signed_colours_tell_signs_apart_and_are_fair_to_both() -> None:
+    scale = colour_map(np.linspace(0, 1, 257)[np.newaxis], signed=True)[0]
+    red, blue = scale[:, 0].astype(int), scale[:, 2].astype(int)
+    assert (blue[:110] > red[:110] + 20).all()
+    assert (red[147:] > blue[147:] + 20).all()
+    assert int(brightness(scale).argmin()) == pytest.approx(128, abs=2)
+    assert np.abs(brightness(scale) - brightness(scale)[::-1]).max() < 12
+    assert (np.diff(brightness(scale)[128:]) >= -1).all()
+
+
+def test_negated_gate_swaps_the_colours() -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[:, 0], values[:, 3] = 2.0, -2.0
+    tile = blend_map(BLACK, Map("gate", values, signed=True))
+    negated = blend_map(BLACK, Map("gate", -values, signed=True))
+    assert tile[32, 2, 0] > tile[32, 2, 2] and tile[32, 61, 2] > tile[32, 61, 0]
+    np.testing.assert_allclose(negated.astype(int), tile[:, ::-1].astype(int), atol=2)
+
+
+def test_map_lies_where_the_network_saw_it() -> None:
+    values = np.zeros((8, 8), np.float32)
+    values[1, 6] = 1.0
+    light = brightness(blend_map(BLACK, Map("gate", values, signed=True)))
+    row, column = np.unravel_index(light.argmax(), light.shape)
+    assert (row // 8, column // 8) == (1, 6)
+
+
+def test_flat_maps_have_no_false_structure() -> None:
+    for value in (0.0, 3.0):
+        for signed in (True, False):
+            tile = blend_map(BLACK, Map("flat", np.full((5, 5), value, np.float32), signed=signed))
+            assert (tile == tile[0, 0]).all()
+
+
+def test_frame_shines_through() -> None:
+    frame = BLACK.copy()
+    frame[:, 32:] = 255
+    tile = blend_map(frame, Map("gate", np.zeros((4, 4), np.float32), signed=True))
+    assert brightness(tile[:, 40:]).min() > brightness(tile[:, :24]).max() + 50
+
+
+def test_softmax_against_its_definition() -> None:
+    logits = np.array([1.0, 2.0, -1.0], np.float32)
+    expected = np.e ** np.array([1.0, 2.0, -1.0])
+    np.testing.assert_allclose(softmax(logits), expected / expected.sum())
+    np.testing.assert_allclose(softmax(np.array([3e38, -3e38], np.float32)), [1.0, 0.0])
+
+
+@given(height=st.integers(1, 50), width=st.integers(1, 50))
+@settings(max_examples=30, deadline=None)
+def test_letterbox_keeps_proportions(height: int, width: int) -> None:
+    boxed = letterbox(np.full((height, width, 3), 255, np.uint8), 40, 60)
+    assert boxed.shape == (40, 60, 3)
+    rows = int((boxed == 255).all(axis=2).any(axis=1).sum())
+    columns = int((boxed == 255).all(axis=2).any(axis=0).sum())
+    scale = min(40 / height, 60 / width)
+    assert (rows, columns) == (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,0 +1,26 @@
+"""Seeded, class-balanced samples of labelled pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def class_balanced_indices(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Choose pictures at random, from each class as many as from the others, give or take one.
+
+    Args:
+        labels: int64 `[N]`.
+        count: how many to choose; N and more choose all.
+        seed: the same seed chooses the same pictures.
+
+    Returns:
+        int64 `[min(count, N)]`, ascending indices.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    # A picture's turn is its place among those of its class: taking the first turns takes from each class.
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")[:count]])

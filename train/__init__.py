@@ -1,0 +1,1 @@
+"""The training stage: data sets, the FocalNet and its training run."""

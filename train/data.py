@@ -1,0 +1,106 @@
+"""Load a data set by name; as a command, write one of its splits to a file.
+
+    python -m train.data --dataset shapes --split test --out test.npz
+
+The data sets: `cifar10`, `folder` (a folder of your own pictures) and `shapes` (rendered, needs no file).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import ConfigError, run_cli
+from runtime.split_file import LabelledPictures, write_split
+from train.cifar10 import load_cifar10
+from train.folder import load_folder
+from train.shapes import load_shapes
+from train.splits import SPLITS, Dataset, Split, check_dataset
+
+__all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "main"]
+
+DATASETS = ("cifar10", "folder", "shapes")
+
+
+def load_dataset(name: str, *, data_dir: Path | None, image_size: int, seed: int = 0) -> Dataset:
+    """Load a data set and check it.
+
+    Args:
+        name: "cifar10", "folder" or "shapes".
+        data_dir: where the pictures are; `None` takes the environment variable DATA_DIR. Without
+            either, "cifar10" comes from the cache or is downloaded. "shapes" takes no notice of it.
+        image_size: the side that a folder's pictures, which differ in size, are resized to, in pixels;
+            "cifar10" (32 px) and "shapes" (64 px) keep their own.
+        seed: draws the splits (and the pictures, for "shapes"); not negative.
+
+    Returns:
+        The data set; its splits are not empty and have no picture in common.
+
+    Raises:
+        ConfigError: an unknown name, or an image size or seed out of range.
+        DataError: the pictures are missing, damaged or too few.
+    """
+    if image_size < 1:
+        raise ConfigError(f"received image size {image_size}; expected at least 1 pixel")
+    if seed < 0:
+        raise ConfigError(f"received seed {seed}; expected 0 or more")
+    if name == "cifar10":
+        dataset = load_cifar10(data_dir, seed)
+    elif name == "folder":
+        dataset = load_folder(data_dir, image_size, seed)
+    elif name == "shapes":
+        dataset = load_shapes(seed)
+    else:
+        raise ConfigError(f"unknown data set {name!r}; the known ones are {', '.join(DATASETS)}")
+    check_dataset(dataset)
+    return dataset
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data", description="Write one split of a data set to a split file."
+    )
+    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument(
+        "--image-size", type=int, default=64, help="side of a folder's pictures, in pixels (%(default)s)"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which split (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. test.npz")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one split of a data set to a split file, and print what it holds."""
+    args = _parser().parse_args(argv)
+    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=args.image_size, seed=args.seed)
+    split = dataset.split(args.split)
+    pictures = LabelledPictures(split.images, split.labels, split.ids, dataset.labels, dataset.name, args.split)
+    write_split(args.out, pictures)
+    if args.json:
+        figures = {
+            "file": str(args.out),
+            "dataset": dataset.name,
+            "split": args.split,
+            "pictures": len(split.ids),
+            "class_names": list(dataset.labels),
+            "skipped": list(dataset.skipped),
+        }
+        print(json.dumps(figures, indent=2))
+        return 0
+    for line in dataset.skipped:
+        print(f"skipped {line}")
+    print(
+        f"wrote {args.out}: {len(split.ids)} pictures of {len(dataset.labels)} classes, "
+        f"{args.split} split of {dataset.name}, {len(dataset.skipped)} skipped"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,142 @@
+"""Train a FocalNet: `python -m train --preset edge-nano --dataset shapes --run runs/first`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Keras prints nothing of its own; TensorFlow's start-up notes are silenced before its import.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from runtime.errors import ConfigError, TrainingError, run_cli
+from runtime.files import write_json
+from runtime.split_file import LabelledPictures, write_split
+from train.checkpoint import CHECKPOINT_FILE
+from train.config import PRESETS, TrainConfig, find_preset
+from train.data import DATASETS, load_dataset
+from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, check_same_run, read_run, write_run
+from train.splits import Dataset, resize_all
+from train.weights import save_weights
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, or go on training, and leave the run folder ready for the next stages."""
+    args = _parser().parse_args(argv)
+    preset = find_preset(args.preset)
+    recipe = _recipe(preset.train, args)
+    _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
+    dataset = load_dataset(
+        args.dataset, data_dir=args.data_dir, image_size=preset.model.input_size + recipe.resize_margin
+    )
+    for line in dataset.skipped:
+        _say(args, f"skipped {line}")
+    model_config = dataclasses.replace(preset.model, classes=len(dataset.labels))
+    run = Run(preset=args.preset, model=model_config, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
+    _prepare_folder(args.run, run, args.resume)
+    write_split(args.run / TEST_FILE, _test_pictures(dataset))
+    summary = _train(run, dataset, args)
+    if args.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print(
+            f"test top-1 {summary['test_top1']:.2%} on {summary['test_pictures']} pictures of {args.dataset}; "
+            f"weights in {args.run / WEIGHTS_FILE}"
+        )
+    return 0
+
+
+def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, object]:
+    import keras
+
+    from train.fit import device_name, evaluate, fit
+    from train.monitor import draw_panels, write_picture
+
+    device = device_name()
+    _say(args, f"Keras {keras.__version__} on {keras.backend.backend()}, device {device}")
+    sizes = ", ".join(f"{name} {len(dataset.split(name).labels)}" for name in ("train", "val", "test"))
+    _say(args, f"pictures: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
+    start = time.perf_counter()
+    model, history = fit(run, dataset, args.run, resume=args.resume)
+    save_weights(model, args.run / WEIGHTS_FILE)
+    size = run.model.input_size
+    samples = resize_all(dataset.test.images[:5], size)
+    write_picture(args.run / "test_panel.png", draw_panels(model, run.model, samples, run.labels))
+    summary = {
+        "run": str(args.run),
+        "preset": run.preset,
+        "dataset": run.dataset,
+        "parameters": model.count_params(),
+        "epochs": len(history),
+        "device": device,
+        "backend": keras.backend.backend(),
+        "training_time_s": round(sum(row["time_s"] for row in history), 1),
+        "wall_time_s": round(time.perf_counter() - start, 1),
+        "val_top1": history[-1]["val_accuracy"],
+        "test_top1": evaluate(model, dataset.test.images, dataset.test.labels, size),
+        "test_pictures": len(dataset.test.labels),
+    }
+    write_json(args.run / "train.json", summary)
+    return summary
+
+
+def _prepare_folder(folder: Path, run: Run, resume: bool) -> None:
+    if (folder / CONFIG_FILE).exists():
+        if not resume and (folder / CHECKPOINT_FILE).exists():
+            raise TrainingError(
+                f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
+            )
+        if resume:
+            check_same_run(read_run(folder), run, folder)
+    write_run(folder, run)
+
+
+def _test_pictures(dataset: Dataset) -> LabelledPictures:
+    test = dataset.test
+    return LabelledPictures(test.images, test.labels, test.ids, dataset.labels, dataset.name, "test")
+
+
+def _recipe(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
+    return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+def _shapes_note(dataset: str) -> str:
+    return " (embedded; name --dataset cifar10 for real pictures)" if dataset == "shapes" else ""
+
+
+def _say(args: argparse.Namespace, line: str) -> None:
+    # With --json, standard output carries the JSON alone.
+    print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+
+def _bool(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"received {text!r}; expected true or false")
+    return text == "true"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train", description="Train a FocalNet.")
+    parser.add_argument("--preset", default="edge-nano", help=f"one of {', '.join(PRESETS)} (%(default)s)")
+    parser.add_argument("--dataset", default="shapes", help=f"one of {', '.join(DATASETS)} (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, made if missing")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last whole epoch, if any")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    recipe = parser.add_argument_group("recipe", "fields of the preset's recipe to change")
+    kinds: dict[str, Any] = {"int": int, "float": float, "bool": _bool}
+    for each in dataclasses.fields(TrainConfig):
+        name = f"--{each.name.replace('_', '-')}"
+        recipe.add_argument(name, type=kinds[str(each.type)], dest=each.name, metavar=str(each.type).upper())
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

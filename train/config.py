@@ -1,0 +1,287 @@
+"""Every model and every training recipe, described once.
+
+`FocalNetConfig` says what the network is, `TrainConfig` how it is trained; `PRESETS` names the
+combinations that the project knows. Both are frozen and reject what cannot be built or run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from runtime.errors import ConfigError
+
+Initializer = Literal["glorot", "paper"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _require(holds: bool, received: str, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"received {received}; expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalNetConfig:
+    """A Focal Modulation Network, in the terms of the paper (Yang et al., 2022, section 3).
+
+    Stage `i` works on `input_size / (patch_size * 2**i)` tokens a side with `dims[i]` channels.
+    Focal level `l` (from 0) of stage `i` has a depthwise kernel of
+    `focal_windows[i] + focal_factor * l` pixels.
+
+    Attributes:
+        input_size: side of the square input, in pixels.
+        classes: number of classes.
+        patch_size: side and stride of the first patch embedding, in pixels.
+        dims: channels of each stage.
+        depths: blocks of each stage.
+        focal_levels: focal levels L of each stage, the global one not counted.
+        focal_windows: kernel side of the first focal level of each stage, odd.
+        focal_factor: growth of the kernel from one level to the next, even.
+        mlp_ratio: hidden channels of the MLP, as a multiple of the stage's.
+        norm_before_modulation: LayerNorm before the modulation (the paper); without it, the
+            modulation sees the bare residual stream (the Keras tutorial).
+        embed_norm_epsilon: epsilon of the LayerNorms after the patch embeddings and before the head.
+        block_norm_epsilon: epsilon of the LayerNorms inside the blocks.
+        initializer: "glorot", Keras' default with the three projections of the modulation
+            initialised as the one matrix they are in the tutorial; or "paper", truncated normal
+            0.02 for linear layers and uniform +-1/sqrt(fan in) for convolutions.
+        drop_rate: dropout after the embedding, the modulation and the MLP, 0 to 1.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        mean: per-channel RGB mean of pixels in 0..1, subtracted inside the graph.
+        std: per-channel RGB standard deviation, divided by inside the graph.
+    """
+
+    input_size: int
+    classes: int
+    patch_size: int = 4
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    focal_levels: tuple[int, ...]
+    focal_windows: tuple[int, ...]
+    focal_factor: int = 2
+    mlp_ratio: float = 4.0
+    norm_before_modulation: bool = True
+    embed_norm_epsilon: float = 1e-5
+    block_norm_epsilon: float = 1e-5
+    initializer: Initializer = "paper"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Reject every combination that cannot be built.
+
+        Raises:
+            ConfigError: naming the field, what it received and what it expects.
+        """
+        stages = len(self.dims)
+        _require(stages >= 1, "dims=()", "one entry per stage, at least one")
+        for name in ("depths", "focal_levels", "focal_windows"):
+            values = getattr(self, name)
+            _require(len(values) == stages, f"{name}={values}", f"{stages} entries, one per stage of dims")
+        for name in ("dims", "depths", "focal_levels"):
+            values = getattr(self, name)
+            _require(all(v >= 1 for v in values), f"{name}={values}", "entries of 1 or more")
+        _require(
+            all(w >= 1 and w % 2 == 1 for w in self.focal_windows),
+            f"focal_windows={self.focal_windows}",
+            "odd window sizes, so that a window has a centre",
+        )
+        _require(
+            self.focal_factor >= 0 and self.focal_factor % 2 == 0,
+            f"focal_factor={self.focal_factor}",
+            "an even number, 0 or more, so that every kernel stays odd",
+        )
+        _require(self.classes >= 2, f"classes={self.classes}", "2 or more")
+        total_stride = self.patch_size * 2 ** (stages - 1)
+        _require(
+            self.patch_size >= 1 and self.input_size >= 1 and self.input_size % total_stride == 0,
+            f"input_size={self.input_size} with patch_size={self.patch_size} and {stages} stages",
+            f"an input size divisible by {total_stride}",
+        )
+        _require(
+            self.mlp_ratio > 0 and all(int(d * self.mlp_ratio) >= 1 for d in self.dims),
+            f"mlp_ratio={self.mlp_ratio}",
+            "a positive ratio",
+        )
+        for name in ("drop_rate", "drop_path_rate"):
+            _require(0.0 <= getattr(self, name) < 1.0, f"{name}={getattr(self, name)}", "0 <= rate < 1")
+        for name in ("embed_norm_epsilon", "block_norm_epsilon"):
+            _require(getattr(self, name) > 0, f"{name}={getattr(self, name)}", "a positive epsilon")
+        _require(self.initializer in ("glorot", "paper"), f"initializer={self.initializer!r}", "glorot or paper")
+        _require(len(self.mean) == 3 and len(self.std) == 3, "mean or std", "3 values each, for R, G and B")
+        _require(all(s > 0 for s in self.std), f"std={self.std}", "positive standard deviations")
+
+    @property
+    def overlay_stage(self) -> int:
+        """Index of the middle stage, whose last block the overlays show (as the tutorial does)."""
+        return (len(self.dims) - 1) // 2
+
+    @property
+    def overlay_layer(self) -> str:
+        """Name of the block that the overlays show."""
+        return f"stage{self.overlay_stage}.block{self.depths[self.overlay_stage] - 1}"
+
+    @property
+    def overlay_stride_px(self) -> int:
+        """Input pixels per side of one token of the overlay layer."""
+        return int(self.patch_size * 2**self.overlay_stage)
+
+    def kernel_size(self, stage: int, level: int) -> int:
+        """Side of the depthwise kernel of a focal level, in tokens."""
+        return self.focal_windows[stage] + self.focal_factor * level
+
+    def drop_path(self, stage: int, block: int) -> float:
+        """Stochastic-depth rate of a block: linear from 0 at the first to `drop_path_rate` at the last."""
+        last = sum(self.depths) - 1
+        return self.drop_path_rate * (sum(self.depths[:stage]) + block) / last if last else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: pictures per step.
+        learning_rate: AdamW's peak rate, after the warm-up.
+        warmup_learning_rate: rate of the first step.
+        warmup_fraction: share of all steps that warm up linearly; then a cosine to 0.
+        weight_decay: AdamW's decoupled decay per step, as a multiple of the rate.
+        decay_kernels_only: leave biases and norms out of the weight decay.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them.
+        label_smoothing: share of the target spread evenly over all classes.
+        resize_margin: pictures are resized to input size + margin and cropped at random, in pixels.
+        flip: mirror half of the pictures horizontally.
+        monitor_every: draw the panel of gates every so many epochs; 0 never.
+        seed: of initialisation, order, augmentation and dropout.
+    """
+
+    epochs: int = 25
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_learning_rate: float = 0.0
+    warmup_fraction: float = 0.15
+    weight_decay: float = 0.05
+    decay_kernels_only: bool = True
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    resize_margin: int = 4
+    flip: bool = True
+    monitor_every: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject every recipe that cannot run.
+
+        Raises:
+            ConfigError: naming the field, what it received and what it expects.
+        """
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}", "1 or more")
+        for name in ("resize_margin", "monitor_every", "seed", "weight_decay", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}", "0 or more")
+        _require(self.learning_rate > 0, f"learning_rate={self.learning_rate}", "a positive rate")
+        _require(
+            0 <= self.warmup_learning_rate <= self.learning_rate,
+            f"learning_rate={self.learning_rate} below warmup_learning_rate={self.warmup_learning_rate}",
+            "a base rate at or above the warm-up rate",
+        )
+        _require(
+            0 <= self.warmup_fraction < 1,
+            f"warmup_fraction={self.warmup_fraction}",
+            "0 <= fraction < 1: more warm-up steps than steps leave none for the cosine",
+        )
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing}", "0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named network with its recipe and, as a tested fact, its number of parameters."""
+
+    model: FocalNetConfig
+    parameters: int
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_SEED = FocalNetConfig(
+    input_size=48,
+    classes=10,
+    dims=(256, 512, 1024),
+    depths=(2, 3, 2),
+    focal_levels=(2, 2, 2),
+    focal_windows=(3, 3, 3),
+    norm_before_modulation=False,
+    embed_norm_epsilon=1e-7,
+    initializer="glorot",
+    drop_rate=0.1,
+    drop_path_rate=0.1,
+)
+_SEED_RECIPE = TrainConfig(
+    epochs=25,
+    batch_size=1024,
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    decay_kernels_only=False,
+    clip_norm=0.0,
+    label_smoothing=0.0,
+)
+_EDGE_RECIPE = TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
+_EDGE_NANO = FocalNetConfig(
+    input_size=48,
+    classes=10,
+    dims=(48, 96, 192),
+    depths=(2, 3, 2),
+    focal_levels=(2, 2, 2),
+    focal_windows=(3, 3, 3),
+    initializer="glorot",
+)
+_FOCALNET_TINY = FocalNetConfig(
+    input_size=224,
+    classes=1000,
+    dims=(96, 192, 384, 768),
+    depths=(2, 2, 6, 2),
+    focal_levels=(2, 2, 2, 2),
+    focal_windows=(3, 3, 3, 3),
+    drop_path_rate=0.2,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+)
+
+PRESETS: dict[str, Preset] = {
+    "seed-cifar10": Preset(_SEED, 39_023_903, _SEED_RECIPE),
+    "edge-nano": Preset(_EDGE_NANO, 1_408_015, _EDGE_RECIPE),
+    "edge-small": Preset(dataclasses.replace(_EDGE_NANO, dims=(96, 192, 384)), 5_543_935, _EDGE_RECIPE),
+    "focalnet_tiny_srf": Preset(_FOCALNET_TINY, 28_427_116),
+    "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=(3, 3, 3, 3)), 28_647_928),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return a preset by its name.
+
+    Raises:
+        ConfigError: there is none of that name; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"received preset {name!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def config_from_dict(content: dict[str, Any]) -> FocalNetConfig:
+    """Rebuild a network's configuration from its JSON form.
+
+    Raises:
+        ConfigError: a field is unknown, missing or invalid.
+    """
+    names = {f.name for f in dataclasses.fields(FocalNetConfig)}
+    unknown = sorted(set(content) - names)
+    _require(not unknown, f"unknown network fields {unknown}", f"fields among {sorted(names)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    try:
+        return FocalNetConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"received an incomplete network configuration ({error}); train the run anew") from error

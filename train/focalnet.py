@@ -1,0 +1,191 @@
+"""Focal Modulation Networks (Yang et al., 2022) as one functional Keras builder.
+
+Sources: the paper, arXiv 2203.11926, section 3; the authors' code; the Keras tutorial "Focal
+Modulation: A replacement for Self-Attention". Deviations from both, none of which changes the
+function that is computed:
+
+- the projection `q, z0, g = Linear(x)` is three layers, with one layer per gate: splits cut a
+  delegate's partition in two, and every gate gets a quantization scale of its own;
+- linear layers, the head included, are 1x1 convolutions on the `[B, H, W, C]` grid: no reshapes,
+  and converters give them per-channel int8 weights;
+- grouped convolutions are `DepthwiseConv2D`: the same kernels, many times faster;
+- the head gives logits, not probabilities.
+
+Only stock layers that Keras 3 and `tf_keras` share are used, under the same names, so that weights
+move between the two by name.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from train.config import FocalNetConfig
+
+Tensor = Any
+Model = Any
+
+
+def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
+    """Build a FocalNet classifier.
+
+    Args:
+        config: the network.
+        keras: the `keras` (3) or `tf_keras` module to build it with.
+
+    Returns:
+        A functional model from `image`, float32 `[B, S, S, 3]` RGB in 0..255, to logits,
+        float32 `[B, classes]`.
+    """
+    layers = keras.layers
+    size = config.input_size
+    image = keras.Input((size, size, 3), name="image")  # [B, S, S, 3]
+    x = layers.Rescaling(
+        scale=[1.0 / (255.0 * s) for s in config.std],
+        offset=[-m / s for m, s in zip(config.mean, config.std, strict=True)],
+        name="normalise",
+    )(image)
+    x = _patch_embed(x, "embed", config.patch_size, config.dims[0], config, keras)  # [B, S/p, S/p, C]
+    x = _dropout(x, "embed.drop", config.drop_rate, keras)
+    for stage, depth in enumerate(config.depths):
+        if stage:
+            x = _tap(x, f"stage{stage}.embed.input", keras)
+            x = _patch_embed(x, f"stage{stage}.embed", 2, config.dims[stage], config, keras)
+        for block in range(depth):
+            x = _block(x, stage, block, config, keras)
+    x = layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name="head.norm")(x)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="head.pool")(x)  # [B, 1, 1, C]
+    x = _linear(x, "logits", config.classes, config, keras)
+    return keras.Model(image, layers.Flatten(name="head.flatten")(x), name="focalnet")
+
+
+def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType, prefix: str = "") -> Model:
+    """Extend a FocalNet by the outputs that overlays draw, sharing its layers and weights.
+
+    Args:
+        model: a model of `build_focalnet`, or its fake-quantized copy.
+        config: the network.
+        keras: the Keras module that built it.
+        prefix: what precedes the layers' names in a fake-quantized copy.
+
+    Returns:
+        A functional model from `image` to a dict of `logits` `[B, classes]`, `gates`
+        `[B, h, w, L+1]` (signed; the last is the global gate) and `modulator` `[B, h, w, C]`.
+    """
+    block = config.overlay_layer
+    levels = config.focal_levels[config.overlay_stage]
+    gates = [model.get_layer(f"{prefix}{block}.gate{level}").output for level in range(levels + 1)]
+    return keras.Model(
+        model.input,
+        {
+            "logits": model.output,
+            "gates": keras.layers.Concatenate(name="gates")(gates),
+            "modulator": model.get_layer(f"{prefix}{block}.modulator").output,
+        },
+        name="focalnet_with_overlay",
+    )
+
+
+def _patch_embed(x: Tensor, name: str, patch: int, dim: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    """Embed non-overlapping patches: `[B, H, W, C]` to `[B, H/patch, W/patch, dim]`, normalised."""
+    fan_in = patch * patch * x.shape[-1]
+    x = keras.layers.Conv2D(
+        dim, patch, strides=patch, kernel_initializer=_conv_init(config, fan_in, keras), name=f"{name}.proj"
+    )(x)
+    return keras.layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name=f"{name}.norm")(x)
+
+
+def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    """Apply one FocalNet block: x + modulation(norm(x)), then x + MLP(norm(x))."""
+    layers, name = keras.layers, f"stage{stage}.block{block}"
+    drop_path = config.drop_path(stage, block)
+
+    shortcut = x  # [B, H, W, C]
+    if config.norm_before_modulation:
+        x = layers.LayerNormalization(epsilon=config.block_norm_epsilon, name=f"{name}.norm1")(x)
+    else:
+        x = _tap(x, f"{name}.norm1", keras)
+    x = _focal_modulation(x, stage, name, config, keras)
+    x = _drop_path(x, f"{name}.drop_path1", drop_path, keras)
+    x = layers.Add(name=f"{name}.add1")([shortcut, x])
+
+    shortcut = x
+    x = layers.LayerNormalization(epsilon=config.block_norm_epsilon, name=f"{name}.norm2")(x)
+    x = _linear(x, f"{name}.expand", int(config.dims[stage] * config.mlp_ratio), config, keras)
+    x = layers.Activation("gelu", name=f"{name}.mlp_gelu")(x)  # [B, H, W, mlp_ratio * C]
+    x = _linear(x, f"{name}.contract", config.dims[stage], config, keras)
+    x = _dropout(x, f"{name}.drop2", config.drop_rate, keras)
+    x = _drop_path(x, f"{name}.drop_path2", drop_path, keras)
+    return layers.Add(name=f"{name}.add2")([shortcut, x])
+
+
+def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    """Apply focal modulation, y = proj(q(x) * h(sum_l g_l(x) * z_l)): paper, equations 4 to 8."""
+    layers = keras.layers
+    dim, levels = config.dims[stage], config.focal_levels[stage]
+    joint = 2 * dim + levels + 1  # width of the one projection that query, context and gates are
+
+    query = _linear(x, f"{name}.query", dim, config, keras, joint)  # q [B, H, W, C]
+    context = _linear(x, f"{name}.context", dim, config, keras, joint)  # z_0 [B, H, W, C]
+    gates = [
+        _linear(x, f"{name}.gate{level}", 1, config, keras, joint)  # g_l [B, H, W, 1], signed
+        for level in range(levels + 1)
+    ]
+
+    gated = []
+    for level in range(levels):
+        # z_l = GELU(DWConv_k(z_{l-1})), k = window + factor * level
+        kernel = config.kernel_size(stage, level)
+        context = layers.DepthwiseConv2D(
+            kernel,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=_conv_init(config, kernel * kernel, keras),
+            name=f"{name}.focal{level}",
+        )(context)
+        context = layers.Activation("gelu", name=f"{name}.focal{level}_gelu")(context)
+        gated.append(layers.Multiply(name=f"{name}.gated{level}")([context, gates[level]]))
+
+    # z_{L+1} = GELU(AvgPool(z_L)) [B, 1, 1, C]
+    context = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.global_pool")(context)
+    context = layers.Activation("gelu", name=f"{name}.global_gelu")(context)
+    gated.append(layers.Multiply(name=f"{name}.gated{levels}")([context, gates[levels]]))
+
+    aggregate = layers.Add(name=f"{name}.aggregate")(gated)  # sum_l g_l * z_l [B, H, W, C]
+    modulator = _linear(aggregate, f"{name}.modulator", dim, config, keras)  # m = h(...) [B, H, W, C]
+    x = layers.Multiply(name=f"{name}.modulate")([query, modulator])
+    x = _linear(x, f"{name}.proj", dim, config, keras)  # y [B, H, W, C]
+    return _dropout(x, f"{name}.drop1", config.drop_rate, keras)
+
+
+def _linear(
+    x: Tensor, name: str, dim: int, config: FocalNetConfig, keras: ModuleType, joint: int | None = None
+) -> Tensor:
+    """Apply a linear layer to every token; `joint` is the width it is initialised for."""
+    if config.initializer == "paper":
+        init = keras.initializers.TruncatedNormal(stddev=0.02)
+    else:
+        limit = (6.0 / (x.shape[-1] + (joint or dim))) ** 0.5  # Glorot uniform
+        init = keras.initializers.RandomUniform(-limit, limit)
+    return keras.layers.Conv2D(dim, 1, kernel_initializer=init, name=name)(x)
+
+
+def _conv_init(config: FocalNetConfig, fan_in: int, keras: ModuleType) -> Any:
+    if config.initializer == "glorot":
+        # On a depthwise kernel Glorot's fans are those of the tutorial's grouped convolution, swapped.
+        return keras.initializers.GlorotUniform()
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def _tap(x: Tensor, name: str, keras: ModuleType) -> Tensor:
+    """Name the tensor that a branch reads, so that it can be quantized there and the stream stay float."""
+    return keras.layers.Activation("linear", name=name)(x)
+
+
+def _dropout(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
+    return keras.layers.Dropout(rate, name=name)(x) if rate else x
+
+
+def _drop_path(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
+    """Drop whole residual branches, picture by picture (stochastic depth)."""
+    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x) if rate else x

@@ -1,0 +1,103 @@
+"""A run folder: what each stage finds there, and the description that ties its files together.
+
+config.json             this description
+checkpoint.safetensors  everything needed to go on after the last whole epoch
+float.safetensors       the trained weights
+history.csv curves.png monitor/ test_panel.png
+test.npz                the test split, for the device side
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ArtifactError, ConfigError
+from runtime.files import read_json, write_json
+from train.config import FocalNetConfig, TrainConfig, config_from_dict
+
+SCHEMA_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "float.safetensors"
+TEST_FILE = "test.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run trains, on what and how.
+
+    Attributes:
+        preset: name of the preset that it started from.
+        model: the network, with the data set's number of classes.
+        recipe: the training recipe.
+        dataset: name of the data set, as `train.data.load_dataset` takes it.
+        labels: class names; the index is the label.
+    """
+
+    preset: str
+    model: FocalNetConfig
+    recipe: TrainConfig
+    dataset: str
+    labels: tuple[str, ...]
+
+
+def run_to_dict(run: Run) -> dict[str, Any]:
+    """Return a run's JSON form."""
+    content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(run)}
+    content["labels"] = list(run.labels)
+    return content
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write a run's description to its folder."""
+    write_json(folder / CONFIG_FILE, run_to_dict(run))
+
+
+def read_run(folder: Path) -> Run:
+    """Read the description of a run folder or of a bundle made from one.
+
+    Raises:
+        ArtifactError: it is missing, not JSON, or not a run's description.
+        ConfigError: it describes a network or recipe that cannot be built.
+    """
+    path = folder / CONFIG_FILE
+    content = read_json(path, made_by="python -m train")
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        raise ArtifactError(f"{path} has schema version {version}; expected {SCHEMA_VERSION}; train the run anew")
+    try:
+        return Run(
+            preset=str(content["preset"]),
+            model=config_from_dict(content["model"]),
+            recipe=TrainConfig(**content["recipe"]),
+            dataset=str(content["dataset"]),
+            labels=tuple(content["labels"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is no complete run description ({error}); train the run anew") from error
+
+
+def check_same_run(found: Run, asked: Run, folder: Path) -> None:
+    """Hold a run that is resumed to what it was begun as.
+
+    Raises:
+        ConfigError: listing each field that differs, with both values.
+    """
+    before, now = _flat(run_to_dict(found)), _flat(run_to_dict(asked))
+    changed = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings or name another --run"
+        )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,1 @@
+"""The calibration stage: a representative set, and the activation ranges seen on it."""

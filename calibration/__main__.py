@@ -1,0 +1,99 @@
+"""Measure activation ranges of a trained run: `python -m calibration --run runs/first`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from calibration.ranges import OBSERVERS, Activations, observe
+from calibration.record import CALIBRATION_FILE, Calibration, write_calibration
+from calibration.sample import draw_representative_set
+from runtime.errors import run_cli
+from train.data import load_dataset
+from train.focalnet import build_focalnet
+from train.run import WEIGHTS_FILE, Run, read_run
+from train.splits import resize_all
+from train.weights import load_weights
+
+BATCH_SIZE = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the representative set, observe every layer's output, write calibration.json."""
+    args = _parser().parse_args(argv)
+    run = read_run(args.run)
+    dataset = load_dataset(
+        run.dataset, data_dir=args.data_dir, image_size=run.model.input_size + run.recipe.resize_margin
+    )
+    sample = draw_representative_set(dataset.train, args.pictures, args.seed)
+    views = _layer_views(run, args.run / WEIGHTS_FILE)
+    images = resize_all(sample.images, run.model.input_size)
+    passes = 1 if args.observer == "minmax" else 2
+    with tqdm(total=passes * len(images), desc="calibrate", unit="picture", disable=None) as bar:
+        ranges = observe(lambda: _activations(views, images, bar), args.observer, args.percentile)
+    calibration = Calibration(
+        dataset=dataset.name,
+        observer=args.observer,
+        percentile=args.percentile,
+        seed=args.seed,
+        sha256=sample.sha256,
+        ids=sample.ids,
+        ranges=ranges,
+    )
+    write_calibration(args.run, calibration)
+    if args.json:
+        print(json.dumps({"pictures": len(sample.ids), "sha256": sample.sha256, "ranges": ranges}, indent=2))
+    else:
+        print(
+            f"ranges of {len(ranges)} layers over {len(sample.ids)} pictures of {dataset.name} "
+            f"({args.observer}): {args.run / CALIBRATION_FILE}"
+        )
+    return 0
+
+
+def _layer_views(run: Run, weights: Path) -> Any:
+    """Build the trained network with every layer's output as an output, by layer name."""
+    import keras
+
+    model = build_focalnet(run.model, keras)
+    load_weights(model, weights)
+    outputs = {layer.name: layer.output for layer in model.layers if not _is_passive(layer, keras)}
+    return keras.Model(model.input, outputs)
+
+
+def _is_passive(layer: Any, keras: Any) -> bool:
+    return isinstance(layer, (keras.layers.InputLayer, keras.layers.Dropout))
+
+
+def _activations(views: Any, images: NDArray[np.uint8], bar: Any) -> Iterator[Activations]:
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        yield views.predict_on_batch(batch.astype(np.float32))
+        bar.update(len(batch))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m calibration", description="Measure activation ranges.")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--pictures", type=int, default=512, help="size of the representative set (%(default)s)")
+    parser.add_argument("--observer", choices=OBSERVERS, default="percentile", help="(%(default)s)")
+    parser.add_argument("--percentile", type=float, default=99.99, help="share of values kept (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the ranges as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,55 @@
+"""The representative dataset: which training pictures the activation ranges are measured on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import ConfigError
+from runtime.sampling import class_balanced_indices
+from train.splits import Split
+
+
+@dataclass(frozen=True, eq=False)
+class RepresentativeSet:
+    """Class-balanced pictures of the training split.
+
+    Attributes:
+        images: uint8 `[N, H, W, 3]` RGB.
+        ids: their names in the data set.
+        sha256: hash over ids and pixels, 64 hexadecimal digits.
+    """
+
+    images: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    sha256: str
+
+
+def draw_representative_set(train: Split, pictures: int, seed: int) -> RepresentativeSet:
+    """Draw the same number of pictures from every class, give or take one.
+
+    Args:
+        train: the training split; never the test split, whose figures the choice would flatter.
+        pictures: how many, 1 to the size of the split.
+        seed: the same seed draws the same pictures.
+
+    Returns:
+        The pictures, in the order of the split.
+
+    Raises:
+        ConfigError: no picture is asked for, or more than there are.
+    """
+    if not 1 <= pictures <= len(train.labels):
+        raise ConfigError(
+            f"received {pictures} calibration pictures; "
+            f"expected 1 to {len(train.labels)}, the size of the training split"
+        )
+    chosen = class_balanced_indices(train.labels, pictures, seed)
+    ids = tuple(train.ids[i] for i in chosen)
+    images = train.images[chosen]
+    digest = hashlib.sha256("\n".join(ids).encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    return RepresentativeSet(images, ids, digest.hexdigest())

@@ -1,0 +1,1 @@
+"""The export stage: quantization-aware training, and the artifacts of a bundle."""

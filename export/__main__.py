@@ -1,0 +1,108 @@
+"""Make a calibrated run int8 and write its artifacts: `python -m export --run runs/first`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# First, as it makes TensorFlow take Keras 2.
+from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
+
+from calibration.record import read_calibration  # isort: skip
+from export.bundle import (
+    ARTIFACTS_FOLDER,
+    QAT_WEIGHTS_FILE,
+    describe_bundle,
+    measure_accuracy,
+    write_artifacts,
+)
+from export.qat import QatConfig, finetune, predictions
+from export.schemes import SELECTIVE
+from runtime.errors import run_cli
+from runtime.files import write_json
+from runtime.split_file import read_split
+from train.augment import TrainBatches
+from train.data import load_dataset
+from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
+from train.splits import Dataset, resize_all
+from train.weights import read_tensors, write_tensors
+
+QAT_FILE = "qat.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fine-tune with fake quantization if asked for, then convert, describe and measure the artifacts."""
+    args = _parser().parse_args(argv)
+    config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
+    run = read_run(args.run)
+    if config.epochs:
+        dataset = load_dataset(
+            run.dataset, data_dir=args.data_dir, image_size=run.model.input_size + run.recipe.resize_margin
+        )
+        figures = quantization_aware_training(run, args.run, dataset, config)
+        write_json(args.run / QAT_FILE, figures)
+        print(
+            "validation predictions equal to the float network's: "
+            f"{figures['val_agreement_ptq']:.2%} calibrated, {figures['val_agreement_qat']:.2%} after QAT",
+            file=sys.stderr,
+        )
+    else:
+        # Weights of an earlier fine-tuning would make this run's artifacts something else than PTQ.
+        (args.run / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
+        (args.run / QAT_FILE).unlink(missing_ok=True)
+    bundle = args.run / ARTIFACTS_FOLDER
+    write_artifacts(args.run, bundle)
+    manifest = measure_accuracy(bundle, read_split(args.run / TEST_FILE))
+    print(describe_bundle(bundle, manifest), file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        print((bundle / "manifest.json").read_text())
+    return 0
+
+
+def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config: QatConfig) -> dict[str, Any]:
+    """Fine-tune a run's network under fake quantization, and keep its weights as qat.safetensors.
+
+    Args:
+        run: the run.
+        folder: its folder, with float.safetensors and calibration.json.
+        dataset: its pictures.
+        config: the recipe.
+
+    Returns:
+        The losses, and the share of validation pictures on which the fake-quantized network predicts
+        what the float one does, before (`val_agreement_ptq`) and after (`val_agreement_qat`).
+    """
+    weights = read_tensors(folder / WEIGHTS_FILE)
+    teacher = build_float(run.model, weights, str(folder / WEIGHTS_FILE))
+    student = build_fake_quant(teacher, run.model, read_calibration(folder).ranges, SELECTIVE)
+    val_images = resize_all(dataset.val.images, run.model.input_size)
+    reference = predictions(teacher, val_images)
+    before = float((predictions(student, val_images) == reference).mean())
+    batches = TrainBatches(dataset.train.images, dataset.train.labels, run.model, run.recipe)
+    losses = finetune(student, teacher, batches, config)
+    after = float((predictions(student, val_images) == reference).mean())
+    write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
+    return {
+        "epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "losses": losses,
+        "val_agreement_ptq": before,
+        "val_agreement_qat": after,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description="Quantize a run and write its artifacts.")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--qat-epochs", type=int, default=1, help="0 is calibration alone, PTQ (%(default)s)")
+    parser.add_argument("--qat-learning-rate", type=float, default=1e-4, help="Adam's first rate (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,146 @@
+"""TFLite artifacts: the contract's face around a network, converted, with tensors named as promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from runtime.errors import ArtifactError
+from train.config import FocalNetConfig
+from train.focalnet import with_overlay
+
+
+def convert(model: Any, config: FocalNetConfig, prefix: str = "") -> bytes:
+    """Convert a network to a TFLite artifact.
+
+    Args:
+        model: a `tf_keras` network, float or fake-quantized.
+        config: its configuration.
+        prefix: what precedes the quantized layers' names in a fake-quantized one.
+
+    Returns:
+        The flatbuffer: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`,
+        float32. Fake-quantized layers are int8, all others float32.
+    """
+    face = Face(with_overlay(model, config, tf_keras, prefix), config.input_size)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([face.concrete_function()], face)
+    if prefix:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return finish(converter.convert())
+
+
+class Face(tf.Module):
+    """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
+
+    def __init__(self, views: Any, size: int) -> None:
+        """Wrap a network of `with_overlay` whose input is `size` pixels a side."""
+        super().__init__()
+
+        def classify(image: Any) -> dict[str, Any]:
+            outputs = views(tf.cast(image, tf.float32), training=False)
+            return {
+                "logits": outputs["logits"],  # [1, K]
+                "gates": outputs["gates"],  # [1, h, w, L+1]
+                # The strength of the modulation at each place: [1, h, w, C] -> [1, h, w]
+                "modulator": tf.sqrt(tf.reduce_sum(tf.square(outputs["modulator"]), axis=-1)),
+            }
+
+        # The weights alone: the converter would save a network in here layer by layer, which takes it thrice as long.
+        self._weights = views.variables
+        self._classify = tf.function(classify, autograph=False)
+        self._size = size
+
+    def concrete_function(self) -> Any:
+        """Return the function to convert, its batch and sizes static, as delegates need."""
+        image = tf.TensorSpec((1, self._size, self._size, 3), tf.uint8, name="image")
+        return self._classify.get_concrete_function(image)
+
+
+def finish(flatbuffer: bytes) -> bytes:
+    """Make a converted model what the contract promises and the CPU delegate takes whole.
+
+    Args:
+        flatbuffer: a TFLite model with one signature, as the converter wrote it.
+
+    Returns:
+        The same network, its inputs and outputs named by the signature and its GELUs in float.
+
+    Raises:
+        ArtifactError: the model has not exactly one signature.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    _name_inputs_and_outputs(model)
+    _compute_gelu_in_float(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _name_inputs_and_outputs(model: Any) -> None:
+    """Name tensors as the signature does: converters call them `StatefulPartitionedCall:0` and the like."""
+    signatures = model.signatureDefs or []
+    if len(signatures) != 1:
+        raise ArtifactError(f"received a model with {len(signatures)} signatures; expected exactly one")
+    for each in [*signatures[0].inputs, *signatures[0].outputs]:
+        model.subgraphs[0].tensors[each.tensorIndex].name = each.name
+
+
+def _compute_gelu_in_float(model: Any) -> None:
+    """Put every int8 GELU between a dequantization and a quantization.
+
+    Between two int8 tensors the converter makes the GELU int8, which XNNPACK does not take: each
+    would cut the delegate's partition in two. The values stay the same 256 ones on either side.
+    """
+    graph = model.subgraphs[0]
+    gelu, dequantize, quantize = (
+        _operator_code(model, code)
+        for code in (
+            schema.BuiltinOperator.GELU,
+            schema.BuiltinOperator.DEQUANTIZE,
+            schema.BuiltinOperator.QUANTIZE,
+        )
+    )
+    operators = []
+    for operator in graph.operators:
+        source, target = operator.inputs[0], operator.outputs[0]
+        if operator.opcodeIndex != gelu or graph.tensors[source].type != schema.TensorType.INT8:
+            operators.append(operator)
+            continue
+        before, after = (_add_float_tensor(graph, like) for like in (source, target))
+        operators.append(_operator(dequantize, source, before))
+        operator.inputs, operator.outputs = [before], [after]
+        operators.append(operator)
+        operators.append(_operator(quantize, after, target))
+    graph.operators = operators
+
+
+def _operator_code(model: Any, builtin: int) -> int:
+    """Return the index of a builtin operator's code, added to the model if it is not there."""
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _add_float_tensor(graph: Any, like: int) -> int:
+    """Add a float32 tensor of the shape of tensor `like`, and return its index."""
+    tensor = schema.TensorT()
+    tensor.name = graph.tensors[like].name + b"/float"
+    tensor.shape = graph.tensors[like].shape
+    tensor.type = schema.TensorType.FLOAT32
+    tensor.buffer = 0  # the empty buffer: the value is computed, not stored
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _operator(code: int, source: int, target: int) -> Any:
+    operator = schema.OperatorT()
+    operator.opcodeIndex = code
+    operator.inputs, operator.outputs = [source], [target]
+    return operator

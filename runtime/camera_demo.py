@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from runtime.engine import Engine, Outputs, open_engine
+from runtime.engine import Engine, open_engine
 from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.manifest import PRECISIONS, Manifest, read_manifest
+from runtime.outputs import Outputs
 from runtime.overlay import gate_panel
 from runtime.preprocess import Image, preprocess
 from runtime.recording import PICTURE_SUFFIX, is_picture, open_output, save_picture

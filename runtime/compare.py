@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.benchmark import DEFAULT_ROUNDS, measure, speedup
-from runtime.engine import Engine, Outputs, open_engine
+from runtime.engine import Engine, open_engine
 from runtime.errors import ArtifactError, ConfigError, DataError, FocalEdgeError, run_cli
 from runtime.files import replacing, write_json
 from runtime.manifest import Manifest, read_manifest
@@ -62,6 +62,7 @@ from runtime.metrics import (
     summarise_similarity,
     top1,
 )
+from runtime.outputs import Outputs
 from runtime.overlay import gate_panel
 from runtime.preprocess import Image, preprocess
 from runtime.report_html import PicturePanel, render_report

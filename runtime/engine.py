@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,21 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import ConfigError
 from runtime.manifest import read_manifest, verified_file
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the network says about one picture, as it says it: the values may be non-finite.
-
-    Attributes:
-        logits: float32 `[K]`, one a class.
-        gates: float32 `[h, w, L+1]`, linear and signed; the last map is the global gate.
-        modulator: float32 `[h, w]`, L2 norm over the channels, >= 0.
-    """
-
-    logits: NDArray[np.float32]
-    gates: NDArray[np.float32]
-    modulator: NDArray[np.float32]
+from runtime.outputs import Outputs
 
 
 class Engine(Protocol):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Outputs
 from runtime.errors import ArtifactError, DataError
 from runtime.manifest import INPUT_NAME, MADE_BY, Manifest
+from runtime.outputs import Outputs
 
 # package to report, module to import, where its class is in that module
 INTERPRETERS = (

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Outputs
 from runtime.errors import ConfigError
+from runtime.metrics import softmax
+from runtime.outputs import Outputs
 from runtime.preprocess import Image, resize_square
 
 Colour = tuple[int, int, int]
@@ -98,12 +99,6 @@ def output_maps(outputs: Outputs) -> list[Map]:
         Map("gate, global", gates[-1], signed=True),
         Map("modulator", outputs.modulator, signed=False),
     ]
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Turn finite logits `[K]` into probabilities `[K]` (0..1, sum 1)."""
-    exponentials = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return np.asarray(exponentials / exponentials.sum())
 
 
 def map_range(each: Map) -> tuple[float, float]:

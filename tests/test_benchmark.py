@@ -6,8 +6,8 @@ import pytest
 
 import runtime.benchmark
 from runtime.benchmark import WARM_UP_RUNS, Latency, main, measure, speedup, summarise, synthetic_pictures
-from runtime.engine import Outputs
 from runtime.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.outputs import Outputs
 
 OUTPUTS = Outputs(np.zeros(2, np.float32), np.zeros((1, 1, 2), np.float32), np.zeros((1, 1), np.float32))
 

@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.camera_demo as demo
-from runtime.engine import Engine, Outputs
+from runtime.engine import Engine
 from runtime.errors import ConfigError, SourceError, run_cli
+from runtime.outputs import Outputs
 from runtime.sources import Frame, Source
 from runtime.window import Window
 from tests.tiny_bundle import LABELS, write_bundle

@@ -14,9 +14,9 @@ import pytest
 
 import runtime.compare
 from runtime.compare import PairedOutputs, compare, cpu_model, main, panel_indices, sample_indices, verdict
-from runtime.engine import Outputs
 from runtime.errors import ArtifactError, ConfigError, DataError, FocalEdgeError, run_cli
 from runtime.manifest import Artifact, Manifest, Overlay, write_manifest
+from runtime.outputs import Outputs
 from runtime.report_html import BarPair, histogram, paired_bars
 from runtime.split_file import LabelledPictures, write_split
 from tests import tiny_bundle

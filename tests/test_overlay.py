@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.engine import Outputs
 from runtime.errors import ConfigError
-from runtime.overlay import Map, blend_map, colour_map, gate_panel, letterbox, map_range, output_maps, softmax
+from runtime.outputs import Outputs
+from runtime.overlay import Map, blend_map, colour_map, gate_panel, letterbox, map_range, output_maps
 
 LABELS = ("cat", "dog", "a class whose name is far too long for the place that it has", "plane")
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -162,13 +162,6 @@ def test_frame_shines_through() -> None:
     frame[:, 32:] = 255
     tile = blend_map(frame, Map("gate", np.zeros((4, 4), np.float32), signed=True))
     assert brightness(tile[:, 40:]).min() > brightness(tile[:, :24]).max() + 50
-
-
-def test_softmax_against_its_definition() -> None:
-    logits = np.array([1.0, 2.0, -1.0], np.float32)
-    expected = np.e ** np.array([1.0, 2.0, -1.0])
-    np.testing.assert_allclose(softmax(logits), expected / expected.sum())
-    np.testing.assert_allclose(softmax(np.array([3e38, -3e38], np.float32)), [1.0, 0.0])
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50))

@@ -10,8 +10,8 @@ import cv2
 import keras
 import numpy as np
 
-from runtime.engine import Outputs
 from runtime.files import replacing
+from runtime.outputs import Outputs
 from runtime.overlay import gate_panel
 from runtime.preprocess import Image
 from train.checkpoint import History

@@ -1,0 +1,23 @@
+"""What a network says about one picture, whichever engine runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network says about one picture, as it says it: the values may be non-finite.
+
+    Attributes:
+        logits: float32 `[K]`, one a class.
+        gates: float32 `[h, w, L+1]`, linear and signed; the last map is the global gate.
+        modulator: float32 `[h, w]`, L2 norm over the channels, >= 0.
+    """
+
+    logits: NDArray[np.float32]
+    gates: NDArray[np.float32]
+    modulator: NDArray[np.float32]

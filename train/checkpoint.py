@@ -48,19 +48,17 @@ def load_checkpoint(path: Path, model: Any) -> Checkpoint:
         ArtifactError: the file is missing, damaged or of another model.
     """
     tensors = read_tensors(path)
-    assign_weights(_variables(model), tensors, str(path))
     try:
         with safe_open(path, "np") as file:
             history = json.loads((file.metadata() or {})["history"])
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{path} has no training history in its header; train the run anew") from error
+    assign_weights(_variables(model), tensors, str(path))
     return Checkpoint(history)
 
 
 def _variables(model: Any) -> dict[str, Any]:
     model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    named = {v.path: v for v in variables}
-    if len(named) != len(variables):
-        raise ArtifactError("two variables of the model share a path; give every layer a name of its own")
-    return named
+    # By layer: the paths of dropout seeds count the seed generators that the process has made.
+    named = {f"{layer.name}/{v.name}": v for layer in model.layers for v in layer.variables}
+    return named | {v.path: v for v in model.optimizer.variables}

@@ -7,6 +7,7 @@ combinations that the project knows. Both are frozen and reject what cannot be b
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,17 +104,20 @@ class FocalNetConfig:
             f"an input size divisible by {total_stride}",
         )
         _require(
-            self.mlp_ratio > 0 and all(int(d * self.mlp_ratio) >= 1 for d in self.dims),
+            0 < self.mlp_ratio < math.inf and all(int(d * self.mlp_ratio) >= 1 for d in self.dims),
             f"mlp_ratio={self.mlp_ratio}",
-            "a positive ratio",
+            "a positive ratio that leaves every stage a hidden channel",
         )
         for name in ("drop_rate", "drop_path_rate"):
             _require(0.0 <= getattr(self, name) < 1.0, f"{name}={getattr(self, name)}", "0 <= rate < 1")
         for name in ("embed_norm_epsilon", "block_norm_epsilon"):
-            _require(getattr(self, name) > 0, f"{name}={getattr(self, name)}", "a positive epsilon")
+            _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "a positive epsilon")
         _require(self.initializer in ("glorot", "paper"), f"initializer={self.initializer!r}", "glorot or paper")
-        _require(len(self.mean) == 3 and len(self.std) == 3, "mean or std", "3 values each, for R, G and B")
-        _require(all(s > 0 for s in self.std), f"std={self.std}", "positive standard deviations")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            _require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
+        _require(all(math.isfinite(m) for m in self.mean), f"mean={self.mean}", "finite means")
+        _require(all(0 < s < math.inf for s in self.std), f"std={self.std}", "positive standard deviations")
 
     @property
     def overlay_stage(self) -> int:
@@ -182,9 +186,10 @@ class TrainConfig:
         """
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}", "1 or more")
-        for name in ("resize_margin", "monitor_every", "seed", "weight_decay", "clip_norm"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}", "0 or more")
-        _require(self.learning_rate > 0, f"learning_rate={self.learning_rate}", "a positive rate")
+        for name in ("resize_margin", "monitor_every", "weight_decay", "clip_norm"):
+            _require(0 <= getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "0 or more")
+        _require(0 <= self.seed < 2**32, f"seed={self.seed}", "0 to 2**32 - 1")
+        _require(0 < self.learning_rate < math.inf, f"learning_rate={self.learning_rate}", "a positive rate")
         _require(
             0 <= self.warmup_learning_rate <= self.learning_rate,
             f"learning_rate={self.learning_rate} below warmup_learning_rate={self.warmup_learning_rate}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.errors import ConfigError, TrainingError
+from runtime.errors import TrainingError
 from runtime.files import replacing
 from runtime.preprocess import Image
 from train.augment import TrainBatches
@@ -34,16 +35,8 @@ def learning_rate_schedule(recipe: TrainConfig, total_steps: int) -> Any:
 
     Returns:
         A Keras learning-rate schedule.
-
-    Raises:
-        ConfigError: the warm-up leaves no step for the cosine.
     """
     warmup_steps = int(total_steps * recipe.warmup_fraction)
-    if warmup_steps >= total_steps:
-        raise ConfigError(
-            f"received {warmup_steps} warm-up steps of {total_steps}; expected fewer: train for more epochs "
-            "or lower warmup_fraction"
-        )
     return keras.optimizers.schedules.CosineDecay(
         recipe.warmup_learning_rate if warmup_steps else recipe.learning_rate,
         decay_steps=total_steps - warmup_steps,
@@ -64,6 +57,7 @@ def compile_model(model: Any, recipe: TrainConfig, total_steps: int) -> None:
         learning_rate_schedule(recipe, total_steps),
         weight_decay=recipe.weight_decay,
         global_clipnorm=recipe.clip_norm or None,
+        name="adam_w",  # else Keras counts the optimizers of a process, and a checkpoint's keys with them
     )
     if recipe.decay_kernels_only:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -78,7 +72,9 @@ def compile_model(model: Any, recipe: TrainConfig, total_steps: int) -> None:
 
 def device_name() -> str:
     """Return "cpu" or the kind of accelerator that this backend trains on, such as "gpu"."""
-    return "cpu" if not keras.distribution.list_devices("gpu") else "gpu"
+    # Unasked for a kind, every backend lists its accelerators, and JAX those alone.
+    kinds = {str(device).split(":")[0] for device in keras.distribution.list_devices()}
+    return next(iter(sorted(kinds - {"cpu"})), "cpu")
 
 
 def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, History]:
@@ -114,9 +110,10 @@ def _fit_epochs(model: Any, run: Run, dataset: Dataset, folder: Path, history: H
     size, recipe, done = run.model.input_size, run.recipe, len(history)
     batches = TrainBatches(dataset.train.images, dataset.train.labels, run.model, recipe, first_epoch=done)
     val_images = resize_all(dataset.val.images, size)
-    callbacks = [Progress(recipe.epochs, done), EveryEpoch(folder, history)]
+    callbacks: list[Any] = [Progress(recipe.epochs, done)]
     if recipe.monitor_every:
         callbacks.append(PanelMonitor(folder / "monitor", run.model, val_images[:4], run.labels, recipe.monitor_every))
+    callbacks.append(EveryEpoch(folder, history))
     model.fit(
         batches,
         validation_data=EvalBatches(val_images, dataset.val.labels, run.model.classes),
@@ -149,7 +146,7 @@ class EvalBatches(keras.utils.PyDataset):
 
 
 class EveryEpoch(keras.callbacks.Callback):
-    """After each epoch: check the loss, then write checkpoint, history and curves."""
+    """After each epoch: check the loss, then write history, curves and, last, the checkpoint that makes it done."""
 
     def __init__(self, folder: Path, history: History) -> None:
         """Keep where to write, and the rows of the epochs already done (extended in place)."""
@@ -165,20 +162,22 @@ class EveryEpoch(keras.callbacks.Callback):
         """Write the epoch's results.
 
         Raises:
-            TrainingError: the loss is not finite; the last good checkpoint stays.
+            TrainingError: a loss is not finite; the last good checkpoint stays.
         """
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(figures["loss"]):
-            raise TrainingError(
-                f"the loss became {figures['loss']} in epoch {epoch + 1}; the checkpoint of epoch {epoch} is kept: "
-                "lower the learning rate or raise warmup_fraction, in a new run"
-            )
+        # The last step can spoil the weights behind a finite training loss.
+        for name in ("loss", "val_loss"):
+            if not math.isfinite(figures[name]):
+                raise TrainingError(
+                    f"{name} became {figures[name]} in epoch {epoch + 1}; the checkpoint before it, if any, is kept: "
+                    "lower the learning rate or raise warmup_fraction, in a new run"
+                )
         figures["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         figures["time_s"] = round(time.perf_counter() - self._start_s, 2)
         self._history.append({"epoch": epoch + 1, **figures})
-        save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(self._history))
         write_history(self._folder / "history.csv", self._history)
         write_curves(self._folder / "curves.png", self._history)
+        save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(self._history))
 
 
 class Progress(keras.callbacks.Callback):
@@ -206,7 +205,8 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Say the epoch's figures in a line of their own."""
         figures = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        tqdm.write(f"epoch {epoch + 1}/{self._epochs} {figures}")
+        # Standard output may carry JSON.
+        tqdm.write(f"epoch {epoch + 1}/{self._epochs} {figures}", file=sys.stderr)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Close the bar."""

@@ -32,7 +32,8 @@ def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None 
     """
     with replacing(path) as temporary:
         try:
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata)
+            # Not ascontiguousarray, which would turn a scalar into a vector.
+            save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, temporary, metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

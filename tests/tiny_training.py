@@ -1,0 +1,38 @@
+"""A training run of seconds, for tests: a tiny FocalNet with dropout, on pictures of plain colours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from train.config import FocalNetConfig, TrainConfig
+from train.run import Run
+from train.splits import Dataset, Split
+
+LABELS = ("red", "green", "blue")
+NETWORK = FocalNetConfig(
+    input_size=8,
+    classes=len(LABELS),
+    patch_size=4,
+    dims=(8,),
+    depths=(1,),
+    focal_levels=(1,),
+    focal_windows=(3,),
+    drop_rate=0.1,
+)
+RECIPE = TrainConfig(epochs=4, batch_size=16, learning_rate=0.02, resize_margin=2, monitor_every=2, seed=5)
+RUN = Run(preset="tiny", model=NETWORK, recipe=RECIPE, dataset="folder", labels=LABELS)
+TRAIN_PICTURES = 72
+
+
+def easy_dataset() -> Dataset:
+    """Make three splits of pictures in which the colour of the label is the strongest."""
+    counts = {"train": TRAIN_PICTURES, "val": 15, "test": 12}
+    splits = {name: _split(name, count, seed) for seed, (name, count) in enumerate(counts.items())}
+    return Dataset(name="colours", labels=LABELS, **splits)
+
+
+def _split(name: str, count: int, seed: int) -> Split:
+    labels = np.arange(count, dtype=np.int64) % len(LABELS)
+    images = np.random.default_rng(seed).integers(0, 100, (count, 12, 12, 3))
+    images[np.arange(count), :, :, labels] += 120
+    return Split(images.astype(np.uint8), labels, tuple(f"{name}:{index}" for index in range(count)))

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtime.errors import ConfigError
-from train.config import PRESETS, FocalNetConfig, TrainConfig, config_from_dict, find_preset
+from train.config import PRESETS, FocalNetConfig, TrainConfig, config_from_dict, find_preset, recipe_for
 
 NETWORK: dict[str, Any] = {
     "input_size": 48,
@@ -241,3 +241,16 @@ def test_a_missing_field_is_refused_by_name(field: str) -> None:
 def test_a_field_of_another_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match="network configuration"):
         config_from_dict(as_json(**{field: value}))
+
+
+def test_few_pictures_take_small_batches_at_a_rate_scaled_by_the_square_root() -> None:
+    recipe = TrainConfig(batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4)
+    fitted = recipe_for(recipe, 4_000)
+    assert (fitted.batch_size, fitted.learning_rate, fitted.warmup_learning_rate) == (32, 1e-3, 2e-4)
+    assert dataclasses.replace(fitted, batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
+
+
+@pytest.mark.parametrize(("batch_size", "pictures"), [(128, 10_000), (1024, 40_000), (32, 50), (8, 50)])
+def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, pictures: int) -> None:
+    recipe = TrainConfig(batch_size=batch_size)
+    assert recipe_for(recipe, pictures) is recipe

@@ -19,7 +19,7 @@ from runtime.errors import ConfigError, TrainingError, run_cli
 from runtime.files import write_json
 from runtime.split_file import LabelledPictures, write_split
 from train.checkpoint import CHECKPOINT_FILE
-from train.config import PRESETS, TrainConfig, find_preset
+from train.config import PRESETS, TrainConfig, find_preset, recipe_for
 from train.data import DATASETS, load_dataset
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, check_same_run, read_run, write_run
 from train.splits import Dataset, resize_all
@@ -30,13 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or go on training, and leave the run folder ready for the next stages."""
     args = _parser().parse_args(argv)
     preset = find_preset(args.preset)
-    recipe = _recipe(preset.train, args)
+    margin = _recipe(preset.train, args).resize_margin
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
-    dataset = load_dataset(
-        args.dataset, data_dir=args.data_dir, image_size=preset.model.input_size + recipe.resize_margin
-    )
+    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=preset.model.input_size + margin)
     for line in dataset.skipped:
         _say(args, f"skipped {line}")
+    if dataset.skipped:
+        _say(args, f"{len(dataset.skipped)} skipped in all")
+    recipe = _recipe(recipe_for(preset.train, len(dataset.train.labels)), args)
     model_config = dataclasses.replace(preset.model, classes=len(dataset.labels))
     run = Run(preset=args.preset, model=model_config, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
     _prepare_folder(args.run, run, args.resume)

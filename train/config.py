@@ -14,6 +14,8 @@ from typing import Any, Literal
 from runtime.errors import ConfigError
 
 Initializer = Literal["glorot", "paper"]
+SMALL_DATA_PICTURES = 10_000
+SMALL_DATA_BATCH_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -201,6 +203,28 @@ class TrainConfig:
             "0 <= fraction < 1: more warm-up steps than steps leave none for the cosine",
         )
         _require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing}", "0 <= share < 1")
+
+
+def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
+    """Fit a recipe to the size of a training split: few pictures take small batches, or too few steps are left.
+
+    Args:
+        recipe: a preset's recipe.
+        pictures: size of the training split.
+
+    Returns:
+        The recipe itself from 10,000 pictures on; below, batches of 32 at most, with the learning rate
+        scaled by the square root of the batch size, as is usual for Adam (Malladi et al., 2022).
+    """
+    if pictures >= SMALL_DATA_PICTURES or recipe.batch_size <= SMALL_DATA_BATCH_SIZE:
+        return recipe
+    scale = (SMALL_DATA_BATCH_SIZE / recipe.batch_size) ** 0.5
+    return dataclasses.replace(
+        recipe,
+        batch_size=SMALL_DATA_BATCH_SIZE,
+        learning_rate=recipe.learning_rate * scale,
+        warmup_learning_rate=recipe.warmup_learning_rate * scale,
+    )
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,10 @@ def _histograms(batches: Iterable[Activations], extremes: dict[str, Range]) -> d
     for batch in batches:
         for layer, values in batch.items():
             low, high = extremes[layer]
-            # A constant activation has no width to divide; one bin then holds it all.
-            counts[layer] += np.histogram(values, HISTOGRAM_BINS, (low, high if high > low else low + 1.0))[0]
+            # In 0..1 and float64, as float32 has no room for the bins of a nearly constant activation;
+            # one that is constant has no width to divide by.
+            shares = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+            counts[layer] += np.histogram(shares, HISTOGRAM_BINS, (0.0, 1.0))[0]
     return counts
 
 

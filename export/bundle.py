@@ -21,7 +21,7 @@ from export.schemes import SELECTIVE
 from export.tflite import convert
 from runtime.compare import classify
 from runtime.engine import open_engine
-from runtime.errors import ArtifactError, run_cli
+from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import replacing, sha256_of
 from runtime.manifest import Accuracy, Artifact, Manifest, Overlay, read_manifest, write_manifest
 from runtime.metrics import agreement
@@ -141,20 +141,28 @@ def _manifest(run: Run, calibration_sha256: str, artifacts: tuple[Artifact, ...]
 
 
 def copy_sources(source: Path, target: Path) -> None:
-    """Copy what a bundle's artifacts are made from, and the run's report if there is one."""
+    """Copy what a bundle's artifacts are made from, and the run's report if there is one.
+
+    Of these files `target` keeps none that `source` has not: weights of another run's fine-tuning, say.
+    """
     wanted = [CONFIG_FILE, WEIGHTS_FILE, QAT_WEIGHTS_FILE, CALIBRATION_FILE, f"report/{REPORT_FILE}"]
     for name in wanted:
+        copy = target / Path(name).name
         if (source / name).exists():
-            with replacing(target / Path(name).name) as temporary:
+            with replacing(copy) as temporary:
                 shutil.copyfile(source / name, temporary)
+        else:
+            copy.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make bundles, from runs or anew from themselves."""
     args = _parser().parse_args(argv)
+    if args.out and len(args.source) > 1:
+        raise ConfigError(f"received {len(args.source)} sources for the one bundle {args.out}; give one --source")
     for source in args.source:
         target = args.out or source
-        if target != source:
+        if target.resolve() != source.resolve():
             copy_sources(source, target)
         manifest = write_artifacts(source, target)
         if (source / TEST_FILE).exists():

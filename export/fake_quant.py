@@ -149,6 +149,8 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         if rule is None:
             return layer
         low, high = ranges[layer.name]
+        if low == high:
+            high = 1.0  # The output was always 0, and a scale needs some width all the same.
         return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, low, high))
 
     with quantization_scope():

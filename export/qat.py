@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,8 @@ class QatConfig:
         Raises:
             ConfigError: naming what it received and expects.
         """
-        if self.epochs < 0 or self.learning_rate <= 0 or self.clip_norm <= 0:
+        rates = (self.learning_rate, self.clip_norm)
+        if self.epochs < 0 or not all(0.0 < rate < math.inf for rate in rates):
             raise ConfigError(
                 f"received {self}; expected 0 epochs or more, a positive learning rate and a positive clip norm"
             )
@@ -82,14 +84,14 @@ def finetune(student: Any, teacher: Any, batches: TrainBatches, config: QatConfi
                     f"the loss of quantization-aware training became {total} in epoch {epoch + 1}; "
                     "lower its learning rate, or take --qat-epochs 0"
                 )
-            tqdm.write(f"QAT epoch {epoch + 1}/{config.epochs} loss {losses[-1]:.5f}")
+            tqdm.write(f"QAT epoch {epoch + 1}/{config.epochs} loss {losses[-1]:.5f}", file=sys.stderr)
     return losses
 
 
 def _training_step(student: Any, teacher: Any, optimizer: Any) -> Any:
     divergence = tf_keras.losses.KLDivergence()
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(images: Any) -> Any:
         target = tf.nn.softmax(teacher(images, training=False))
         with tf.GradientTape() as tape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from tensorflow.lite.python import schema_py_generated as schema
@@ -26,7 +27,10 @@ def convert(model: Any, config: FocalNetConfig, prefix: str = "") -> bytes:
         The flatbuffer: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`,
         float32. Fake-quantized layers are int8, all others float32.
     """
-    face = Face(with_overlay(model, config, tf_keras, prefix), config.input_size)
+    views = with_overlay(model, config, tf_keras, prefix)
+    separate = {**views.output, "gates": views.get_layer("gates").input}
+    # By a name of its own, as Keras would number it and the artifact's bytes change from call to call.
+    face = Face(tf_keras.Model(views.input, separate, name="focalnet_with_overlay"), config.input_size)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([face.concrete_function()], face)
     if prefix:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -37,14 +41,14 @@ class Face(tf.Module):
     """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
 
     def __init__(self, views: Any, size: int) -> None:
-        """Wrap a network of `with_overlay` whose input is `size` pixels a side."""
+        """Wrap a network of `with_overlay`, its gates still apart, whose input is `size` pixels a side."""
         super().__init__()
 
         def classify(image: Any) -> dict[str, Any]:
             outputs = views(tf.cast(image, tf.float32), training=False)
             return {
                 "logits": outputs["logits"],  # [1, K]
-                "gates": outputs["gates"],  # [1, h, w, L+1]
+                "gates": _side_by_side(outputs["gates"]),  # [1, h, w, L+1]
                 # The strength of the modulation at each place: [1, h, w, C] -> [1, h, w]
                 "modulator": tf.sqrt(tf.reduce_sum(tf.square(outputs["modulator"]), axis=-1)),
             }
@@ -58,6 +62,16 @@ class Face(tf.Module):
         """Return the function to convert, its batch and sizes static, as delegates need."""
         image = tf.TensorSpec((1, self._size, self._size, 3), tf.uint8, name="image")
         return self._classify.get_concrete_function(image)
+
+
+def _side_by_side(maps: list[Any]) -> Any:
+    """Join maps `[1, h, w, 1]` as channels, without a concatenation.
+
+    Of int8 maps the converter makes an int8 concatenation, which needs one range for all: it takes that
+    of the first map and clips the others to it.
+    """
+    places = np.eye(len(maps), dtype=np.float32)
+    return sum(place * values for values, place in zip(maps, places, strict=True))
 
 
 def finish(flatbuffer: bytes) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +25,63 @@ def tiny_bundle(tiny_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("bundle")
     write_bundle(folder, tiny_model)
     return folder
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PNGs for the data set `folder`, to read only."""
+    from tests.tiny_run import write_picture_folder
+
+    folder = tmp_path_factory.mktemp("pictures")
+    write_picture_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated run to read only; tests that change one copy it."""
+    from calibration.__main__ import main
+    from tests.tiny_run import write_tiny_run
+
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_run(folder)
+    with redirect_stdout(StringIO()):
+        assert main(["--run", str(folder), "--data-dir", str(picture_folder), "--pictures", "36"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run with its artifacts, without quantization-aware training, to read only.
+
+    What the command printed is in `stdout.txt`.
+    """
+    from export.__main__ import main
+
+    folder = tmp_path_factory.mktemp("export") / "run"
+    shutil.copytree(tiny_run, folder)
+    with redirect_stdout(StringIO()) as stdout:
+        assert main(["--run", str(folder), "--qat-epochs", "0", "--json"]) == 0
+    (folder / "stdout.txt").write_text(stdout.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_float(tiny_run: Path) -> Any:
+    """The tiny run's network in `tf_keras`, to read only."""
+    from export.fake_quant import build_float
+    from tests.tiny_run import CONFIG
+    from train.weights import read_tensors
+
+    return build_float(CONFIG, read_tensors(tiny_run / "float.safetensors"), "the tiny run")
+
+
+@pytest.fixture(scope="session")
+def tiny_fake_quant(tiny_run: Path, tiny_float: Any) -> Any:
+    """The tiny run's network, fake-quantized, to read only."""
+    from calibration.record import read_calibration
+    from export.fake_quant import build_fake_quant
+    from export.schemes import SELECTIVE
+    from tests.tiny_run import CONFIG
+
+    return build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)

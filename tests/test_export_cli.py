@@ -1,0 +1,102 @@
+"""`python -m export`: from a calibrated run to measured artifacts, with and without fine-tuning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.__main__ import main
+from runtime.errors import run_cli
+from runtime.manifest import read_manifest
+from train.weights import read_tensors
+
+
+def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
+    bundle = tiny_export / "artifacts"
+    assert {path.name for path in bundle.iterdir()} == {"float.tflite", "int8.tflite", "manifest.json"}
+    reached = {artifact.precision: artifact.accuracy for artifact in read_manifest(bundle).artifacts}
+    assert reached["float32"] is not None
+    assert reached["int8"] is not None
+    assert (reached["float32"].dataset, reached["float32"].split, reached["float32"].pictures) == (
+        "blobs",
+        "test",
+        200,
+    )
+    # The labels are the float network's own predictions.
+    assert reached["float32"].top1 == 1.0
+    assert 0.98 <= reached["int8"].top1 <= 1.0
+
+
+def test_json_is_the_manifest_and_nothing_else(tiny_export: Path) -> None:
+    manifest = (tiny_export / "artifacts" / "manifest.json").read_text()
+    assert json.loads((tiny_export / "stdout.txt").read_text()) == json.loads(manifest)
+
+
+def test_fine_tunes_and_goes_back(
+    tiny_run: Path,
+    tiny_export: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    options = ["--run", str(run), "--data-dir", str(picture_folder)]
+    assert run_cli(main, [*options, "--qat-epochs", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [each["file"] for each in json.loads(captured.out)["artifacts"]] == ["float.tflite", "int8.tflite"]
+    assert "QAT epoch 1/1" in captured.err
+
+    figures = json.loads((run / "qat.json").read_text())
+    assert figures["epochs"] == 1
+    assert len(figures["losses"]) == 1
+    assert 0.5 <= figures["val_agreement_ptq"] <= 1.0
+    assert 0.5 <= figures["val_agreement_qat"] <= 1.0
+    floats, tuned = read_tensors(run / "float.safetensors"), read_tensors(run / "qat.safetensors")
+    assert floats.keys() == tuned.keys()
+    assert any(not np.array_equal(tuned[name], value) for name, value in floats.items())
+    bundle, ptq = run / "artifacts", tiny_export / "artifacts"
+    assert (bundle / "float.tflite").read_bytes() == (ptq / "float.tflite").read_bytes()
+    assert (bundle / "int8.tflite").read_bytes() != (ptq / "int8.tflite").read_bytes()
+
+    assert run_cli(main, [*options, "--qat-epochs", "0"]) == 0
+    assert not (run / "qat.json").exists()
+    assert not (run / "qat.safetensors").exists()
+    assert (bundle / "int8.tflite").read_bytes() == (ptq / "int8.tflite").read_bytes()
+    assert f"{bundle / 'int8.tflite'}  {(bundle / 'int8.tflite').stat().st_size} bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--qat-epochs", "-1"), "expected 0 epochs or more"),
+        (("--qat-learning-rate", "nan"), "a positive learning rate"),
+        (("--run", "/nowhere"), "/nowhere/config.json does not exist; make it with `python -m train`"),
+        (("--data-dir", "/nowhere"), "/nowhere is not a folder"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(
+    tiny_run: Path,
+    picture_folder: Path,
+    options: tuple[str, ...],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--run", str(tiny_run), "--data-dir", str(picture_folder), *options]
+    assert run_cli(main, given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+    assert not (tiny_run / "artifacts").exists()
+
+
+def test_a_run_without_calibration_is_refused(
+    tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "calibration.json").unlink()
+    assert run_cli(main, ["--run", str(run), "--data-dir", str(picture_folder)]) == 2
+    assert "make it with `python -m calibration`" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""The scheme against every preset's layers: what is int8, what stays float."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from export.schemes import SELECTIVE, Rule, match_rules
+from runtime.errors import ConfigError
+from train.config import PRESETS
+from train.focalnet import build_focalnet
+
+
+@pytest.fixture(scope="module", params=sorted(PRESETS))
+def layers(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The layers of a preset's network by name, its widths and depths cut down to build it fast."""
+    import keras
+
+    config = PRESETS[request.param].model
+    small = dataclasses.replace(
+        config,
+        input_size=config.patch_size * 2 ** (len(config.dims) - 1),
+        dims=tuple(4 * 2**stage for stage in range(len(config.dims))),
+        depths=tuple(min(depth, 2) for depth in config.depths),
+    )
+    return {layer.name: layer for layer in build_focalnet(small, keras).layers}
+
+
+def kind(layer: Any) -> str:
+    return type(layer).__name__
+
+
+def test_int8_kernels_are_exactly_those_of_the_matrix_products(layers: dict[str, Any]) -> None:
+    matched = match_rules(SELECTIVE, layers)
+    int8 = {name for name, rule in matched.items() if rule.weights}
+    assert int8 == {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
+    assert {"embed.proj", "stage1.embed.proj", "stage0.block1.gate2", "logits"} <= int8
+
+
+def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(layers: dict[str, Any]) -> None:
+    matched = match_rules(SELECTIVE, layers)
+    float_kinds = {kind(layer) for name, layer in layers.items() if name not in matched}
+    assert {"DepthwiseConv2D", "LayerNormalization", "Add", "Multiply"} <= float_kinds
+    assert not any(kind(layers[name]) == "DepthwiseConv2D" for name in matched)
+    residual = [name for name in layers if name.endswith((".add1", ".add2", "embed.norm", "head.norm"))]
+    assert len(residual) > 6
+    assert not set(residual) & set(matched)
+
+
+def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
+    matched = match_rules(SELECTIVE, layers)
+    products = [layer for layer in layers.values() if kind(layer) == "Conv2D"]
+    sources = {layer.name: layer.input._keras_history.operation.name for layer in products}
+    assert [(name, source) for name, source in sources.items() if source not in matched] == []
+
+
+@pytest.mark.parametrize("place", range(len(SELECTIVE)))
+def test_a_rule_that_matches_nothing_is_named(place: int, layers: dict[str, Any]) -> None:
+    stale = dataclasses.replace(SELECTIVE[place], pattern=f"old_{SELECTIVE[place].pattern}")
+    with pytest.raises(ConfigError, match="matches no layer") as caught:
+        match_rules([*SELECTIVE[:place], stale, *SELECTIVE[place + 1 :]], layers)
+    assert repr(stale.pattern) in str(caught.value)
+
+
+def test_the_first_rule_that_matches_holds() -> None:
+    first, second = Rule("a.*", True, "first"), Rule(".*b", False, "second")
+    assert match_rules([first, second], ["ab", "b", "ac", "c"]) == {"ab": first, "ac": first, "b": second}
+
+
+def test_a_rule_matches_whole_names_alone() -> None:
+    with pytest.raises(ConfigError, match="matches no layer"):
+        match_rules([Rule("logits", True, "the head")], ["logits2", "my.logits"])

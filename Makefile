@@ -7,13 +7,17 @@ QAT_EPOCHS ?= 1
 RUN      ?= runs/$(DATASET)-$(PRESET)
 BUNDLE   ?= models/edge-nano-cifar10
 
+DEMO_RUN    := runs/demo
+DEMO_EPOCHS := 12
+
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
-.PHONY: setup train calibrate export report demo bench models test test-slow lint clean help
+.DEFAULT_GOAL := help
+.PHONY: help setup train calibrate export report demo bench models test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -47,9 +51,6 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 	@echo "artifacts  $(DEMO_RUN)/artifacts/"
 	@echo "report     $(DEMO_RUN)/report/report.html"
 	@echo "video      $(DEMO_RUN)/demo.mp4"
-
-DEMO_RUN    := runs/demo
-DEMO_EPOCHS := 12
 
 bench: $(READY)  ## latency of BUNDLE's artifacts, interleaved, one thread
 	$(PY) -m runtime.benchmark --bundle $(BUNDLE)

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
     parser.add_argument("--qat-epochs", type=int, default=1, help="0 is calibration alone, PTQ (%(default)s)")
-    parser.add_argument("--qat-learning-rate", type=float, default=1e-4, help="Adam's first rate (%(default)s)")
+    parser.add_argument("--qat-learning-rate", type=float, default=2e-5, help="Adam's first rate (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the manifest")
     return parser
 

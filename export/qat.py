@@ -30,7 +30,7 @@ class QatConfig:
     """
 
     epochs: int = 1
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-5
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:

@@ -59,13 +59,13 @@ def _draw_shape(frame: Image, outline: NDArray[np.float64], colour: tuple[int, i
 
 
 def _background(rng: np.random.Generator) -> Image:
-    coarse = (rng.uniform(95, 150, (4, 5, 1)) + rng.uniform(-14, 14, (4, 5, 3))).astype(np.float32)
+    coarse = (rng.uniform(35, 75, (4, 5, 1)) + rng.uniform(-14, 14, (4, 5, 3))).astype(np.float32)
     smooth = cv2.resize(coarse, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_CUBIC)
     canvas = np.clip(smooth, 0, 255).astype(np.uint8)
     for _ in range(CLUTTER_COUNT):
         centre = rng.uniform((0, 0), (WIDTH_PX, HEIGHT_PX))
         outline = centre + rng.uniform(-16, 16, (4, 2))
-        grey = rng.uniform(60, 190)
+        grey = rng.uniform(25, 115)
         _fill(canvas, outline, tuple(int(grey + tint) for tint in rng.uniform(-18, 18, 3)))
     return canvas
 

@@ -8,7 +8,7 @@ RUN      ?= runs/$(DATASET)-$(PRESET)
 BUNDLE   ?= models/edge-nano-cifar10
 
 DEMO_RUN    := runs/demo
-DEMO_EPOCHS := 12
+DEMO_EPOCHS := 8
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv

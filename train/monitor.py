@@ -31,7 +31,9 @@ def draw_panels(model: Any, config: FocalNetConfig, images: Image, labels: Seque
     Returns:
         uint8 `[H, W, 3]` RGB.
     """
-    views = with_overlay(model, config, keras).predict_on_batch(images.astype(np.float32))
+    # Called, not predicted: each panel's model is a new one, and TensorFlow would trace each.
+    outputs = with_overlay(model, config, keras)(images.astype(np.float32), training=False)
+    views = {name: keras.ops.convert_to_numpy(values) for name, values in outputs.items()}
     modulators = np.linalg.norm(views["modulator"], axis=-1)
     panels = [
         gate_panel(image, Outputs(logits, gates, modulator), labels, note=config.overlay_layer)

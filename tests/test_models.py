@@ -1,0 +1,50 @@
+"""The shipped bundles: whole, described by their own reports, and what today's export writes."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.compare import SCHEMA_VERSION
+from runtime.engine import open_engine
+from runtime.manifest import PRECISIONS, read_manifest, verified_file
+from runtime.preprocess import preprocess
+from runtime.sample_clip import sample_frames
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+BUNDLES = sorted(path.parent for path in MODELS.glob("*/manifest.json"))
+
+
+def test_the_demo_has_its_default_bundle() -> None:
+    assert MODELS / "edge-nano-cifar10" in BUNDLES
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    report = json.loads((bundle / "report.json").read_text())
+    assert report["schema_version"] == SCHEMA_VERSION and report["verdict"]["passed"]
+    reported = {each["precision"]: each["sha256"] for each in report["bundle"]["artifacts"]}
+    for artifact in manifest.artifacts:
+        assert verified_file(bundle, artifact).stat().st_size == artifact.size_bytes
+        assert reported[artifact.precision] == artifact.sha256
+        assert artifact.accuracy is not None
+        assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][f"top1_{artifact.precision}"])
+        assert artifact.accuracy.pictures == report["data"]["pictures"]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_a_bundle_is_what_the_export_writes_today(bundle: Path, tmp_path: Path) -> None:
+    from export.bundle import write_artifacts
+
+    write_artifacts(bundle, tmp_path)
+    for precision in PRECISIONS:
+        shipped, fresh = (open_engine(folder, precision=precision) for folder in (bundle, tmp_path))
+        for frame in islice(sample_frames(), 0, 120, 10):
+            image = preprocess(frame, shipped.input_size)
+            # Another machine's converter may fold constants in another order, so not to the last bit.
+            np.testing.assert_allclose(shipped.run(image).logits, fresh.run(image).logits, atol=1e-4)

@@ -4,11 +4,13 @@ DATASET  ?= shapes
 DATA_DIR ?=
 EPOCHS   ?=
 QAT_EPOCHS ?= 1
+MAX_DROP ?= 0.5
 RUN      ?= runs/$(DATASET)-$(PRESET)
 BUNDLE   ?= models/edge-nano-cifar10
 
+# The demo's 1,000 test pictures tell a drop from none to about 0.6 points, so it allows 1.
 DEMO_RUN    := runs/demo
-DEMO_EPOCHS := 8
+DEMO_EPOCHS := 9
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
@@ -40,12 +42,12 @@ export: $(READY) calibrate  ## make RUN int8 (QAT_EPOCHS, 0 for PTQ) and write i
 	$(PY) -m export --run $(RUN) $(DATA) --qat-epochs $(QAT_EPOCHS)
 
 report: $(READY)  ## compare float and int8 of RUN on its test split
-	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report
+	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report --max-drop $(MAX_DROP)
 
 demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated video
 	$(MAKE) train DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
 	$(MAKE) export DATASET=shapes RUN=$(DEMO_RUN)
-	$(MAKE) report RUN=$(DEMO_RUN)
+	$(MAKE) report RUN=$(DEMO_RUN) MAX_DROP=1
 	$(PY) runtime/camera_demo.py --bundle $(DEMO_RUN)/artifacts --source sample --headless --output $(DEMO_RUN)/demo.mp4
 	@echo "weights    $(DEMO_RUN)/float.safetensors"
 	@echo "artifacts  $(DEMO_RUN)/artifacts/"

@@ -12,7 +12,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from runtime.errors import ArtifactError
 from train.config import FocalNetConfig
-from train.focalnet import with_overlay
+from train.focalnet import overlay_tensors
 
 
 def convert(model: Any, config: FocalNetConfig, prefix: str = "") -> bytes:
@@ -27,10 +27,11 @@ def convert(model: Any, config: FocalNetConfig, prefix: str = "") -> bytes:
         The flatbuffer: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`,
         float32. Fake-quantized layers are int8, all others float32.
     """
-    views = with_overlay(model, config, tf_keras, prefix)
-    separate = {**views.output, "gates": views.get_layer("gates").input}
+    gates, modulator = overlay_tensors(model, config, prefix)
+    outputs = {"logits": model.output, "gates": gates, "modulator": modulator}
     # By a name of its own, as Keras would number it and the artifact's bytes change from call to call.
-    face = Face(tf_keras.Model(views.input, separate, name="focalnet_with_overlay"), config.input_size)
+    views = tf_keras.Model(model.input, outputs, name="focalnet_with_overlay")
+    face = Face(views, config.input_size)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([face.concrete_function()], face)
     if prefix:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -41,7 +42,7 @@ class Face(tf.Module):
     """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
 
     def __init__(self, views: Any, size: int) -> None:
-        """Wrap a network of `with_overlay`, its gates still apart, whose input is `size` pixels a side."""
+        """Wrap a network with its logits, list of gates and modulator; its input is `size` pixels a side."""
         super().__init__()
 
         def classify(image: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from export.tflite import convert, finish
 from runtime.errors import ArtifactError
 from runtime.split_file import read_split
 from tests.tiny_run import CONFIG, run_artifact
-from train.focalnet import with_overlay
+from train.focalnet import overlay_tensors
 
 # Deprecated, yet all that some devices have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -53,7 +53,9 @@ def keras_outputs(model: Any, prefix: str, pictures: NDArray[np.uint8]) -> Outpu
     """What a `tf_keras` network says, its modulator reduced to a norm by NumPy."""
     import tf_keras
 
-    views = with_overlay(model, CONFIG, tf_keras, prefix)
+    gates, modulator = overlay_tensors(model, CONFIG, prefix)
+    joined = tf_keras.layers.Concatenate()(gates)
+    views = tf_keras.Model(model.input, {"logits": model.output, "gates": joined, "modulator": modulator})
     outputs = {name: np.asarray(v) for name, v in views.predict_on_batch(pictures.astype(np.float32)).items()}
     return outputs | {"modulator": np.linalg.norm(outputs["modulator"], axis=-1)}
 

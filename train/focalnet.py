@@ -59,31 +59,42 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
     return keras.Model(image, layers.Flatten(name="head.flatten")(x), name="focalnet")
 
 
-def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType, prefix: str = "") -> Model:
-    """Extend a FocalNet by the outputs that overlays draw, sharing its layers and weights.
+def overlay_tensors(model: Model, config: FocalNetConfig, prefix: str = "") -> tuple[list[Tensor], Tensor]:
+    """Find the tensors that overlays draw.
 
     Args:
         model: a model of `build_focalnet`, or its fake-quantized copy.
         config: the network.
-        keras: the Keras module that built it.
         prefix: what precedes the layers' names in a fake-quantized copy.
+
+    Returns:
+        The L+1 gates of the overlay layer, each `[B, h, w, 1]`, the global one last; and its
+        modulator, `[B, h, w, C]`.
+    """
+    name, levels = prefix + config.overlay_layer, config.focal_levels[config.overlay_stage]
+    gates = [model.get_layer(f"{name}.gate{level}").output for level in range(levels + 1)]
+    return gates, model.get_layer(f"{name}.modulator").output
+
+
+def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType) -> Model:
+    """Extend a FocalNet by the outputs that overlays draw, sharing its layers and weights.
+
+    Args:
+        model: a model of `build_focalnet`.
+        config: the network.
+        keras: the Keras module that built it.
 
     Returns:
         A functional model from `image` to a dict of `logits` `[B, classes]`, `gates`
         `[B, h, w, L+1]` (signed; the last is the global gate) and `modulator` `[B, h, w, C]`.
     """
-    block = config.overlay_layer
-    levels = config.focal_levels[config.overlay_stage]
-    gates = [model.get_layer(f"{prefix}{block}.gate{level}").output for level in range(levels + 1)]
-    return keras.Model(
-        model.input,
-        {
-            "logits": model.output,
-            "gates": keras.layers.Concatenate(name="gates")(gates),
-            "modulator": model.get_layer(f"{prefix}{block}.modulator").output,
-        },
-        name="focalnet_with_overlay",
-    )
+    gates, modulator = overlay_tensors(model, config)
+    outputs = {
+        "logits": model.output,
+        "gates": keras.layers.Concatenate(name="gates")(gates),
+        "modulator": modulator,
+    }
+    return keras.Model(model.input, outputs, name="focalnet_with_overlay")
 
 
 def _patch_embed(x: Tensor, name: str, patch: int, dim: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:

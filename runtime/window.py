@@ -27,6 +27,7 @@ class Window:
         self._period_s = 1.0 / fps if fps else None
         self._stopped = stopped
         self._due_s = time.monotonic()
+        self._shape: tuple[int, ...] = ()
 
     def show(self, panel: Image) -> str:
         """Show a uint8 `[h, w, 3]` RGB panel for as long as it is due.
@@ -34,6 +35,9 @@ class Window:
         Returns:
             The key pressed: "q" also for Esc and a closed window, "" for none.
         """
+        if panel.shape != self._shape:
+            self._shape = panel.shape
+            cv2.resizeWindow(TITLE, panel.shape[1], panel.shape[0])
         cv2.imshow(TITLE, panel[..., ::-1])
         if self._period_s is None:
             return self._wait()
@@ -55,7 +59,7 @@ def open_window(fps: float | None, stopped: threading.Event) -> Iterator[Window]
         SourceError: this OpenCV has no windows.
     """
     try:
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     except cv2.error as error:
         raise SourceError(
             "this OpenCV cannot open a window; install opencv-python in place of opencv-python-headless, "

@@ -245,9 +245,11 @@ class FakeScreen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
         self.shown: list[NDArray[np.uint8]] = []
+        self.sizes: list[tuple[int, int]] = []
         self.keys = list(keys)
         monkeypatch.setenv("DISPLAY", ":fake")
         monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+        monkeypatch.setattr(cv2, "resizeWindow", lambda _, width, height: self.sizes.append((width, height)))
         monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
         monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
         monkeypatch.setattr(cv2, "imshow", lambda _, panel: self.shown.append(np.array(panel)))
@@ -284,6 +286,14 @@ def test_escape_and_a_closed_window_quit(
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 0.0)
     run(capsys, "--bundle", tiny_bundle, "--source", "sample")
     assert len(screen.shown) == 1
+
+
+def test_the_window_takes_the_size_of_the_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = FakeScreen(monkeypatch, "")
+    window = Window(1000.0, demo.threading.Event())
+    for shape in ((4, 6, 3), (4, 6, 3), (8, 2, 3)):
+        window.show(np.zeros(shape, np.uint8))
+    assert screen.sizes == [(6, 4), (2, 8)]
 
 
 def test_pictures_wait_for_a_key_and_clips_for_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:

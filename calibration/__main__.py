@@ -27,6 +27,7 @@ from train.splits import resize_all
 from train.weights import load_weights
 
 BATCH_SIZE = 64
+DEFAULT_PICTURES = 512
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = load_dataset(
         run.dataset, data_dir=args.data_dir, image_size=run.model.input_size + run.recipe.resize_margin
     )
-    sample = draw_representative_set(dataset.train, args.pictures, args.seed)
+    pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
+    sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
     images = resize_all(sample.images, run.model.input_size)
     passes = 1 if args.observer == "minmax" else 2
@@ -87,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m calibration", description="Measure activation ranges.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
-    parser.add_argument("--pictures", type=int, default=512, help="size of the representative set (%(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, help=f"size of the representative set ({DEFAULT_PICTURES}, or all if there are fewer)"
+    )
     parser.add_argument("--observer", choices=OBSERVERS, default="percentile", help="(%(default)s)")
     parser.add_argument("--percentile", type=float, default=99.99, help="share of values kept (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")

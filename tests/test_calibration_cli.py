@@ -101,6 +101,13 @@ def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, picture_folde
     assert narrow.ranges["logits"] != wide.ranges["logits"]
 
 
+def test_a_split_smaller_than_the_usual_sample_is_taken_whole(own_run: Path, picture_folder: Path) -> None:
+    assert run_cli(main, ["--run", str(own_run), "--data-dir", str(picture_folder)]) == 0
+    dataset = load_dataset("folder", data_dir=picture_folder, image_size=20)
+    assert len(dataset.train.ids) < 512
+    assert set(read_calibration(own_run).ids) == set(dataset.train.ids)
+
+
 def test_the_seed_changes_the_pictures(own_run: Path, picture_folder: Path) -> None:
     before = read_calibration(own_run)
     assert calibrate(own_run, picture_folder, "--seed", "1") == 0

@@ -109,7 +109,7 @@ def _recipe(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
 
 
 def _shapes_note(dataset: str) -> str:
-    return " (embedded; name --dataset cifar10 for real pictures)" if dataset == "shapes" else ""
+    return " (embedded; DATASET=cifar10, or --dataset cifar10, trains on real pictures)" if dataset == "shapes" else ""
 
 
 def _say(args: argparse.Namespace, line: str) -> None:

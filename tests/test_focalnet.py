@@ -50,6 +50,7 @@ NETWORKS = {
     "2 levels, 5x5, window 5": network(5, (2,), (5,), drop_rate=0.1),
     "3 levels, 7x7, factor 4": network(7, (3,), (1,), focal_factor=4, mlp_ratio=1.5, block_norm_epsilon=1e-2),
     "4 levels, 6x6, then 1 at 3x3": network(6, (4, 1), (3, 7), mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "2 levels, 6x6, then 3x3 without a norm": network(6, (2, 2), (3, 3), norm_after_downsampling=False),
     "factor 0, 10x10, then 5x5": network(
         10, (2, 3), (3, 5), focal_factor=0, embed_norm_epsilon=1e-1, norm_before_modulation=False
     ),
@@ -104,13 +105,12 @@ def modulate(x: Array, weights: Weights, block: str, config: FocalNetConfig, sta
     return {"y": linear(q * modulator, weights, f"{block}.proj"), "gates": g, "modulator": modulator}
 
 
-def embed(x: Array, weights: Weights, name: str, patch: int, epsilon: float) -> Array:
+def embed(x: Array, weights: Weights, name: str, patch: int) -> Array:
     kernel = weights[f"{name}.proj/kernel"]
     batch, height, width, channels = x.shape
     patches = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
     flat = patches.reshape(batch, height // patch, width // patch, -1)
-    embedded = flat @ kernel.reshape(-1, kernel.shape[-1]) + weights[f"{name}.proj/bias"]
-    return layer_norm(embedded, weights, f"{name}.norm", epsilon)
+    return flat @ kernel.reshape(-1, kernel.shape[-1]) + weights[f"{name}.proj/bias"]
 
 
 def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str, Array]:
@@ -119,7 +119,9 @@ def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str,
     shown: dict[str, Array] = {}
     for stage, depth in enumerate(config.depths):
         name, patch = ("embed", config.patch_size) if stage == 0 else (f"stage{stage}.embed", 2)
-        x = embed(x, weights, name, patch, config.embed_norm_epsilon)
+        x = embed(x, weights, name, patch)
+        if stage == 0 or config.norm_after_downsampling:
+            x = layer_norm(x, weights, f"{name}.norm", config.embed_norm_epsilon)
         for index in range(depth):
             block = f"stage{stage}.block{index}"
             seen = x
@@ -175,7 +177,8 @@ def paper_parameters(config: FocalNetConfig) -> int:
         kernels = sum(dim * (config.focal_windows[stage] + config.focal_factor * level) ** 2 for level in range(levels))
         mlp = (dim + 1) * hidden + (hidden + 1) * dim
         norms = norm * (2 if config.norm_before_modulation else 1)
-        total += (previous + 1) * dim + norm + depth * (projections + kernels + mlp + norms)
+        embed_norm = norm if stage == 0 or config.norm_after_downsampling else 0
+        total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp + norms)
         previous = 4 * dim
     return total + 2 * config.dims[-1] + (config.dims[-1] + 1) * config.classes
 
@@ -254,7 +257,7 @@ def test_every_variable_has_a_gradient(name: str) -> None:
         classes=3,
     )
     keras.utils.set_random_seed(0)
-    model, _ = with_drawn_weights(config)
+    model = build_focalnet(config, keras)
     with tf.GradientTape() as tape:
         logits = model(pictures(config, count=8), training=True)
         losses = keras.losses.sparse_categorical_crossentropy(np.arange(8) % 3, logits, from_logits=True)

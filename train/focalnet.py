@@ -45,12 +45,14 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
         offset=[-m / s for m, s in zip(config.mean, config.std, strict=True)],
         name="normalise",
     )(image)
-    x = _patch_embed(x, "embed", config.patch_size, config.dims[0], config, keras)  # [B, S/p, S/p, C]
+    x = _patch_embed(x, "embed", config.patch_size, config.dims[0], True, config, keras)  # [B, S/p, S/p, C]
     x = _dropout(x, "embed.drop", config.drop_rate, keras)
     for stage, depth in enumerate(config.depths):
         if stage:
             x = _tap(x, f"stage{stage}.embed.input", keras)
-            x = _patch_embed(x, f"stage{stage}.embed", 2, config.dims[stage], config, keras)
+            x = _patch_embed(
+                x, f"stage{stage}.embed", 2, config.dims[stage], config.norm_after_downsampling, config, keras
+            )
         for block in range(depth):
             x = _block(x, stage, block, config, keras)
     x = layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name="head.norm")(x)
@@ -97,12 +99,16 @@ def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType) -> Mod
     return keras.Model(model.input, outputs, name="focalnet_with_overlay")
 
 
-def _patch_embed(x: Tensor, name: str, patch: int, dim: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
-    """Embed non-overlapping patches: `[B, H, W, C]` to `[B, H/patch, W/patch, dim]`, normalised."""
+def _patch_embed(
+    x: Tensor, name: str, patch: int, dim: int, norm: bool, config: FocalNetConfig, keras: ModuleType
+) -> Tensor:
+    """Embed non-overlapping patches: `[B, H, W, C]` to `[B, H/patch, W/patch, dim]`."""
     fan_in = patch * patch * x.shape[-1]
     x = keras.layers.Conv2D(
         dim, patch, strides=patch, kernel_initializer=_conv_init(config, fan_in, keras), name=f"{name}.proj"
     )(x)
+    if not norm:
+        return x
     return keras.layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name=f"{name}.norm")(x)
 
 

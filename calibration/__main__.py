@@ -34,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the representative set, observe every layer's output, write calibration.json."""
     args = _parser().parse_args(argv)
     run = read_run(args.run)
-    dataset = load_dataset(
-        run.dataset, data_dir=args.data_dir, image_size=run.model.input_size + run.recipe.resize_margin
-    )
+    dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
     sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)

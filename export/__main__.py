@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
     run = read_run(args.run)
     if config.epochs:
-        dataset = load_dataset(
-            run.dataset, data_dir=args.data_dir, image_size=run.model.input_size + run.recipe.resize_margin
-        )
+        dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
         figures = quantization_aware_training(run, args.run, dataset, config)
         write_json(args.run / QAT_FILE, figures)
         print(

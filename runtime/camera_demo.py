@@ -170,7 +170,7 @@ def show_frames(args: argparse.Namespace, engine: Engine, view: View, tally: Tal
         for index, frame in enumerate(bar):
             outputs, latency_ms = timed_run(engine, frame)
             tally.latencies_ms.append(latency_ms)
-            tally.non_finite_frames += not is_finite(outputs)
+            tally.non_finite_frames += not outputs.is_finite()
             panel = view.panel(frame, outputs, engine, latency_ms)
             write(panel, source.fps or PICTURES_FPS)
             key = window.show(panel) if window else ""
@@ -213,11 +213,6 @@ def timed_run(engine: Engine, frame: Frame) -> tuple[Outputs, float]:
     start_s = time.perf_counter()
     outputs = engine.run(image)
     return outputs, (time.perf_counter() - start_s) * 1e3
-
-
-def is_finite(outputs: Outputs) -> bool:
-    """Whether every value the network put out is finite."""
-    return all(bool(np.isfinite(each).all()) for each in (outputs.logits, outputs.gates, outputs.modulator))
 
 
 def describe(summary: Summary) -> str:

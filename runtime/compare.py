@@ -221,14 +221,14 @@ def classify(float32_engine: Engine, int8_engine: Engine, images: Sequence[Image
         reference, outputs = float32_engine.run(batch), int8_engine.run(batch)
         _check_logits(float32_engine, reference, classes)
         _check_logits(int8_engine, outputs, classes)
-        if not _is_finite(reference):
+        if not reference.is_finite():
             raise ArtifactError(
                 f"the float32 artifact gives non-finite outputs (picture {len(float32)}), so there is "
                 "nothing to compare with; train and export it anew"
             )
         reference_maps = _maps(reference)
         float32.append(int(top1(reference.logits)))
-        if _is_finite(outputs):
+        if outputs.is_finite():
             int8.append(int(top1(outputs.logits)))
             similarity.append(cosine_similarity(reference_maps, _maps(outputs)))
         else:
@@ -243,10 +243,6 @@ def _check_logits(engine: Engine, outputs: Outputs, classes: int) -> None:
             f"the {engine.precision} artifact gives logits of shape {outputs.logits.shape}; expected "
             f"({classes},), one a label: make the bundle anew with `make export`"
         )
-
-
-def _is_finite(outputs: Outputs) -> bool:
-    return all(np.isfinite(array).all() for array in (outputs.logits, outputs.gates, outputs.modulator))
 
 
 def _maps(outputs: Outputs) -> Floats:

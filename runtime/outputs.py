@@ -21,3 +21,7 @@ class Outputs:
     logits: NDArray[np.float32]
     gates: NDArray[np.float32]
     modulator: NDArray[np.float32]
+
+    def is_finite(self) -> bool:
+        """Return whether no value is a NaN or an infinity."""
+        return all(bool(np.isfinite(array).all()) for array in (self.logits, self.gates, self.modulator))

@@ -42,6 +42,11 @@ class Run:
     dataset: str
     labels: tuple[str, ...]
 
+    @property
+    def image_size(self) -> int:
+        """Side that a folder's pictures are loaded at, in pixels: the input's, with room for random crops."""
+        return self.model.input_size + self.recipe.resize_margin
+
 
 def run_to_dict(run: Run) -> dict[str, Any]:
     """Return a run's JSON form."""

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
     sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
-    images = resize_all(sample.images, run.model.input_size)
+    images = resize_all(sample.images, run.deployed.input_size)
     passes = 1 if args.observer == "minmax" else 2
     with tqdm(total=passes * len(images), desc="calibrate", unit="picture", disable=None) as bar:
         ranges = observe(lambda: _activations(views, images, bar), args.observer, args.percentile)
@@ -66,7 +66,7 @@ def _layer_views(run: Run, weights: Path) -> Any:
     """Build the trained network with every layer's output as an output, by layer name."""
     import keras
 
-    model = build_focalnet(run.model, keras)
+    model = build_focalnet(run.deployed, keras)
     load_weights(model, weights)
     outputs = {layer.name: layer.output for layer in model.layers if not _is_passive(layer, keras)}
     return keras.Model(model.input, outputs)

@@ -19,12 +19,11 @@ from export.bundle import (
     measure_accuracy,
     write_artifacts,
 )
-from export.qat import QatConfig, finetune, predictions
+from export.qat import PictureBatches, QatConfig, finetune, predictions
 from export.schemes import SELECTIVE
 from runtime.errors import run_cli
 from runtime.files import write_json
 from runtime.split_file import read_split
-from train.augment import TrainBatches
 from train.data import load_dataset
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.splits import Dataset, resize_all
@@ -74,12 +73,12 @@ def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config
         what the float one does, before (`val_agreement_ptq`) and after (`val_agreement_qat`).
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
-    teacher = build_float(run.model, weights, str(folder / WEIGHTS_FILE))
-    student = build_fake_quant(teacher, run.model, read_calibration(folder).ranges, SELECTIVE)
-    val_images = resize_all(dataset.val.images, run.model.input_size)
+    teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
+    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE)
+    val_images = resize_all(dataset.val.images, run.deployed.input_size)
     reference = predictions(teacher, val_images)
     before = float((predictions(student, val_images) == reference).mean())
-    batches = TrainBatches(dataset.train.images, dataset.train.labels, run.model, run.recipe)
+    batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     losses = finetune(student, teacher, batches, config)
     after = float((predictions(student, val_images) == reference).mean())
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))

@@ -30,6 +30,7 @@ from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.weights import read_tensors
 
 QAT_WEIGHTS_FILE = "qat.safetensors"
+TRAINING_FILES = ("train.json", "history.csv", "curves.png")
 ARTIFACTS_FOLDER = "artifacts"
 REPORT_FILE = "report.json"
 TOOLS = ("tensorflow", "tensorflow-model-optimization", "tf_keras", "keras")
@@ -53,11 +54,11 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
     """
     run, calibration = read_run(source), read_calibration(source)
     floats = read_tensors(source / WEIGHTS_FILE)
-    model = build_float(run.model, floats, str(source / WEIGHTS_FILE))
+    model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
     tuned = source / QAT_WEIGHTS_FILE
-    base = build_float(run.model, read_tensors(tuned), str(tuned)) if tuned.exists() else model
-    quantized = build_fake_quant(base, run.model, calibration.ranges, SELECTIVE)
-    contents = {"float32": convert(model, run.model), "int8": convert(quantized, run.model, PREFIX)}
+    base = build_float(run.deployed, read_tensors(tuned), str(tuned)) if tuned.exists() else model
+    quantized = build_fake_quant(base, run.deployed, calibration.ranges, SELECTIVE)
+    contents = {"float32": convert(model, run.deployed), "int8": convert(quantized, run.deployed, PREFIX)}
     known = _known_accuracies(target)
     for precision, content in contents.items():
         with replacing(target / FILES[precision]) as temporary:
@@ -119,7 +120,7 @@ def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None]) -
 
 
 def _manifest(run: Run, calibration_sha256: str, artifacts: tuple[Artifact, ...]) -> Manifest:
-    config = run.model
+    config = run.deployed
     side = config.input_size // config.overlay_stride_px
     levels = config.focal_levels[config.overlay_stage]
     return Manifest(
@@ -141,11 +142,11 @@ def _manifest(run: Run, calibration_sha256: str, artifacts: tuple[Artifact, ...]
 
 
 def copy_sources(source: Path, target: Path) -> None:
-    """Copy what a bundle's artifacts are made from, and the run's report if there is one.
+    """Copy what a bundle's artifacts are made from, how it was trained, and the run's report if there is one.
 
     Of these files `target` keeps none that `source` has not: weights of another run's fine-tuning, say.
     """
-    wanted = [CONFIG_FILE, WEIGHTS_FILE, QAT_WEIGHTS_FILE, CALIBRATION_FILE, f"report/{REPORT_FILE}"]
+    wanted = [CONFIG_FILE, WEIGHTS_FILE, QAT_WEIGHTS_FILE, CALIBRATION_FILE, *TRAINING_FILES, f"report/{REPORT_FILE}"]
     for name in wanted:
         copy = target / Path(name).name
         if (source / name).exists():

@@ -8,7 +8,7 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -36,9 +36,9 @@ class Int8Config(QuantizeConfig):
         quantize_annotate_layer(layer, Int8Config(weights=True, low=-3.0, high=2.5))
     """
 
-    def __init__(self, weights: bool, low: float, high: float) -> None:
-        """Keep whether the kernel is int8, and the range of the output."""
-        self.weights, self.low, self.high = weights, low, high
+    def __init__(self, weights: bool, low: float, high: float, output: bool = True) -> None:
+        """Keep whether the kernel is int8, the range of the output, and whether the output is int8 here."""
+        self.weights, self.low, self.high, self.output = weights, low, high, output
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """Return the kernel with its quantizer: symmetric, one scale per output channel (last axis)."""
@@ -65,11 +65,13 @@ class Int8Config(QuantizeConfig):
         A moving average would forget that range only after about a thousand steps, and then follow
         every outlier that a percentile had clipped.
         """
+        if not self.output:
+            return []
         return [quantization.quantizers.FixedQuantizer(8, self.low, self.high, narrow_range=False)]
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"weights": self.weights, "low": self.low, "high": self.high}
+        return {"weights": self.weights, "low": self.low, "high": self.high, "output": self.output}
 
 
 class AnnotatedOnly(QuantizeScheme, QuantizeRegistry):
@@ -151,7 +153,8 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         low, high = ranges[layer.name]
         if low == high:
             high = 1.0  # The output was always 0, and a scale needs some width all the same.
-        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, low, high))
+        output = not _runs_with_its_relu(model.get_layer(layer.name), matched)
+        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, low, high, output))
 
     with quantization_scope():
         # A clone without a function of its own copies the layers, so that the float model stays whole.
@@ -161,6 +164,17 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), PREFIX)
     update_weight_ranges(quantized, config)
     return quantized
+
+
+def _runs_with_its_relu(layer: Any, quantized: Container[str]) -> bool:
+    """Tell whether a layer's only reader is a ReLU that is int8 too: converters fuse the two into one product."""
+    readers = [node.outbound_layer for node in layer.outbound_nodes]
+    return (
+        len(readers) == 1
+        and readers[0].name in quantized
+        and readers[0].get_config().get("activation") == "relu"
+        and isinstance(layer, tf_keras.layers.Conv2D)
+    )
 
 
 def update_weight_ranges(model: Any, config: FocalNetConfig) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import ConfigError, TrainingError
 from runtime.preprocess import Image
-from train.augment import TrainBatches
+from train.augment import Augment
+from train.batches import TrainBatches
+from train.config import FocalNetConfig, TrainConfig
+from train.splits import Split, resize_all
 
 EVAL_BATCH_SIZE = 250
 
@@ -46,7 +50,31 @@ class QatConfig:
             )
 
 
-def finetune(student: Any, teacher: Any, batches: TrainBatches, config: QatConfig) -> list[float]:
+class PictureBatches:
+    """The training split's pictures in batches, shuffled and augmented as in training."""
+
+    def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
+        """Keep the split, resized as the recipe's crops need it."""
+        self._pictures = resize_all(train.images, config.input_size + recipe.resize_margin)
+        self._batches = TrainBatches(train.labels, config.classes, recipe)
+        self._augment = Augment(recipe, config.input_size)
+
+    def __len__(self) -> int:
+        """Return the batches per epoch."""
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """Return batch `index` of this epoch, float32 `[B, S, S, 3]` in 0..255; each call augments anew."""
+        inputs, targets = self._batches[index]
+        images, _ = self._augment(self._pictures[inputs["pictures"]], targets)
+        return np.asarray(images)
+
+    def on_epoch_end(self) -> None:
+        """Go on to the next epoch's order."""
+        self._batches.on_epoch_end()
+
+
+def finetune(student: Any, teacher: Any, batches: PictureBatches, config: QatConfig) -> list[float]:
     """Fine-tune a fake-quantized network on the logits of its float original.
 
     The loss is the Kullback-Leibler divergence from the teacher's classes to the student's: what is
@@ -73,7 +101,7 @@ def finetune(student: Any, teacher: Any, batches: TrainBatches, config: QatConfi
         for epoch in range(config.epochs):
             total = 0.0
             for index in range(len(batches)):
-                loss = float(step(tf.constant(batches[index][0])))
+                loss = float(step(tf.constant(batches[index])))
                 total += loss
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 bar.update()

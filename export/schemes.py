@@ -22,7 +22,8 @@ class Rule:
         weights: the kernel is int8, symmetric, one scale per output channel.
         why: the reason, for whoever reads or changes the scheme.
 
-    The output of every named layer is int8, per tensor, over its calibrated range.
+    The output of every named layer is int8, per tensor, over its calibrated range; that of a convolution
+    whose ReLU is named too is the ReLU's, as the two run as one.
     """
 
     pattern: str
@@ -33,19 +34,22 @@ class Rule:
 # CPUs with the XNNPACK delegate: int8 where the multiply-adds are, float where int8 costs partitions.
 SELECTIVE: tuple[Rule, ...] = (
     Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
-    Rule(r"(.+\.)?embed\.proj", True, "patch embeddings are matrix products"),
+    Rule(r"(.+\.)?embed\.(proj|conv\d+)", True, "embeddings are matrix products"),
     Rule(
         r".+\.(query|context|gate\d+|modulator|proj|expand|contract)",
         True,
         "1x1 convolutions: nearly all of the work",
     ),
     Rule(r"logits", True, "the head is a matrix product"),
-    Rule(r".+\.embed\.input", False, "input of a patch embedding; the residual stream before it stays float"),
-    Rule(r".+\.norm1", False, "input of query, context and gates"),
+    Rule(
+        r"stage\d+\.(block\d+\.norm1|embed\.input)",
+        False,
+        "input of query, context and gates, or of a patch embedding; the residual stream before it stays float",
+    ),
     Rule(r".+\.aggregate", False, "input of the modulator's projection h"),
     Rule(r".+\.modulate", False, "input of the output projection"),
     Rule(r".+\.norm2", False, "input of the MLP"),
-    Rule(r".+\.mlp_gelu", False, "input of the MLP's second product"),
+    Rule(r"(.+\.mlp_act|embed\.act\d+)", False, "input of the MLP's second product, or of the stem's next"),
     Rule(r"head\.pool", False, "input of the head"),
 )
 

@@ -109,6 +109,8 @@ def _compute_gelu_in_float(model: Any) -> None:
     would cut the delegate's partition in two. The values stay the same 256 ones on either side.
     """
     graph = model.subgraphs[0]
+    if all(code.builtinCode != schema.BuiltinOperator.GELU for code in model.operatorCodes):
+        return
     gelu, dequantize, quantize = (
         _operator_code(model, code)
         for code in (

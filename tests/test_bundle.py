@@ -132,9 +132,12 @@ def test_the_report_is_copied_and_stale_weights_are_not_kept(tiny_run: Path, tmp
     run, target = Path(shutil.copytree(tiny_run, tmp_path / "run")), tmp_path / "bundle"
     (run / "report").mkdir()
     (run / "report" / "report.json").write_text("{}")
+    training = {"train.json", "history.csv", "curves.png"}
+    for name in training:
+        (run / name).write_text(name)
     shutil.copy(run / "float.safetensors", run / "qat.safetensors")
     copy_sources(run, target)
-    names = {"config.json", "float.safetensors", "qat.safetensors", "calibration.json", "report.json"}
+    names = {"config.json", "float.safetensors", "qat.safetensors", "calibration.json", "report.json", *training}
     assert {path.name for path in target.iterdir()} == names
     (run / "qat.safetensors").unlink()
     copy_sources(run, target)

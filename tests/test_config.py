@@ -58,6 +58,9 @@ def network(**changes: Any) -> FocalNetConfig:
         ("mlp_ratio", -4.0),
         ("mlp_ratio", 0.1),
         ("initializer", "he"),
+        ("stem", "mlp"),
+        ("norm", "group"),
+        ("activation", "swish"),
         ("mean", (0.5, 0.5)),
         ("std", (1.0,)),
         ("std", (1.0, 0.0, 1.0)),
@@ -74,6 +77,13 @@ def test_a_network_that_cannot_be_built_is_refused(field: str, value: Any) -> No
     assert field in str(caught.value)
     if isinstance(value, float | str):
         assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("patch", "width"), [(3, 9), (6, 12), (4, 6)])
+def test_a_conv_stem_halves_the_grid_and_doubles_the_channels_or_is_refused(patch: int, width: int) -> None:
+    with pytest.raises(ConfigError, match="power of 2 and divides the first stage's channels"):
+        network(stem="conv", patch_size=patch, input_size=4 * patch, dims=(width, 16, 32))
+    assert network(stem="conv", patch_size=4, dims=(8, 16, 32)).stem == "conv"
 
 
 @given(patch=st.integers(1, 8), stages=st.integers(1, 4), size=st.integers(1, 256))
@@ -150,6 +160,14 @@ def test_a_single_block_is_never_dropped() -> None:
         ("warmup_fraction", math.nan),
         ("label_smoothing", -0.1),
         ("label_smoothing", 1.0),
+        ("ema_momentum", -0.1),
+        ("ema_momentum", 1.0),
+        *((name, -1) for name in ("pad", "rand_augment_ops", "mixup_alpha", "cutmix_alpha")),
+        *(
+            (name, value)
+            for name in ("rand_augment_magnitude", "erase_rate", "erase_area", "mix_rate")
+            for value in (-0.1, 1.1, math.nan)
+        ),
         ("seed", -1),
         ("seed", 2**32),
         *((name, -1) for name in ("resize_margin", "monitor_every", "weight_decay", "clip_norm")),
@@ -188,7 +206,9 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 def test_presets_are_found_by_name() -> None:
     assert {name: find_preset(name) for name in PRESETS} == PRESETS
-    assert {"seed-cifar10", "edge-nano", "edge-small", "focalnet_tiny_srf", "focalnet_tiny_lrf"} <= set(PRESETS)
+    assert {"seed-cifar10", "edge-pico", "edge-nano", "edge-small", "focalnet_tiny_srf", "focalnet_tiny_lrf"} <= set(
+        PRESETS
+    )
 
 
 def test_the_seed_preset_is_the_tutorial_s_recipe() -> None:

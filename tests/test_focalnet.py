@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from pathlib import Path
@@ -20,14 +21,15 @@ from numpy.typing import NDArray
 from tests.tiny_run import draw_weights
 from train.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
 from train.focalnet import build_focalnet, with_overlay
-from train.weights import load_weights, model_weights, save_weights
+from train.fold import folded
+from train.weights import load_weights, model_weights, weight_arrays, write_tensors
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]
 
 # Published sizes, in millions (paper, table 1; the tutorial's summary) or, for our own, an upper bound.
 MILLIONS = {"seed-cifar10": 39.0, "focalnet_tiny_srf": 28.4, "focalnet_tiny_lrf": 28.6}
-AT_MOST = {"edge-nano": 1_500_000, "edge-small": 6_000_000}
+AT_MOST = {"edge-pico": 400_000, "edge-nano": 1_500_000, "edge-small": 6_000_000}
 
 
 def network(tokens: int, levels: tuple[int, ...], windows: tuple[int, ...], **changes: Any) -> FocalNetConfig:
@@ -54,6 +56,12 @@ NETWORKS = {
     "factor 0, 10x10, then 5x5": network(
         10, (2, 3), (3, 5), focal_factor=0, embed_norm_epsilon=1e-1, norm_before_modulation=False
     ),
+    "conv stem of one halving, 6x6, ReLU": network(6, (2, 1), (3, 3), stem="conv", activation="relu"),
+    "conv stem of two halvings, BatchNorm": network(
+        3, (2,), (3,), stem="conv", norm="batch", patch_size=4, input_size=12, dims=(8,)
+    ),
+    "BatchNorm, 4x4, then 2x2": network(4, (2, 2), (3, 3), norm="batch", block_norm_epsilon=1e-1),
+    "norms folded away, 4x4, then 2x2": network(4, (2, 2), (3, 3), stem="conv", norm="folded"),
 }
 
 
@@ -62,6 +70,10 @@ NETWORKS = {
 
 def gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def activate(x: Array, config: FocalNetConfig) -> Array:
+    return {"gelu": gelu, "relu": lambda values: np.maximum(values, 0)}[config.activation](x)
 
 
 def linear(x: Array, weights: Weights, name: str) -> Array:
@@ -73,6 +85,15 @@ def layer_norm(x: Array, weights: Weights, name: str, epsilon: float) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
     return centred / np.sqrt(variance + epsilon) * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+
+def normalise(x: Array, weights: Weights, name: str, epsilon: float, config: FocalNetConfig) -> Array:
+    if config.norm == "folded":
+        return x
+    if config.norm == "layer":
+        return layer_norm(x, weights, name, epsilon)
+    mean, variance = weights[f"{name}/moving_mean"], weights[f"{name}/moving_variance"]
+    return (x - mean) / np.sqrt(variance + epsilon) * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
 
 def depthwise(x: Array, kernel: Array) -> Array:
@@ -98,9 +119,9 @@ def modulate(x: Array, weights: Weights, block: str, config: FocalNetConfig, sta
     for level in range(levels):
         kernel = weights[f"{block}.focal{level}/kernel"]
         assert kernel.shape[0] == config.focal_windows[stage] + config.focal_factor * level
-        z = gelu(depthwise(z, kernel))
+        z = activate(depthwise(z, kernel), config)
         total += g[..., level : level + 1] * z
-    total += g[..., levels:] * gelu(z.mean(axis=(1, 2), keepdims=True))
+    total += g[..., levels:] * activate(z.mean(axis=(1, 2), keepdims=True), config)
     modulator = linear(total, weights, f"{block}.modulator")
     return {"y": linear(q * modulator, weights, f"{block}.proj"), "gates": g, "modulator": modulator}
 
@@ -113,15 +134,37 @@ def embed(x: Array, weights: Weights, name: str, patch: int) -> Array:
     return flat @ kernel.reshape(-1, kernel.shape[-1]) + weights[f"{name}.proj/bias"]
 
 
+def conv_stem(x: Array, weights: Weights, config: FocalNetConfig) -> Array:
+    """3x3 convolutions, the first of stride 1; where a stride of 2 leaves a row over, it is padded below and right."""
+    halvings = int(math.log2(config.patch_size))
+    for index in range(halvings + 1):
+        kernel, stride = weights[f"embed.conv{index}/kernel"], 2 if index else 1
+        before = 2 - stride
+        padded = np.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
+        height, width = x.shape[1] // stride, x.shape[2] // stride
+        x = weights[f"embed.conv{index}/bias"] + sum(
+            padded[:, row : row + height * stride : stride, column : column + width * stride : stride]
+            @ kernel[row, column]
+            for row in range(3)
+            for column in range(3)
+        )
+        x = normalise(x, weights, f"embed.norm{index}", config.embed_norm_epsilon, config)
+        x = activate(x, config) if index < halvings else x
+    return x
+
+
 def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str, Array]:
     """What `with_overlay` computes: logits, gates and modulator."""
     x = (images / 255.0 - np.array(config.mean)) / np.array(config.std)
     shown: dict[str, Array] = {}
     for stage, depth in enumerate(config.depths):
         name, patch = ("embed", config.patch_size) if stage == 0 else (f"stage{stage}.embed", 2)
-        x = embed(x, weights, name, patch)
-        if stage == 0 or config.norm_after_downsampling:
-            x = layer_norm(x, weights, f"{name}.norm", config.embed_norm_epsilon)
+        if stage == 0 and config.stem == "conv":
+            x = conv_stem(x, weights, config)
+        else:
+            x = embed(x, weights, name, patch)
+            if stage == 0 or config.norm_after_downsampling:
+                x = normalise(x, weights, f"{name}.norm", config.embed_norm_epsilon, config)
         for index in range(depth):
             block = f"stage{stage}.block{index}"
             seen = x
@@ -131,9 +174,10 @@ def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str,
             if block == config.overlay_layer:
                 shown = modulated
             x = x + modulated["y"]
-            hidden = layer_norm(x, weights, f"{block}.norm2", config.block_norm_epsilon)
-            x = x + linear(gelu(linear(hidden, weights, f"{block}.expand")), weights, f"{block}.contract")
-    pooled = layer_norm(x, weights, "head.norm", config.embed_norm_epsilon).mean(axis=(1, 2))
+            hidden = normalise(x, weights, f"{block}.norm2", config.block_norm_epsilon, config)
+            hidden = activate(linear(hidden, weights, f"{block}.expand"), config)
+            x = x + linear(hidden, weights, f"{block}.contract")
+    pooled = normalise(x, weights, "head.norm", config.embed_norm_epsilon, config).mean(axis=(1, 2))
     return {"logits": linear(pooled, weights, "logits"), "gates": shown["gates"], "modulator": shown["modulator"]}
 
 
@@ -158,8 +202,8 @@ def pictures(config: FocalNetConfig, count: int = 3) -> Array:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None:
     preset = PRESETS[name]
-    model = build_focalnet(preset.model, keras)
-    assert model.count_params() == preset.parameters == paper_parameters(preset.model)
+    model = build_focalnet(folded(preset.model), keras)
+    assert model.count_params() == preset.parameters == paper_parameters(folded(preset.model))
     assert model.output_shape == (None, preset.model.classes)
     if name in MILLIONS:
         assert round(preset.parameters / 1e6, 1) == MILLIONS[name]
@@ -169,18 +213,23 @@ def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None
 
 def paper_parameters(config: FocalNetConfig) -> int:
     """Count from the paper's equations, one joint projection a block."""
+    per_norm = 0 if config.norm == "folded" else 2
     total, previous = 0, 3 * config.patch_size**2
+    if config.stem == "conv":
+        widths = [3] + [config.dims[0] // 2**i for i in range(int(math.log2(config.patch_size)), 0, -1)]
+        total = sum((9 * before + 1 + per_norm) * after for before, after in itertools.pairwise(widths))
+        previous = 9 * widths[-1]
     for stage, (dim, depth, levels) in enumerate(zip(config.dims, config.depths, config.focal_levels, strict=True)):
-        norm = 2 * dim
+        norm = per_norm * dim
         hidden = int(config.mlp_ratio * dim)
         projections = (dim + 1) * (2 * dim + levels + 1) + 2 * (dim + 1) * dim
         kernels = sum(dim * (config.focal_windows[stage] + config.focal_factor * level) ** 2 for level in range(levels))
         mlp = (dim + 1) * hidden + (hidden + 1) * dim
-        norms = norm * (2 if config.norm_before_modulation else 1)
+        norms = norm + (2 * dim if config.norm_before_modulation else 0)
         embed_norm = norm if stage == 0 or config.norm_after_downsampling else 0
         total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp + norms)
         previous = 4 * dim
-    return total + 2 * config.dims[-1] + (config.dims[-1] + 1) * config.classes
+    return total + per_norm * config.dims[-1] + (config.dims[-1] + 1) * config.classes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -244,7 +293,7 @@ def test_overlay_shares_the_weights_of_its_network() -> None:
     assert np.asarray(overlay(pictures(config), training=False)["logits"]).argmax(axis=-1).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["seed-cifar10", "edge-nano", "focalnet_tiny_lrf"])
+@pytest.mark.parametrize("name", ["seed-cifar10", "edge-nano", "edge-pico", "focalnet_tiny_lrf"])
 def test_every_variable_has_a_gradient(name: str) -> None:
     model_config = PRESETS[name].model
     stages = len(model_config.dims)
@@ -263,17 +312,25 @@ def test_every_variable_has_a_gradient(name: str) -> None:
         losses = keras.losses.sparse_categorical_crossentropy(np.arange(8) % 3, logits, from_logits=True)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-    assert len(gradients) == len(model_weights(model))
+    assert len(gradients) == len([name for name in model_weights(model) if "/moving_" not in name])
     assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients)
     idle = [v.path for v, g in zip(model.trainable_variables, gradients, strict=True) if not np.any(g)]
     assert idle == []
 
 
-@pytest.mark.parametrize("name", ["2 levels, 5x5, window 5", "4 levels, 6x6, then 1 at 3x3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2 levels, 5x5, window 5",
+        "4 levels, 6x6, then 1 at 3x3",
+        "conv stem of one halving, 6x6, ReLU",
+        "BatchNorm, 4x4, then 2x2",
+    ],
+)
 def test_both_keras_give_the_same_outputs_from_the_same_weights(name: str, tmp_path: Path) -> None:
     config = NETWORKS[name]
     model, _ = with_drawn_weights(config)
-    save_weights(model, tmp_path / "weights.safetensors")
+    write_tensors(tmp_path / "weights.safetensors", weight_arrays(model))
     legacy = build_focalnet(config, tf_keras)
     load_weights(legacy, tmp_path / "weights.safetensors")
     assert [layer.name for layer in legacy.layers] == [layer.name for layer in model.layers]

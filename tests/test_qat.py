@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from calibration.record import read_calibration
 from export.fake_quant import build_fake_quant, fake_quant_weights
-from export.qat import QatConfig, finetune, predictions
+from export.qat import PictureBatches, QatConfig, finetune, predictions
 from export.schemes import SELECTIVE
 from runtime.errors import ConfigError, TrainingError
 from tests.tiny_run import CONFIG, RUN, soft_pictures
-from train.augment import TrainBatches
+from train.splits import Split
 from train.weights import model_weights
 
 
@@ -31,8 +31,9 @@ def student(tiny_run: Path, tiny_float: Any) -> Any:
 
 
 @pytest.fixture
-def batches() -> TrainBatches:
-    return TrainBatches(soft_pictures(64, seed=5, size=20), np.zeros(64, np.int64), CONFIG, RUN.recipe)
+def batches() -> PictureBatches:
+    pictures = soft_pictures(64, seed=5, size=20)
+    return PictureBatches(Split(pictures, np.zeros(64, np.int64), tuple(map(str, range(64)))), CONFIG, RUN.recipe)
 
 
 def divergence(teacher: Any, student: Any) -> float:
@@ -47,7 +48,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def test_learns_to_agree_with_the_teacher(student: Any, tiny_float: Any, batches: TrainBatches) -> None:
+def test_learns_to_agree_with_the_teacher(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
     teacher_before = [variable.numpy() for variable in tiny_float.variables]
     before = divergence(tiny_float, student)
     losses = finetune(student, tiny_float, batches, QatConfig(epochs=8, learning_rate=3e-3))
@@ -59,7 +60,7 @@ def test_learns_to_agree_with_the_teacher(student: Any, tiny_float: Any, batches
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: TrainBatches) -> None:
+def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
     before = fake_quant_weights(student)
     assert finetune(student, tiny_float, batches, QatConfig(epochs=0)) == []
     after = fake_quant_weights(student)
@@ -67,7 +68,7 @@ def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: TrainB
     assert all(np.array_equal(after[name], value) for name, value in before.items())
 
 
-def test_a_loss_that_is_not_finite_is_an_error(student: Any, tiny_float: Any, batches: TrainBatches) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
     kernel = model_weights(student)["stage0.block0.focal0/kernel"]
     kernel.assign(kernel * np.nan)
     with pytest.raises(TrainingError, match=r"became nan in epoch 1; lower its learning rate"):

@@ -23,7 +23,7 @@ from runtime.errors import ArtifactError, FocalEdgeError
 from train import weights as weights_module
 from train.config import FocalNetConfig
 from train.focalnet import build_focalnet
-from train.weights import Tensors, load_weights, model_weights, read_tensors, save_weights, write_tensors
+from train.weights import Tensors, load_weights, model_weights, read_tensors, weight_arrays, write_tensors
 
 CONFIG = FocalNetConfig(
     input_size=8, classes=3, patch_size=4, dims=(4,), depths=(1,), focal_levels=(2,), focal_windows=(3,)
@@ -37,7 +37,7 @@ def model() -> Any:
 
 @pytest.fixture
 def path(model: Any, tmp_path: Path) -> Path:
-    save_weights(model, tmp_path / "float.safetensors")
+    write_tensors(tmp_path / "float.safetensors", weight_arrays(model))
     return tmp_path / "float.safetensors"
 
 
@@ -50,7 +50,7 @@ def test_what_is_saved_is_loaded(library: Any, tmp_path: Path) -> None:
     first, second = build_focalnet(CONFIG, library), build_focalnet(CONFIG, library)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     before = np.asarray(second(images))
-    save_weights(first, tmp_path / "w.safetensors")
+    write_tensors(tmp_path / "w.safetensors", weight_arrays(first))
     load_weights(second, tmp_path / "w.safetensors")
     assert np.array_equal(first(images), second(images))
     assert not np.allclose(before, second(images))
@@ -192,4 +192,4 @@ def test_a_full_disk_leaves_the_old_file(model: Any, path: Path, monkeypatch: py
 
 def test_a_folder_that_cannot_be_made_is_refused(model: Any, path: Path) -> None:
     with pytest.raises(FocalEdgeError, match="choose a folder that is writable"):
-        save_weights(model, path / "below" / "float.safetensors")
+        write_tensors(path / "below" / "float.safetensors", weight_arrays(model))

@@ -14,7 +14,7 @@ from runtime.split_file import LabelledPictures, write_split
 from train.config import FocalNetConfig, TrainConfig
 from train.focalnet import build_focalnet
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, write_run
-from train.weights import Tensors, model_weights, save_weights
+from train.weights import Tensors, model_weights, weight_arrays, write_tensors
 
 CLASSES = ("ant", "bee", "cat")
 CONFIG = FocalNetConfig(
@@ -54,6 +54,8 @@ def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
         if name.endswith("/kernel"):
             depthwise = ".focal" in name
             value /= np.sqrt(np.prod(shape[:2] if depthwise else shape[:3]))
+        elif name.endswith("/moving_variance"):
+            value = 0.5 + np.abs(value)
         else:
             value = 0.2 * value + name.endswith("/gamma")
         tensors[name] = value.astype(np.float32)
@@ -73,7 +75,7 @@ def write_tiny_run(folder: Path) -> None:
         weights[name].assign(value)
     candidates = soft_pictures(2 * TEST_PICTURES, seed=2)
     spread_logits(weights, np.asarray(model.predict_on_batch(candidates.astype(np.float32))))
-    save_weights(model, folder / WEIGHTS_FILE)
+    write_tensors(folder / WEIGHTS_FILE, weight_arrays(model))
     write_run(folder, RUN)
 
     logits = np.asarray(model.predict_on_batch(candidates.astype(np.float32)))

@@ -14,6 +14,10 @@ from typing import Any, Literal
 from runtime.errors import ConfigError
 
 Initializer = Literal["glorot", "paper"]
+Stem = Literal["patch", "conv"]
+Norm = Literal["layer", "batch", "folded"]
+Activation = Literal["gelu", "relu"]
+Precision = Literal["float32", "mixed_bfloat16"]
 SMALL_DATA_PICTURES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,19 +40,25 @@ class FocalNetConfig:
     Attributes:
         input_size: side of the square input, in pixels.
         classes: number of classes.
-        patch_size: side and stride of the first patch embedding, in pixels.
+        patch_size: stride of the first embedding, in pixels; the side of its patches too, unless `stem` is "conv".
+        stem: "patch", one convolution over patches that do not overlap (the paper's small models, the
+            tutorial); or "conv", 3x3 convolutions of which the last log2(patch_size) halve the grid and
+            double the channels (Xiao et al., 2021, "Early convolutions help transformers see better").
         dims: channels of each stage.
         depths: blocks of each stage.
         focal_levels: focal levels L of each stage, the global one not counted.
         focal_windows: kernel side of the first focal level of each stage, odd.
         focal_factor: growth of the kernel from one level to the next, even.
         mlp_ratio: hidden channels of the MLP, as a multiple of the stage's.
-        norm_before_modulation: LayerNorm before the modulation (the paper); without it, the
+        norm: "layer", LayerNorm everywhere (the paper, the tutorial); "batch", BatchNorm everywhere but before
+            the modulation, which training leaves folded into the convolutions beside them; or "folded".
+        activation: "gelu" (the paper, the tutorial) or "relu", of the focal levels and the MLPs.
+        norm_before_modulation: norm before the modulation (the paper); without it, the
             modulation sees the bare residual stream (the Keras tutorial).
-        norm_after_downsampling: LayerNorm after every patch embedding (the paper); without it, after
+        norm_after_downsampling: norm after every patch embedding (the paper); without it, after
             the first alone (the Keras tutorial).
-        embed_norm_epsilon: epsilon of the LayerNorms after the patch embeddings and before the head.
-        block_norm_epsilon: epsilon of the LayerNorms inside the blocks.
+        embed_norm_epsilon: epsilon of the norms after the patch embeddings and before the head.
+        block_norm_epsilon: epsilon of the norms inside the blocks.
         initializer: "glorot", Keras' default with the three projections of the modulation
             initialised as the one matrix they are in the tutorial; or "paper", truncated normal
             0.02 for linear layers and uniform +-1/sqrt(fan in) for convolutions.
@@ -61,12 +71,15 @@ class FocalNetConfig:
     input_size: int
     classes: int
     patch_size: int = 4
+    stem: Stem = "patch"
     dims: tuple[int, ...]
     depths: tuple[int, ...]
     focal_levels: tuple[int, ...]
     focal_windows: tuple[int, ...]
     focal_factor: int = 2
     mlp_ratio: float = 4.0
+    norm: Norm = "layer"
+    activation: Activation = "gelu"
     norm_before_modulation: bool = True
     norm_after_downsampling: bool = True
     embed_norm_epsilon: float = 1e-5
@@ -117,7 +130,20 @@ class FocalNetConfig:
             _require(0.0 <= getattr(self, name) < 1.0, f"{name}={getattr(self, name)}", "0 <= rate < 1")
         for name in ("embed_norm_epsilon", "block_norm_epsilon"):
             _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "a positive epsilon")
-        _require(self.initializer in ("glorot", "paper"), f"initializer={self.initializer!r}", "glorot or paper")
+        for name, choices in (
+            ("initializer", ("glorot", "paper")),
+            ("stem", ("patch", "conv")),
+            ("norm", ("layer", "batch", "folded")),
+            ("activation", ("gelu", "relu")),
+        ):
+            value = getattr(self, name)
+            _require(value in choices, f"{name}={value!r}", " or ".join(choices))
+        if self.stem == "conv":
+            _require(
+                self.patch_size & (self.patch_size - 1) == 0 and self.dims[0] % self.patch_size == 0,
+                f"stem='conv' with patch_size={self.patch_size} and dims={self.dims}",
+                "a patch size that is a power of 2 and divides the first stage's channels",
+            )
         for name in ("mean", "std"):
             values = getattr(self, name)
             _require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
@@ -163,8 +189,19 @@ class TrainConfig:
         decay_kernels_only: leave biases and norms out of the weight decay.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them.
         label_smoothing: share of the target spread evenly over all classes.
+        precision: "float32", or "mixed_bfloat16": float32 weights, and bfloat16 activations and products.
+        ema_momentum: the validated and saved weights are a moving average of the trained ones, of this momentum
+            per step; 0 takes the trained ones.
         resize_margin: pictures are resized to input size + margin and cropped at random, in pixels.
+        pad: pictures are mirrored outwards by so many pixels on each side before the crop.
         flip: mirror half of the pictures horizontally.
+        rand_augment_ops: operations of RandAugment on each batch (Cubuk et al., 2019); 0 for none.
+        rand_augment_magnitude: their strength, 0 to 1.
+        erase_rate: share of pictures with a rectangle erased (Zhong et al., 2017).
+        erase_area: largest share of a picture's area that is erased.
+        mixup_alpha: both parameters of the beta distribution of mixup's weights (Zhang et al., 2017); 0 for none.
+        cutmix_alpha: the same of CutMix's areas (Yun et al., 2019); 0 for none. With both, each batch takes one.
+        mix_rate: share of batches that are mixed.
         monitor_every: draw the panel of gates every so many epochs; 0 never.
         seed: of initialisation, order, augmentation and dropout.
     """
@@ -178,8 +215,18 @@ class TrainConfig:
     decay_kernels_only: bool = True
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
+    precision: Precision = "float32"
+    ema_momentum: float = 0.0
     resize_margin: int = 4
+    pad: int = 0
     flip: bool = True
+    rand_augment_ops: int = 0
+    rand_augment_magnitude: float = 0.3
+    erase_rate: float = 0.0
+    erase_area: float = 0.25
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_rate: float = 1.0
     monitor_every: int = 5
     seed: int = 0
 
@@ -191,7 +238,10 @@ class TrainConfig:
         """
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}", "1 or more")
-        for name in ("resize_margin", "monitor_every", "weight_decay", "clip_norm"):
+        for name in (
+            "resize_margin", "pad", "monitor_every", "weight_decay", "clip_norm",
+            "rand_augment_ops", "mixup_alpha", "cutmix_alpha",
+        ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "0 or more")
         _require(0 <= self.seed < 2**32, f"seed={self.seed}", "0 to 2**32 - 1")
         _require(0 < self.learning_rate < math.inf, f"learning_rate={self.learning_rate}", "a positive rate")
@@ -205,7 +255,15 @@ class TrainConfig:
             f"warmup_fraction={self.warmup_fraction}",
             "0 <= fraction < 1: more warm-up steps than steps leave none for the cosine",
         )
-        _require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing}", "0 <= share < 1")
+        _require(
+            self.precision in ("float32", "mixed_bfloat16"),
+            f"precision={self.precision!r}",
+            "float32 or mixed_bfloat16",
+        )
+        for name in ("label_smoothing", "ema_momentum"):
+            _require(0 <= getattr(self, name) < 1, f"{name}={getattr(self, name)}", "0 or more, below 1")
+        for name in ("rand_augment_magnitude", "erase_rate", "erase_area", "mix_rate"):
+            _require(0 <= getattr(self, name) <= 1, f"{name}={getattr(self, name)}", "a share, 0 to 1")
 
 
 def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
@@ -232,7 +290,7 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named network with its recipe and, as a tested fact, its number of parameters."""
+    """A named network with its recipe and, as a tested fact, its number of parameters when deployed."""
 
     model: FocalNetConfig
     parameters: int
@@ -262,14 +320,20 @@ _SEED_RECIPE = TrainConfig(
     clip_norm=0.0,
     label_smoothing=0.0,
 )
-_EDGE_RECIPE = TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
+_EDGE_RECIPE = TrainConfig(epochs=24, batch_size=128, learning_rate=2e-3, weight_decay=0.05, resize_margin=0, pad=4)
 _EDGE_NANO = FocalNetConfig(
-    input_size=48,
+    input_size=32,
     classes=10,
-    dims=(48, 96, 192),
-    depths=(2, 3, 2),
-    focal_levels=(2, 2, 2),
-    focal_windows=(3, 3, 3),
+    patch_size=4,
+    stem="conv",
+    dims=(128, 192),
+    depths=(4, 2),
+    focal_levels=(2, 2),
+    focal_windows=(3, 3),
+    mlp_ratio=2.0,
+    norm="batch",
+    activation="relu",
+    block_norm_epsilon=1e-3,
     initializer="glorot",
 )
 _FOCALNET_TINY = FocalNetConfig(
@@ -286,8 +350,9 @@ _FOCALNET_TINY = FocalNetConfig(
 
 PRESETS: dict[str, Preset] = {
     "seed-cifar10": Preset(_SEED, 39_020_831, _SEED_RECIPE),
-    "edge-nano": Preset(_EDGE_NANO, 1_408_015, _EDGE_RECIPE),
-    "edge-small": Preset(dataclasses.replace(_EDGE_NANO, dims=(96, 192, 384)), 5_543_935, _EDGE_RECIPE),
+    "edge-pico": Preset(dataclasses.replace(_EDGE_NANO, dims=(64, 96), depths=(3, 2)), 312_665, _EDGE_RECIPE),
+    "edge-nano": Preset(_EDGE_NANO, 1_349_020, _EDGE_RECIPE),
+    "edge-small": Preset(dataclasses.replace(_EDGE_NANO, dims=(192, 384), depths=(6, 2)), 4_725_250, _EDGE_RECIPE),
     "focalnet_tiny_srf": Preset(_FOCALNET_TINY, 28_427_116),
     "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=(3, 3, 3, 3)), 28_647_928),
 }

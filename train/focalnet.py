@@ -45,7 +45,10 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
         offset=[-m / s for m, s in zip(config.mean, config.std, strict=True)],
         name="normalise",
     )(image)
-    x = _patch_embed(x, "embed", config.patch_size, config.dims[0], True, config, keras)  # [B, S/p, S/p, C]
+    if config.stem == "conv":
+        x = _conv_stem(x, config, keras)  # [B, S/p, S/p, C]
+    else:
+        x = _patch_embed(x, "embed", config.patch_size, config.dims[0], True, config, keras)  # [B, S/p, S/p, C]
     x = _dropout(x, "embed.drop", config.drop_rate, keras)
     for stage, depth in enumerate(config.depths):
         if stage:
@@ -55,7 +58,7 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
             )
         for block in range(depth):
             x = _block(x, stage, block, config, keras)
-    x = layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name="head.norm")(x)
+    x = _norm(x, "head.norm", config.embed_norm_epsilon, config, keras)
     x = layers.GlobalAveragePooling2D(keepdims=True, name="head.pool")(x)  # [B, 1, 1, C]
     x = _linear(x, "logits", config.classes, config, keras)
     return keras.Model(image, layers.Flatten(name="head.flatten")(x), name="focalnet")
@@ -99,6 +102,24 @@ def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType) -> Mod
     return keras.Model(model.input, outputs, name="focalnet_with_overlay")
 
 
+def _conv_stem(x: Tensor, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    """Embed by overlapping 3x3 convolutions, the first at full size: `[B, S, S, 3]` to `[B, S/p, S/p, dims[0]]`."""
+    halvings = config.patch_size.bit_length() - 1
+    for i in range(halvings + 1):
+        x = keras.layers.Conv2D(
+            config.dims[0] >> (halvings - i),
+            3,
+            strides=2 if i else 1,
+            padding="same",
+            kernel_initializer=_conv_init(config, 9 * x.shape[-1], keras),
+            name=f"embed.conv{i}",
+        )(x)
+        x = _norm(x, f"embed.norm{i}", config.embed_norm_epsilon, config, keras)
+        if i < halvings:  # the last one opens the residual stream, which is not rectified
+            x = keras.layers.Activation(config.activation, name=f"embed.act{i}")(x)
+    return x
+
+
 def _patch_embed(
     x: Tensor, name: str, patch: int, dim: int, norm: bool, config: FocalNetConfig, keras: ModuleType
 ) -> Tensor:
@@ -109,7 +130,7 @@ def _patch_embed(
     )(x)
     if not norm:
         return x
-    return keras.layers.LayerNormalization(epsilon=config.embed_norm_epsilon, name=f"{name}.norm")(x)
+    return _norm(x, f"{name}.norm", config.embed_norm_epsilon, config, keras)
 
 
 def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
@@ -119,6 +140,8 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
 
     shortcut = x  # [B, H, W, C]
     if config.norm_before_modulation:
+        # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let a
+        # picture that is twice as strong as the batches of its training grow eightfold from block to block.
         x = layers.LayerNormalization(epsilon=config.block_norm_epsilon, name=f"{name}.norm1")(x)
     else:
         x = _tap(x, f"{name}.norm1", keras)
@@ -127,9 +150,12 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     x = layers.Add(name=f"{name}.add1")([shortcut, x])
 
     shortcut = x
-    x = layers.LayerNormalization(epsilon=config.block_norm_epsilon, name=f"{name}.norm2")(x)
+    if config.norm == "folded":
+        x = _tap(x, f"{name}.norm2", keras)
+    else:
+        x = _norm(x, f"{name}.norm2", config.block_norm_epsilon, config, keras)
     x = _linear(x, f"{name}.expand", int(config.dims[stage] * config.mlp_ratio), config, keras)
-    x = layers.Activation("gelu", name=f"{name}.mlp_gelu")(x)  # [B, H, W, mlp_ratio * C]
+    x = layers.Activation(config.activation, name=f"{name}.mlp_act")(x)  # [B, H, W, mlp_ratio * C]
     x = _linear(x, f"{name}.contract", config.dims[stage], config, keras)
     x = _dropout(x, f"{name}.drop2", config.drop_rate, keras)
     x = _drop_path(x, f"{name}.drop_path2", drop_path, keras)
@@ -151,7 +177,7 @@ def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, 
 
     gated = []
     for level in range(levels):
-        # z_l = GELU(DWConv_k(z_{l-1})), k = window + factor * level
+        # z_l = act(DWConv_k(z_{l-1})), k = window + factor * level
         kernel = config.kernel_size(stage, level)
         context = layers.DepthwiseConv2D(
             kernel,
@@ -160,12 +186,12 @@ def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, 
             depthwise_initializer=_conv_init(config, kernel * kernel, keras),
             name=f"{name}.focal{level}",
         )(context)
-        context = layers.Activation("gelu", name=f"{name}.focal{level}_gelu")(context)
+        context = layers.Activation(config.activation, name=f"{name}.focal{level}_act")(context)
         gated.append(layers.Multiply(name=f"{name}.gated{level}")([context, gates[level]]))
 
-    # z_{L+1} = GELU(AvgPool(z_L)) [B, 1, 1, C]
+    # z_{L+1} = act(AvgPool(z_L)) [B, 1, 1, C]
     context = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.global_pool")(context)
-    context = layers.Activation("gelu", name=f"{name}.global_gelu")(context)
+    context = layers.Activation(config.activation, name=f"{name}.global_act")(context)
     gated.append(layers.Multiply(name=f"{name}.gated{levels}")([context, gates[levels]]))
 
     aggregate = layers.Add(name=f"{name}.aggregate")(gated)  # sum_l g_l * z_l [B, H, W, C]
@@ -192,6 +218,15 @@ def _conv_init(config: FocalNetConfig, fan_in: int, keras: ModuleType) -> Any:
         # On a depthwise kernel Glorot's fans are those of the tutorial's grouped convolution, swapped.
         return keras.initializers.GlorotUniform()
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def _norm(x: Tensor, name: str, epsilon: float, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    if config.norm == "folded":
+        return x
+    if config.norm == "batch":
+        # Keras' own 0.99 would follow the statistics of a run of a few thousand steps too late.
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
+    return keras.layers.LayerNormalization(epsilon=epsilon, name=name)(x)
 
 
 def _tap(x: Tensor, name: str, keras: ModuleType) -> Tensor:

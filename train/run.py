@@ -3,7 +3,8 @@
 config.json             this description
 checkpoint.safetensors  everything needed to go on after the last whole epoch
 float.safetensors       the trained weights
-history.csv curves.png monitor/ test_panel.png
+history.csv curves.png confusion.png test_panel.png
+monitor/                panels of the gates while they were learnt, and training.webp of them all
 test.npz                the test split, for the device side
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 from runtime.errors import ArtifactError, ConfigError
 from runtime.files import read_json, write_json
 from train.config import FocalNetConfig, TrainConfig, config_from_dict
+from train.fold import folded
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -46,6 +48,11 @@ class Run:
     def image_size(self) -> int:
         """Side that a folder's pictures are loaded at, in pixels: the input's, with room for random crops."""
         return self.model.input_size + self.recipe.resize_margin
+
+    @property
+    def deployed(self) -> FocalNetConfig:
+        """The network that the run's weights file holds: the trained one, its BatchNorms folded."""
+        return folded(self.model)
 
 
 def run_to_dict(run: Run) -> dict[str, Any]:

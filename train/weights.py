@@ -62,14 +62,9 @@ def model_weights(model: Any) -> dict[str, Any]:
     return weights
 
 
-def save_weights(model: Any, path: Path) -> None:
-    """Write a model's weights to a safetensors file.
-
-    Args:
-        model: a model of `build_focalnet`.
-        path: the file.
-    """
-    write_tensors(path, {name: np.asarray(v) for name, v in model_weights(model).items()})
+def weight_arrays(model: Any) -> Tensors:
+    """Return copies of a model's weights by `layer/variable`."""
+    return {name: np.array(variable) for name, variable in model_weights(model).items()}
 
 
 def load_weights(model: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime.errors import ConfigError, SourceError
+from runtime.errors import ConfigError, FocalEdgeError, SourceError
 from runtime.files import replacing
 from runtime.overlay import letterbox
 from runtime.preprocess import Image
@@ -57,10 +57,18 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() == PICTURE_SUFFIX
 
 
-def save_picture(path: Path, panel: Image) -> None:
-    """Write a uint8 `[h, w, 3]` RGB picture as PNG."""
+def save_picture(path: Path, picture: Image) -> None:
+    """Write a picture as PNG, by temporary name and rename.
+
+    Args:
+        path: the file; its folder is made if missing.
+        picture: uint8 `[h, w, 3]` RGB.
+
+    Raises:
+        FocalEdgeError: the picture cannot be encoded, or the file not written (the old one stays).
+    """
     with replacing(path) as temporary:
-        _write_png(temporary, panel)
+        _write_png(temporary, picture)
 
 
 class VideoFile:
@@ -101,6 +109,15 @@ class VideoFile:
             raise SourceError(f"the video holds {count} of {self._count} frames; choose a folder that has more room")
 
 
-def _write_png(path: Path, panel: Image) -> None:
-    if not cv2.imwrite(str(path), panel[..., ::-1]):
-        raise SourceError(f"{path} cannot be written as a picture; choose a folder that has room")
+def _write_png(path: Path, picture: Image) -> None:
+    try:
+        # Encoded in memory: OpenCV's own writing tells no reason when it fails.
+        encoded, data = cv2.imencode(PICTURE_SUFFIX, picture[..., ::-1])
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise FocalEdgeError(
+            f"cannot encode a picture of shape {picture.shape} and dtype {picture.dtype}; "
+            "expected uint8 [h, w, 3] that is not empty"
+        )
+    path.write_bytes(data.tobytes())

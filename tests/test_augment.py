@@ -1,4 +1,4 @@
-"""Augmented batches: real crops of real pictures, the same for the same seed, epoch and batch."""
+"""Augmentation inside the step: real crops of real pictures, and targets that are mixed as the pictures are."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from runtime.errors import ConfigError
 from runtime.preprocess import Image
-from train.augment import TrainBatches, crop_and_flip
-from train.config import FocalNetConfig, TrainConfig
+from train.augment import ERASED, Augment
+from train.config import TrainConfig
 
-NETWORK = FocalNetConfig(
-    input_size=8, classes=3, patch_size=4, dims=(4,), depths=(1,), focal_levels=(1,), focal_windows=(3,)
-)
+Array = NDArray[Any]
+PLAIN: dict[str, Any] = {"resize_margin": 0, "flip": False}
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
-def places(picture: Image, crop: Image) -> list[tuple[int, int]]:
+def augmented(pictures: Image, size: int, targets: Array | None = None, **recipe: Any) -> tuple[Array, Array]:
+    """What a fresh layer makes of a batch of pictures, each of a class of its own unless told otherwise."""
+    targets = np.eye(len(pictures), dtype=np.float32) if targets is None else targets
+    images, mixed = Augment(TrainConfig(**(PLAIN | recipe)), size)(pictures, targets)
+    return np.asarray(images), np.asarray(mixed)
+
+
+def places(picture: Image, crop: Array) -> list[tuple[int, int]]:
     """Every place of `picture` where `crop` lies."""
     size = crop.shape[0]
     return [
@@ -37,24 +42,10 @@ def places(picture: Image, crop: Image) -> list[tuple[int, int]]:
     ]
 
 
-@given(
-    size=st.integers(3, 6),
-    rows=st.integers(0, 4),
-    columns=st.integers(0, 4),
-    flip=st.booleans(),
-    seed=st.integers(0, 2**32),
-)
-def test_every_crop_is_a_part_of_its_own_picture(size: int, rows: int, columns: int, flip: bool, seed: int) -> None:
-    images = noise(4, size + rows, size + columns, seed)
-    crops = crop_and_flip(images, size, flip, np.random.default_rng(seed))
-    assert (crops.shape, crops.dtype) == ((4, size, size, 3), np.uint8)
-    for image, crop in zip(images, crops, strict=True):
-        assert places(image, crop) or (flip and places(image, crop[:, ::-1]))
-
-
 def test_crops_fall_on_every_place_and_a_half_is_mirrored() -> None:
     image = noise(1, 8, 7)[0]
-    crops = crop_and_flip(np.stack([image] * 1200), 5, True, np.random.default_rng(0))
+    crops, _ = augmented(np.stack([image] * 1200), 5, np.ones((1200, 1), np.float32), flip=True)
+    assert (crops.shape, crops.dtype) == ((1200, 5, 5, 3), np.float32)
     straight = [places(image, crop) for crop in crops]
     mirrored = [places(image, crop[:, ::-1]) for crop in crops]
     assert 550 < sum(map(len, mirrored)) < 650
@@ -70,110 +61,103 @@ def test_crops_fall_on_every_place_and_a_half_is_mirrored() -> None:
     assert max(counts) < 80
 
 
-def test_nothing_is_mirrored_when_not_asked() -> None:
-    image = noise(1, 6, 6)[0]
-    crops = crop_and_flip(np.stack([image] * 64), 4, False, np.random.default_rng(0))
-    assert all(places(image, crop) for crop in crops)
+def test_every_crop_is_of_its_own_picture_and_unmirrored_when_not_asked() -> None:
+    images = noise(32, 6, 9)
+    crops, targets = augmented(images, 5)
+    assert all(len(places(image, crop)) == 1 for image, crop in zip(images, crops, strict=True))
+    np.testing.assert_array_equal(targets, np.eye(32))
 
 
-def batches(count: int = 22, epoch: int = 0, **changes: Any) -> TrainBatches:
-    """Batches of pictures of one colour each, so that a crop tells which picture it is of."""
-    images = np.repeat(np.arange(count, dtype=np.uint8), 10 * 10 * 3).reshape(count, 10, 10, 3)
-    recipe = TrainConfig(**({"batch_size": 5, "resize_margin": 2, "seed": 3} | changes))
-    return TrainBatches(images, np.arange(count) % 3, NETWORK, recipe, first_epoch=epoch)
+def test_padding_mirrors_the_picture_outwards() -> None:
+    images = noise(64, 6, 6)
+    crops, _ = augmented(images, 6, pad=2)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    found = [places(picture, crop) for picture, crop in zip(padded, crops, strict=True)]
+    assert all(found)
+    assert len({each[0] for each in found}) > 15  # of 5 x 5 places
 
 
-def numbers(each: TrainBatches) -> list[int]:
-    """The numbers of the pictures of an epoch, in order."""
-    return [int(value) for index in range(len(each)) for value in each[index][0][:, 0, 0, 0]]
+def test_a_padding_wider_than_the_picture_is_refused() -> None:
+    with pytest.raises(ConfigError, match="received pad=6 for pictures of 6 pixels; expected less"):
+        augmented(noise(1, 6, 6), 6, pad=6)
 
 
-def textured(epoch: int = 0, seed: int = 0) -> TrainBatches:
-    recipe = TrainConfig(batch_size=6, resize_margin=3, seed=seed)
-    return TrainBatches(noise(12, 20, 16), np.zeros(12, dtype=np.int64), NETWORK, recipe, first_epoch=epoch)
+def test_without_anything_pictures_are_only_cast() -> None:
+    images = noise(4, 6, 6)
+    crops, _ = augmented(images, 6)
+    np.testing.assert_array_equal(crops, images.astype(np.float32))
 
 
-def same(first: tuple[NDArray[Any], ...], second: tuple[NDArray[Any], ...]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_a_share_of_the_pictures_has_a_rectangle_erased(rate: float) -> None:
+    images = np.zeros((400, 12, 12, 3), np.uint8)
+    erased, _ = augmented(images, 12, np.ones((400, 1), np.float32), erase_rate=rate, erase_area=0.25)
+    holes = (erased == ERASED).all(axis=-1)
+    assert set(np.unique(erased)) == {0.0, ERASED}
+    share = holes.any(axis=(1, 2)).mean()
+    assert rate - 0.12 < share <= rate + 0.08  # the smallest rectangles hold no pixel's corner
+    for hole in holes:
+        rows, columns = hole.any(axis=1), hole.any(axis=0)
+        assert (hole == np.outer(rows, columns)).all()
+        # A quarter of the area at most, up to a row and a column of rounding.
+        assert rows.sum() <= 7
+        assert columns.sum() <= 7
 
 
-def test_a_batch_is_what_the_network_takes() -> None:
-    images, targets = batches()[0]
-    assert (images.shape, images.dtype) == ((5, 8, 8, 3), np.float32)
-    assert (targets.shape, targets.dtype) == ((5, 3), np.float32)
-    # The colour is the picture's number, the label its remainder.
-    assert targets.tolist() == np.eye(3)[images[:, 0, 0, 0].astype(int) % 3].tolist()
+def test_randaugment_changes_pictures_within_their_range() -> None:
+    images = noise(16, 8, 8)
+    changed, targets = augmented(images, 8, rand_augment_ops=2, rand_augment_magnitude=0.6)
+    assert changed.min() >= 0
+    assert changed.max() <= 255.001  # up to the rounding of a bilinear interpolation
+    assert not np.array_equal(changed, images)
+    np.testing.assert_array_equal(targets, np.eye(16))
 
 
-def test_pixels_keep_their_range() -> None:
-    images, _ = textured()[0]
-    assert images.min() >= 0
-    assert images.max() <= 255
-    assert images.max() > 200
+def test_mixup_blends_pictures_by_the_share_it_gives_their_targets() -> None:
+    levels = np.arange(10, dtype=np.float32) * 20
+    images = np.broadcast_to(levels[:, None, None, None], (10, 4, 4, 3)).astype(np.uint8)
+    mixed, targets = augmented(images, 4, mixup_alpha=1.0)
+    np.testing.assert_allclose(targets.sum(axis=1), 1.0, rtol=1e-5)
+    assert ((targets > 0).sum(axis=1) <= 2).all()
+    assert ((targets > 0.01).sum(axis=1) == 2).sum() >= 5
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], targets @ levels, atol=0.01)
+    assert (mixed == mixed[:, :1, :1, :1]).all()
 
 
-def test_an_epoch_takes_each_picture_at_most_once() -> None:
-    each = batches(count=22)
-    assert len(each) == 4
-    for _ in range(3):
-        taken = numbers(each)
-        assert len(taken) == len(set(taken)) == 20
-        each.on_epoch_end()
+def test_cutmix_pastes_rectangles_by_the_share_it_gives_their_targets() -> None:
+    levels = np.arange(1, 11, dtype=np.float32) * 20
+    images = np.broadcast_to(levels[:, None, None, None], (10, 16, 16, 3)).astype(np.uint8)
+    mixed, targets = augmented(images, 16, cutmix_alpha=1.0)
+    assert set(np.unique(mixed)) <= set(levels)
+    areas = np.stack([(mixed[..., 0] == level).mean(axis=(1, 2)) for level in levels], axis=1)
+    # Keras' boxes may lie partly outside the picture by a row of rounding on each side.
+    np.testing.assert_allclose(targets, areas, atol=0.13)
+    assert (targets.max(axis=1) < 0.99).sum() >= 4
 
 
-def test_an_epoch_of_whole_batches_takes_every_picture() -> None:
-    assert sorted(numbers(batches(count=20))) == list(range(20))
+def test_with_both_mixers_each_batch_takes_one_and_a_share_of_batches_none() -> None:
+    levels = np.arange(1, 11, dtype=np.float32) * 20
+    images = np.broadcast_to(levels[:, None, None, None], (10, 16, 16, 3)).astype(np.uint8)
+    layer = Augment(TrainConfig(**PLAIN, mixup_alpha=1.0, cutmix_alpha=1.0, mix_rate=0.6), 16)
+    kinds = {"none": 0, "mixup": 0, "cutmix": 0}
+    for _ in range(60):
+        mixed, targets = (np.asarray(each) for each in layer(images, np.eye(10, dtype=np.float32)))
+        if np.array_equal(targets, np.eye(10)):
+            kinds["none"] += 1
+        else:
+            flat = (mixed == mixed[:, :1, :1, :1]).all()
+            kinds["mixup" if flat else "cutmix"] += 1
+    assert kinds["none"] == pytest.approx(24, abs=12)
+    assert kinds["mixup"] == pytest.approx(18, abs=12)
+    assert kinds["cutmix"] == pytest.approx(18, abs=12)
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
-    each = batches(count=3)
-    assert len(each) == 1
-    assert sorted(numbers(each)) == [0, 1, 2]
-
-
-def test_over_the_epochs_no_picture_is_left_out() -> None:
-    each = batches(count=22)
-    seen: set[int] = set()
-    for _ in range(10):
-        seen.update(numbers(each))
-        each.on_epoch_end()
-    assert seen == set(range(22))
-
-
-def test_a_batch_depends_on_seed_epoch_and_index_alone() -> None:
-    first, second = textured(), textured()
-    backwards = [second[index] for index in (1, 0)]
-    for _ in range(2):
-        assert same(first[0], backwards[1])
-        assert same(first[1], backwards[0])
-
-
-@pytest.mark.parametrize("other", [textured(epoch=1), textured(seed=1)])
-def test_epochs_and_seeds_differ(other: TrainBatches) -> None:
-    first = textured()
-    for index in range(2):
-        assert not np.array_equal(first[index][0], other[index][0])
-
-
-def test_a_picture_is_cropped_anew_in_every_epoch() -> None:
-    recipe = TrainConfig(batch_size=1, resize_margin=8)
-    each = TrainBatches(noise(1, 16, 16), np.zeros(1, dtype=np.int64), NETWORK, recipe)
-    crops = set()
-    for _ in range(8):
-        crops.add(each[0][0].tobytes())
-        each.on_epoch_end()
-    assert len(crops) >= 6
-
-
-def test_the_end_of_an_epoch_leads_to_the_next_one_s_batches() -> None:
-    each = textured()
-    for epoch in (1, 2):
-        each.on_epoch_end()
-        assert all(same(each[index], textured(epoch=epoch)[index]) for index in range(2))
-
-
-def test_without_margin_and_flip_pictures_are_only_shuffled() -> None:
-    images = noise(6, 8, 8)
-    recipe = TrainConfig(batch_size=6, resize_margin=0, flip=False)
-    batch, _ = TrainBatches(images, np.zeros(6, dtype=np.int64), NETWORK, recipe)[0]
-    assert sorted(image.tobytes() for image in batch.astype(np.uint8)) == sorted(image.tobytes() for image in images)
+def test_the_seed_decides_and_each_batch_differs() -> None:
+    images, recipe = noise(8, 8, 8), TrainConfig(resize_margin=0, pad=2, erase_rate=0.5, mixup_alpha=0.4, seed=3)
+    targets = np.eye(8, dtype=np.float32)
+    first, second = Augment(recipe, 8), Augment(recipe, 8)
+    batches = [[np.asarray(layer(images, targets)[0]) for _ in range(3)] for layer in (first, second)]
+    np.testing.assert_array_equal(batches[0], batches[1])
+    assert not np.array_equal(batches[0][0], batches[0][1])
+    other = Augment(TrainConfig(resize_margin=0, pad=2, erase_rate=0.5, mixup_alpha=0.4, seed=4), 8)
+    assert not np.array_equal(np.asarray(other(images, targets)[0]), batches[0][0])

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import pytest
 
 from runtime.errors import run_cli
 from runtime.split_file import read_split
-from tests.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_PICTURES, easy_dataset
+from tests.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_PICTURES, easy_dataset
 from train.__main__ import main
 from train.config import PRESETS, Preset
 from train.fit import device_name
@@ -44,27 +43,28 @@ FILES = {
     "test_panel.png",
     "test.npz",
     "train.json",
+    "confusion.png",
+    "monitor/training.webp",
+    "monitor/epoch_000.png",
     "monitor/epoch_002.png",
     "monitor/epoch_004.png",
 }
-# `python -m train` with the tiny preset, which stops for long in the epoch after its first checkpoint.
-KILLABLE = """
-import sys, time
-from pathlib import Path
-from tests.tiny_training import NETWORK, RECIPE
-from train import augment, config
+# `python -m train` with the tiny preset, which kills itself after the step that the first argument says.
+KILLED = """
+import os, signal, sys
+from tests.tiny_training import FULL_RECIPE, NETWORK
+from train import config, fit
 from train.__main__ import main
 
-config.PRESETS["tiny"] = config.Preset(NETWORK, 0, RECIPE)
-checkpoint = Path(sys.argv[sys.argv.index("--run") + 1]) / "checkpoint.safetensors"
-whole = augment.TrainBatches.__getitem__
+config.PRESETS["tiny"] = config.Preset(NETWORK, 0, FULL_RECIPE)
+last, count = int(sys.argv.pop(1)), fit.Progress.on_train_batch_end
 
-def slow(self, index):
-    if checkpoint.exists() and index == 2:
-        time.sleep(300)
-    return whole(self, index)
+def counted(self, batch, logs=None):
+    count(self, batch, logs)
+    if int(self.model.optimizer.iterations) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-augment.TrainBatches.__getitem__ = slow
+fit.Progress.on_train_batch_end = counted
 sys.exit(main())
 """
 
@@ -87,7 +87,7 @@ def arguments(pictures: Path, folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_preset() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, RECIPE))
+        patch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, FULL_RECIPE))
         yield
 
 
@@ -120,15 +120,15 @@ def test_a_run_folder_is_complete(trained: Trained) -> None:
     assert found == FILES
     run = read_run(trained.folder)
     assert (run.preset, run.dataset, run.labels) == ("tiny", "folder", tuple(sorted(LABELS)))
-    assert (run.model, run.recipe) == (NETWORK, RECIPE)
+    assert (run.model, run.recipe) == (NETWORK, FULL_RECIPE)
     with (trained.folder / "history.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == RECIPE.epochs
+        assert len(list(csv.DictReader(file))) == FULL_RECIPE.epochs
 
 
 def test_json_stands_alone_on_standard_output(trained: Trained) -> None:
     summary = json.loads(trained.stdout)
     assert summary == json.loads((trained.folder / "train.json").read_text())
-    assert (summary["preset"], summary["dataset"], summary["epochs"]) == ("tiny", "folder", RECIPE.epochs)
+    assert (summary["preset"], summary["dataset"], summary["epochs"]) == ("tiny", "folder", FULL_RECIPE.epochs)
     assert (summary["backend"], summary["device"]) == (keras.backend.backend(), device_name())
     assert summary["parameters"] == sum(
         value.size for value in read_tensors(trained.folder / "float.safetensors").values()
@@ -143,7 +143,7 @@ def test_the_log_names_backend_device_and_sizes(trained: Trained) -> None:
 
 def test_the_reported_accuracy_is_that_of_the_files(trained: Trained) -> None:
     run = read_run(trained.folder)
-    model = build_focalnet(run.model, keras)
+    model = build_focalnet(run.deployed, keras)
     load_weights(model, trained.folder / "float.safetensors")
     test = read_split(trained.folder / "test.npz")
     assert (test.dataset, test.split, test.class_names) == (trained.pictures.name, "test", run.labels)
@@ -189,7 +189,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     line = one_error(capsys)
     assert "recipe.learning_rate was 0.02, is 0.5; recipe.flip was True, is False;" in line
     assert line.count(" was ") == 2
-    assert read_run(copied).recipe == RECIPE
+    assert read_run(copied).recipe == FULL_RECIPE
 
 
 def test_a_damaged_checkpoint_is_not_resumed(
@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_not_resumed(
         (("--warmup-fraction", "1"), "more warm-up steps than steps"),
         (("--seed", "-1"), "received seed=-1"),
         (("--flip", "maybe"), "received 'maybe'; expected true or false"),
-        (("--preset", "edge-huge"), "expected one of seed-cifar10, edge-nano"),
+        (("--preset", "edge-huge"), "expected one of seed-cifar10, edge-pico, edge-nano"),
         (("--dataset", "imagenet"), "the known ones are cifar10, folder, shapes"),
         (("--data-dir", "/nowhere/at/all"), "/nowhere/at/all is not a folder"),
     ],
@@ -251,28 +251,21 @@ def test_help_lists_every_field_of_the_recipe(capsys: pytest.CaptureFixture[str]
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    fields: dict[str, Any] = RECIPE.__dataclass_fields__
+    fields: dict[str, Any] = FULL_RECIPE.__dataclass_fields__
     assert all(f"--{name.replace('_', '-')}" in shown for name in fields)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(trained: Trained, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLABLE, *arguments(trained.pictures, folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 400
-            while not (folder / "checkpoint.safetensors").exists():
-                assert process.poll() is None, process.stderr.read() if process.stderr else ""
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(0.5)  # into the second epoch
-        finally:
-            process.kill()
-    assert process.returncode == -signal.SIGKILL
+    folder, steps = tmp_path / "killed", 48 // FULL_RECIPE.batch_size
+    # In the middle of an epoch, the first included.
+    last = int(np.random.default_rng().choice([s for s in range(1, steps * FULL_RECIPE.epochs) if s % steps]))
+    command = [sys.executable, "-c", KILLED, str(last), *arguments(trained.pictures, folder)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
     assert not (folder / "float.safetensors").exists()
-    assert len((folder / "history.csv").read_text().splitlines()) == 2
+    assert (folder / "checkpoint.safetensors").exists() == (last > steps)
     assert run_cli(main, arguments(trained.pictures, folder, "--resume", "--json")) == 0
     resumed, expected = (read_tensors(each / "float.safetensors") for each in (folder, trained.folder))
     assert set(resumed) == set(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(resumed[name], value, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(resumed[name], value, rtol=0, atol=1e-5, err_msg=f"{name}, killed after {last}")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.errors import ConfigError, TrainingError, run_cli
 from runtime.files import write_json
+from runtime.metrics import agreement
+from runtime.recording import save_picture
 from runtime.split_file import LabelledPictures, write_split
 from train.checkpoint import CHECKPOINT_FILE
 from train.config import PRESETS, TrainConfig, find_preset, recipe_for
 from train.data import DATASETS, load_dataset
+from train.fold import fold_norms
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, check_same_run, read_run, write_run
 from train.splits import Dataset, resize_all
-from train.weights import save_weights
+from train.weights import weight_arrays, write_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(summary, indent=2))
     else:
         print(
+            f"{summary['images_per_s']} images/s, {summary['peak_fraction']:.1%} of the device's measured peak; "
             f"test top-1 {summary['test_top1']:.2%} on {summary['test_pictures']} pictures of {args.dataset}; "
             f"weights in {args.run / WEIGHTS_FILE}"
         )
@@ -56,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, object]:
     import keras
 
-    from train.fit import device_name, evaluate, fit
-    from train.monitor import draw_panels, write_picture
+    from train.confusion import confusion_matrix, write_confusion
+    from train.cost import fraction_of_peak, measure_peak, network_cost
+    from train.fit import classify, device_name, fit
+    from train.monitor import draw_panels, sample_indices, write_animation
 
     device = device_name()
     _say(args, f"Keras {keras.__version__} on {keras.backend.backend()}, device {device}")
@@ -65,23 +72,39 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, ob
     _say(args, f"pictures: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
     start = time.perf_counter()
     model, history = fit(run, dataset, args.run, resume=args.resume)
-    save_weights(model, args.run / WEIGHTS_FILE)
+    weights = fold_norms(weight_arrays(model), run.model)
+    write_tensors(args.run / WEIGHTS_FILE, weights)
     size = run.model.input_size
-    samples = resize_all(dataset.test.images[:5], size)
-    write_picture(args.run / "test_panel.png", draw_panels(model, run.model, samples, run.labels))
+    test = dataset.test
+    predictions = classify(model, test.images, size)
+    matrix = confusion_matrix(test.labels, predictions, len(run.labels))
+    write_confusion(args.run / "confusion.png", matrix, run.labels)
+    chosen = sample_indices(test.labels, 5)
+    samples, truths = resize_all(test.images[chosen], size), test.labels[chosen]
+    panel = draw_panels(model, run.model, samples, run.labels, truths=truths, title="test pictures")
+    save_picture(args.run / "test_panel.png", panel)
+    write_animation(args.run / "monitor")
+    cost = network_cost(run.model)
+    batches = max(1, len(dataset.train.labels) // run.recipe.batch_size)
+    images_per_s = batches * run.recipe.batch_size / statistics.median(row["time_s"] for row in history)
+    peak = measure_peak("float32" if run.recipe.precision == "float32" else "bfloat16")
     summary = {
         "run": str(args.run),
         "preset": run.preset,
         "dataset": run.dataset,
-        "parameters": model.count_params(),
+        "parameters": cost.parameters,
+        "macs": cost.macs,
         "epochs": len(history),
         "device": device,
         "backend": keras.backend.backend(),
         "training_time_s": round(sum(row["time_s"] for row in history), 1),
         "wall_time_s": round(time.perf_counter() - start, 1),
+        "images_per_s": round(images_per_s, 1),  # validation and pictures included
+        "peak_flops_per_s": peak,
+        "peak_fraction": fraction_of_peak(images_per_s, cost.macs, peak),
         "val_top1": history[-1]["val_accuracy"],
-        "test_top1": evaluate(model, dataset.test.images, dataset.test.labels, size),
-        "test_pictures": len(dataset.test.labels),
+        "test_top1": agreement(test.labels, predictions),
+        "test_pictures": len(test.labels),
     }
     write_json(args.run / "train.json", summary)
     return summary
@@ -132,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the run's last whole epoch, if any")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     recipe = parser.add_argument_group("recipe", "fields of the preset's recipe to change")
-    kinds: dict[str, Any] = {"int": int, "float": float, "bool": _bool}
+    kinds: dict[str, Any] = {"int": int, "float": float, "bool": _bool, "Precision": str}
     for each in dataclasses.fields(TrainConfig):
         name = f"--{each.name.replace('_', '-')}"
         recipe.add_argument(name, type=kinds[str(each.type)], dest=each.name, metavar=str(each.type).upper())

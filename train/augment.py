@@ -1,85 +1,104 @@
-"""Training batches: random crop and flip, reproducible for any step of any run."""
+"""Augmentation as one Keras layer, so that it runs where the network does, inside the compiled step."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
-import numpy as np
-from numpy.typing import NDArray
+from keras import ops
 
-from runtime.preprocess import Image
-from train.config import FocalNetConfig, TrainConfig
-from train.splits import resize_all
+from runtime.errors import ConfigError
+from train.config import TrainConfig
+
+Tensor = Any
+ERASED = 127.5  # mid-grey, of 0..255
 
 
-def crop_and_flip(images: Image, size: int, flip: bool, rng: np.random.Generator) -> Image:
-    """Crop every picture at a random place and mirror half of them.
+class Augment(keras.layers.Layer):
+    """Crop, mirror, RandAugment and erase pictures, then mix them and their targets (mixup, CutMix).
 
-    Args:
-        images: uint8 `[N, H, W, 3]`, at least `size` high and wide.
-        size: side of the crops, in pixels.
-        flip: whether to mirror horizontally, each picture with probability 1/2.
-        rng: the source of chance.
-
-    Returns:
-        uint8 `[N, size, size, 3]`.
+    Everything but the crop is Keras' own layers: its `RandomCrop` takes one place for a whole batch.
     """
-    count, height, width = images.shape[:3]
-    top = rng.integers(0, height - size + 1, count)
-    left = rng.integers(0, width - size + 1, count)
-    # [N, H - S + 1, W - S + 1, 3, S, S], a view
-    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
-    crops = windows[np.arange(count), top, left].transpose(0, 2, 3, 1)  # [N, 3, S, S] -> [N, S, S, 3]
-    if flip:
-        mirrored = rng.random((count,)) < 0.5
-        crops = np.where(mirrored[:, None, None, None], crops[:, :, ::-1], crops)
-    return np.ascontiguousarray(crops)
 
-
-class TrainBatches(keras.utils.PyDataset):
-    """Augmented batches whose content depends on seed, epoch and batch alone, so a resumed run repeats them."""
-
-    def __init__(
-        self,
-        images: Image,
-        labels: NDArray[np.int64],
-        config: FocalNetConfig,
-        recipe: TrainConfig,
-        first_epoch: int = 0,
-    ) -> None:
-        """Keep the training split, resized with its margin.
+    def __init__(self, recipe: TrainConfig, size: int) -> None:
+        """Take the recipe's augmentation.
 
         Args:
-            images: uint8 `[N, H, W, 3]` RGB.
-            labels: int64 `[N]`.
-            config: the network's input size and classes.
-            recipe: batch size, margin, flip and seed.
-            first_epoch: epochs that an earlier part of this run has done.
+            recipe: what to do, how strongly, and the seed.
+            size: side of the crops, in pixels.
+
+        Raises:
+            ConfigError: the padding is wider than the pictures that it mirrors.
         """
-        super().__init__()
-        self._images = resize_all(images, config.input_size + recipe.resize_margin)
-        self._labels = labels
-        self._one_hot = np.eye(config.classes, dtype=np.float32)
-        self._size = config.input_size
-        self._recipe = recipe
-        self._epoch = first_epoch
-        self._order = self._shuffled()
+        if recipe.pad >= size:
+            raise ConfigError(f"received pad={recipe.pad} for pictures of {size} pixels; expected less than their side")
+        super().__init__(name="augment")
+        layers, seed = keras.layers, recipe.seed
+        self._size = size
+        self._pad = recipe.pad
+        self._mix_rate = recipe.mix_rate
+        self._seeds = keras.random.SeedGenerator(seed)
+        self._single = []
+        if recipe.flip:
+            self._single.append(layers.RandomFlip("horizontal", seed=seed))
+        if recipe.rand_augment_ops:
+            self._single.append(
+                layers.RandAugment(num_ops=recipe.rand_augment_ops, factor=recipe.rand_augment_magnitude, seed=seed)
+            )
+        if recipe.erase_rate and recipe.erase_area:
+            self._single.append(
+                layers.RandomErasing(
+                    factor=(recipe.erase_rate, recipe.erase_rate),
+                    scale=(0.02, max(0.02, recipe.erase_area)),
+                    fill_value=ERASED,
+                    seed=seed,
+                )
+            )
+        self._mixers = []
+        if recipe.mixup_alpha:
+            self._mixers.append(layers.MixUp(recipe.mixup_alpha, seed=seed))
+        if recipe.cutmix_alpha:
+            self._mixers.append(layers.CutMix(recipe.cutmix_alpha, seed=seed))
 
-    def __len__(self) -> int:
-        """Return the batches per epoch; a last one that is not full is left out."""
-        return max(1, len(self._labels) // self._recipe.batch_size)
+    def call(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment a batch.
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return batch `index` of this epoch: float32 `[B, S, S, 3]` in 0..255, one-hot float32 `[B, classes]`."""
-        batch = self._recipe.batch_size
-        chosen = self._order[index * batch : (index + 1) * batch]
-        rng = np.random.default_rng((self._recipe.seed, self._epoch, index))
-        crops = crop_and_flip(self._images[chosen], self._size, self._recipe.flip, rng)
-        return crops.astype(np.float32), self._one_hot[self._labels[chosen]]
+        Args:
+            pictures: uint8 `[B, H, W, 3]`, at least `size` high and wide.
+            targets: float32 `[B, classes]`.
 
-    def on_epoch_end(self) -> None:
-        """Go on to the next epoch's order."""
-        self._epoch += 1
-        self._order = self._shuffled()
+        Returns:
+            float32 `[B, size, size, 3]` in 0..255, and the targets, mixed as the pictures are.
+        """
+        images = ops.cast(self._crop(pictures), "float32")
+        for layer in self._single:
+            images = layer(images, training=True)
+        return self._mix(images, targets)
 
-    def _shuffled(self) -> NDArray[np.int64]:
-        return np.random.default_rng((self._recipe.seed, self._epoch)).permutation(len(self._labels))
+    def _crop(self, pictures: Tensor) -> Tensor:
+        """Pad pictures by reflection, then crop each at a place of its own."""
+        if self._pad:
+            edge = (self._pad, self._pad)
+            pictures = ops.pad(pictures, ((0, 0), edge, edge, (0, 0)), mode="reflect")
+        batch, height, width, channels = ops.shape(pictures)
+        grid = ops.arange(self._size, dtype="int32")
+        top = keras.random.randint((batch, 1), 0, height - self._size + 1, dtype="int32", seed=self._seeds)
+        left = keras.random.randint((batch, 1), 0, width - self._size + 1, dtype="int32", seed=self._seeds)
+        rows = ops.expand_dims(top + grid, 2)  # [B, S, 1]
+        columns = ops.expand_dims(left + grid, 1)  # [B, 1, S]
+        picture = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
+        pixels = (picture * height + rows) * width + columns  # [B, S, S], into [B * H * W]
+        return ops.take(ops.reshape(pictures, (-1, channels)), pixels, axis=0)
+
+    def _mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._mixers:
+            return images, targets
+        draw = keras.random.uniform((), seed=self._seeds)
+        share = self._mix_rate / len(self._mixers)
+        mixed_images, mixed_targets = images, targets
+        for turn, layer in enumerate(self._mixers):
+            mixed = layer({"images": images, "labels": targets}, training=True)
+            chosen = ops.logical_and(draw >= turn * share, draw < (turn + 1) * share)
+            mixed_images = ops.where(chosen, mixed["images"], mixed_images)
+            mixed_targets = ops.where(chosen, mixed["labels"], mixed_targets)
+        return mixed_images, mixed_targets

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import safe_open
 
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, TrainingError
 from train.weights import assign_weights, read_tensors, write_tensors
+
+if TYPE_CHECKING:  # what names a checkpoint's file alone need not wait for Keras
+    from train.trainee import Trainee
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 History = list[dict[str, float]]
@@ -29,20 +32,31 @@ class Checkpoint:
         return len(self.history)
 
 
-def save_checkpoint(path: Path, model: Any, checkpoint: Checkpoint) -> None:
-    """Write a compiled model's variables, its optimizer's and the dropout's seeds.
+def save_checkpoint(path: Path, model: Trainee, checkpoint: Checkpoint) -> None:
+    """Write a trainee's variables, its optimizer's, and the seeds of dropout and augmentation.
 
     Args:
         path: the file; the old one stays until the new one is whole.
-        model: the compiled Keras model.
+        model: the compiled trainee.
         checkpoint: the finished epochs' figures.
+
+    Raises:
+        TrainingError: a variable is not finite; the old file stays.
+        FocalEdgeError: the file cannot be written; the old one stays.
     """
     tensors = {name: np.asarray(v) for name, v in _variables(model).items()}
+    # A variable that no loss depends on can overflow in silence.
+    spoilt = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if spoilt:
+        raise TrainingError(
+            f"received values that are not finite in {spoilt[0]} after epoch {checkpoint.epochs_done}; expected finite "
+            f"ones ({path} is left as it was): lower learning_rate or raise warmup_fraction, in a new run"
+        )
     write_tensors(path, tensors, {"history": json.dumps(checkpoint.history)})
 
 
-def load_checkpoint(path: Path, model: Any) -> Checkpoint:
-    """Put a compiled model back to where `save_checkpoint` found it.
+def load_checkpoint(path: Path, model: Trainee) -> Checkpoint:
+    """Put a compiled trainee back to where `save_checkpoint` found it.
 
     Raises:
         ArtifactError: the file is missing, damaged or of another model.
@@ -57,8 +71,8 @@ def load_checkpoint(path: Path, model: Any) -> Checkpoint:
     return Checkpoint(history)
 
 
-def _variables(model: Any) -> dict[str, Any]:
-    model.optimizer.build(model.trainable_variables)
-    # By layer: the paths of dropout seeds count the seed generators that the process has made.
-    named = {f"{layer.name}/{v.name}": v for layer in model.layers for v in layer.variables}
-    return named | {v.path: v for v in model.optimizer.variables}
+def _variables(model: Trainee) -> dict[str, Any]:
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    # Nothing is saved after a refused step, so what the optimizer says of one is no state.
+    return model.state() | {v.path: v for v in optimizer.variables if v is not optimizer.finite}

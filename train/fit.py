@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import sys
 import time
 from pathlib import Path
@@ -14,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.errors import TrainingError
+from runtime.errors import FocalEdgeError, TrainingError
 from runtime.files import replacing
 from runtime.preprocess import Image
-from train.augment import TrainBatches
+from train.batches import EvalBatches, TrainBatches
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.focalnet import build_focalnet
-from train.monitor import PanelMonitor, write_curves
+from train.guard import GuardedAdamW, StopIfNotFinite
+from train.monitor import PanelMonitor, sample_indices, write_curves
 from train.run import Run
 from train.splits import Dataset, resize_all
+from train.trainee import Trainee
+
+PANEL_ROWS = 4
 
 
 def learning_rate_schedule(recipe: TrainConfig, total_steps: int) -> Any:
@@ -45,18 +48,20 @@ def learning_rate_schedule(recipe: TrainConfig, total_steps: int) -> Any:
     )
 
 
-def compile_model(model: Any, recipe: TrainConfig, total_steps: int) -> None:
-    """Give a model its optimizer, loss and metric.
+def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None:
+    """Give a trainee its optimizer and metric.
 
     Args:
-        model: a model of `build_focalnet`, from Keras 3.
+        model: the network with its data.
         recipe: the training recipe.
         total_steps: optimizer steps of the whole run.
     """
-    optimizer = keras.optimizers.AdamW(
+    optimizer = GuardedAdamW(
         learning_rate_schedule(recipe, total_steps),
         weight_decay=recipe.weight_decay,
         global_clipnorm=recipe.clip_norm or None,
+        use_ema=recipe.ema_momentum > 0,
+        ema_momentum=recipe.ema_momentum,
         name="adam_w",  # else Keras counts the optimizers of a process, and a checkpoint's keys with them
     )
     if recipe.decay_kernels_only:
@@ -65,7 +70,6 @@ def compile_model(model: Any, recipe: TrainConfig, total_steps: int) -> None:
     slower_by_xla = keras.backend.backend() == "tensorflow" and device_name() == "cpu"
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False if slower_by_xla else "auto",
     )
@@ -88,14 +92,15 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, Hi
         resume: go on from the folder's checkpoint, if there is one.
 
     Returns:
-        The trained model and its history, one row an epoch.
+        The trained network, with its averaged weights if the recipe averages them, and its history, one row an epoch.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: a loss or gradient is not finite, or a file cannot be written; the last checkpoint stays.
+        ArtifactError: the checkpoint is damaged or of another network.
     """
     recipe = run.recipe
     keras.utils.set_random_seed(recipe.seed)
-    model = build_focalnet(run.model, keras)
+    model = Trainee(run.model, recipe, dataset.train)
     steps_per_epoch = max(1, len(dataset.train.labels) // recipe.batch_size)
     compile_model(model, recipe, steps_per_epoch * recipe.epochs)
     checkpoint = Checkpoint([])
@@ -104,53 +109,57 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, Hi
     history = checkpoint.history
     if checkpoint.epochs_done < recipe.epochs:
         _fit_epochs(model, run, dataset, folder, history)
-    return model, history
+    # Keras' fit ends with this; a checkpoint, after its last epoch too, has the weights before it.
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    return _in_float32(model.network, run), history
 
 
-def _fit_epochs(model: Any, run: Run, dataset: Dataset, folder: Path, history: History) -> None:
+def _in_float32(network: Any, run: Run) -> Any:
+    """Return a network that computes as an export of its weights does, whatever it was trained in."""
+    if run.recipe.precision == "float32":
+        return network
+    copy = build_focalnet(run.model, keras)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _fit_epochs(model: Trainee, run: Run, dataset: Dataset, folder: Path, history: History) -> None:
     size, recipe, done = run.model.input_size, run.recipe, len(history)
-    batches = TrainBatches(dataset.train.images, dataset.train.labels, run.model, recipe, first_epoch=done)
     val_images = resize_all(dataset.val.images, size)
-    callbacks: list[Any] = [Progress(recipe.epochs, done)]
-    if recipe.monitor_every:
-        callbacks.append(PanelMonitor(folder / "monitor", run.model, val_images[:4], run.labels, recipe.monitor_every))
+    train = TrainBatches(dataset.train.labels, run.model.classes, recipe, first_epoch=done)
+    val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
+    progress = Progress(recipe.epochs, done)
+    callbacks: list[Any] = [progress, StopIfNotFinite(train, val)]
+    if recipe.monitor_every:  # before the swap: it draws the weights that are validated
+        chosen = sample_indices(dataset.val.labels, PANEL_ROWS)
+        samples, truths = val_images[chosen], dataset.val.labels[chosen]
+        callbacks.append(PanelMonitor(folder / "monitor", run.model, samples, run.labels, recipe.monitor_every, truths))
+    if recipe.ema_momentum:
+        callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights
     callbacks.append(EveryEpoch(folder, history))
-    model.fit(
-        batches,
-        validation_data=EvalBatches(val_images, dataset.val.labels, run.model.classes),
-        initial_epoch=done,
-        epochs=recipe.epochs,
-        shuffle=False,  # TrainBatches shuffles, by seed and epoch
-        verbose=0,
-        callbacks=callbacks,
-    )
-
-
-class EvalBatches(keras.utils.PyDataset):
-    """Pictures in order, cast to the model's float input batch by batch."""
-
-    def __init__(self, images: Image, labels: NDArray[np.int64], classes: int, batch_size: int = 250) -> None:
-        """Keep uint8 `[N, S, S, 3]` pictures and int64 `[N]` labels."""
-        super().__init__()
-        self._images, self._labels = images, labels
-        self._classes, self._batch = classes, batch_size
-
-    def __len__(self) -> int:
-        """Return the number of batches, the last one perhaps smaller."""
-        return math.ceil(len(self._labels) / self._batch)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return batch `index`: float32 `[B, S, S, 3]` in 0..255 and one-hot float32 `[B, classes]`."""
-        chosen = slice(index * self._batch, (index + 1) * self._batch)
-        one_hot = np.eye(self._classes, dtype=np.float32)[self._labels[chosen]]
-        return self._images[chosen].astype(np.float32), one_hot
+    try:
+        model.fit(
+            train,
+            validation_data=val,
+            initial_epoch=done,
+            epochs=recipe.epochs,
+            shuffle=False,  # TrainBatches shuffles, by seed and epoch
+            verbose=0,
+            callbacks=callbacks,
+        )
+    except TrainingError:
+        raise
+    except FocalEdgeError as error:  # a file that could not be written
+        raise TrainingError(f"{error}; {len(history)} epochs are kept, go on from there by --resume") from error
+    finally:
+        progress.close()
 
 
 class EveryEpoch(keras.callbacks.Callback):
-    """After each epoch: check the loss, then write history, curves and, last, the checkpoint that makes it done."""
+    """After each epoch, write history, curves and, last, the checkpoint that makes it done."""
 
     def __init__(self, folder: Path, history: History) -> None:
-        """Keep where to write, and the rows of the epochs already done (extended in place)."""
+        """Keep where to write, and the rows of the epochs already done (extended in place, once all is written)."""
         super().__init__()
         self._folder, self._history = folder, history
         self._start_s = 0.0
@@ -163,22 +172,16 @@ class EveryEpoch(keras.callbacks.Callback):
         """Write the epoch's results.
 
         Raises:
-            TrainingError: a loss is not finite; the last good checkpoint stays.
+            FocalEdgeError: a file cannot be written.
         """
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        # The last step can spoil the weights behind a finite training loss.
-        for name in ("loss", "val_loss"):
-            if not math.isfinite(figures[name]):
-                raise TrainingError(
-                    f"{name} became {figures[name]} in epoch {epoch + 1}; the checkpoint before it, if any, is kept: "
-                    "lower the learning rate or raise warmup_fraction, in a new run"
-                )
         figures["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         figures["time_s"] = round(time.perf_counter() - self._start_s, 2)
-        self._history.append({"epoch": epoch + 1, **figures})
-        write_history(self._folder / "history.csv", self._history)
-        write_curves(self._folder / "curves.png", self._history)
-        save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(self._history))
+        history = [*self._history, {"epoch": epoch + 1, **figures}]
+        write_history(self._folder / "history.csv", history)
+        write_curves(self._folder / "curves.png", history)
+        save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
+        self._history.append(history[-1])
 
 
 class Progress(keras.callbacks.Callback):
@@ -209,9 +212,10 @@ class Progress(keras.callbacks.Callback):
         # Standard output may carry JSON.
         tqdm.write(f"epoch {epoch + 1}/{self._epochs} {figures}", file=sys.stderr)
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Close the bar."""
-        self._bar.close()
+    def close(self) -> None:
+        """Close the bar, if it was opened."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def write_history(path: Path, history: History) -> None:
@@ -222,8 +226,8 @@ def write_history(path: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def evaluate(model: Any, images: Image, labels: NDArray[np.int64], size: int) -> float:
-    """Return a model's top-1 accuracy (0..1) on pictures of any size, uint8 `[N, H, W, 3]`."""
-    classes = model.output.shape[-1]
-    logits = model.predict(EvalBatches(resize_all(images, size), labels, classes), verbose=0)
-    return float((logits.argmax(axis=-1) == labels).mean())
+def classify(model: Any, images: Image, size: int) -> NDArray[np.int64]:
+    """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
+    pictures = resize_all(images, size)
+    logits = model.predict(pictures.astype(np.float32), batch_size=250, verbose=0)
+    return np.asarray(logits.argmax(axis=-1), dtype=np.int64)

@@ -1,0 +1,105 @@
+"""The model that is fitted: the network behind its augmentation, with the data set resident on the device.
+
+A step receives indices alone; pictures are gathered, cropped, augmented and mixed inside the compiled step,
+so that an accelerator never waits for its host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+from train.augment import Augment
+from train.config import FocalNetConfig, TrainConfig
+from train.focalnet import build_focalnet
+from train.splits import Split, resize_all
+
+Tensor = Any
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Give layers that are made inside it a precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class Trainee(keras.Model):
+    """A FocalNet that trains on indices into its own training split and is validated on pictures."""
+
+    def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split) -> None:
+        """Build the network and move the training split to the device.
+
+        Args:
+            config: the network.
+            recipe: the augmentation.
+            train: the pictures to train on.
+        """
+        super().__init__(name="trainee")
+        with _precision(recipe.precision):
+            self.network = build_focalnet(config, keras)
+        self.augment = Augment(recipe, config.input_size)
+        pictures = resize_all(train.images, config.input_size + recipe.resize_margin)
+        self._pictures = self.add_weight(
+            name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
+        )
+        self._pictures.assign(pictures)
+        self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
+        """Classify pictures.
+
+        Args:
+            inputs: `targets`, one-hot float32 `[B, classes]`, and `pictures`: int32 indices `[B]` of the training
+                split, which are looked up and augmented; or the pictures themselves, `[B, S, S, 3]` in 0..255.
+            training: whether dropout and norms are to work as in training.
+
+        Returns:
+            `logits` `[B, classes]`, and the `targets` that they are held to, mixed as the pictures were.
+        """
+        pictures, targets = inputs["pictures"], inputs["targets"]
+        # By rank, not by `training`: on JAX, Keras first builds by a call out of training, on what it trains on.
+        if len(pictures.shape) == 1:
+            pictures, targets = self.augmented(inputs)
+        logits = self.network(ops.cast(pictures, "float32"), training=training)
+        return {"logits": ops.cast(logits, "float32"), "targets": targets}
+
+    def augmented(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Look training pictures up and augment them.
+
+        Args:
+            inputs: as `call` takes them in training.
+
+        Returns:
+            float32 `[B, S, S, 3]` in 0..255, and the targets, float32 `[B, classes]`, mixed as the pictures were.
+        """
+        return self.augment(ops.take(self._pictures, inputs["pictures"], axis=0), inputs["targets"])
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the cross-entropy with the mixed targets."""
+        return self._loss(y_pred["targets"], y_pred["logits"])
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Compare the logits with the labels as they were before mixing."""
+        return super().compute_metrics(x, y, y_pred["logits"], sample_weight)
+
+    def state(self) -> dict[str, Any]:
+        """Return every variable that a resumed run needs beside the optimizer's, by a name that no process changes."""
+        # By layer: the paths of seeds count the seed generators that the process has made.
+        named = {f"{layer.name}/{v.name}": v for layer in self.network.layers for v in layer.variables}
+        return named | {f"augment/{index}": v for index, v in enumerate(self.augment.variables)}

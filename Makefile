@@ -19,7 +19,7 @@ READY  := $(VENV)/.ready
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate export report demo bench models test test-slow lint clean
+.PHONY: help setup train calibrate export report demo bench bench-train models test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -56,6 +56,9 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 
 bench: $(READY)  ## latency of BUNDLE's artifacts, interleaved, one thread
 	$(PY) -m runtime.benchmark --bundle $(BUNDLE)
+
+bench-train: $(READY)  ## speed of training steps against the Keras tutorial's construction, interleaved
+	$(PY) -m train.benchmark
 
 models: $(READY)  ## make every shipped bundle's artifacts anew from its weights
 	$(PY) -m export.bundle --source models/*

@@ -17,7 +17,7 @@ from runtime.errors import ConfigError, TrainingError
 from runtime.preprocess import Image
 from train.augment import Augment
 from train.batches import TrainBatches
-from train.config import FocalNetConfig, TrainConfig
+from train.config import FocalNetConfig, TrainConfig, picture_size
 from train.splits import Split, resize_all
 
 EVAL_BATCH_SIZE = 250
@@ -55,7 +55,7 @@ class PictureBatches:
 
     def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
         """Keep the split, resized as the recipe's crops need it."""
-        self._pictures = resize_all(train.images, config.input_size + recipe.resize_margin)
+        self._pictures = resize_all(train.images, picture_size(config, recipe))
         self._batches = TrainBatches(train.labels, config.classes, recipe)
         self._augment = Augment(recipe, config.input_size)
 

@@ -22,7 +22,7 @@ from runtime.metrics import agreement
 from runtime.recording import save_picture
 from runtime.split_file import LabelledPictures, write_split
 from train.checkpoint import CHECKPOINT_FILE
-from train.config import PRESETS, TrainConfig, find_preset, recipe_for
+from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
 from train.fold import fold_norms
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, check_same_run, read_run, write_run
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or go on training, and leave the run folder ready for the next stages."""
     args = _parser().parse_args(argv)
     preset = find_preset(args.preset)
-    margin = _recipe(preset.train, args).resize_margin
+    image_size = picture_size(preset.model, _recipe(preset.train, args))
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
-    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=preset.model.input_size + margin)
+    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=image_size)
     for line in dataset.skipped:
         _say(args, f"skipped {line}")
     if dataset.skipped:

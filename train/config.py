@@ -288,6 +288,11 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
     )
 
 
+def picture_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
+    """Return the side that training pictures are resized to, in pixels: the input's, with room for random crops."""
+    return model.input_size + recipe.resize_margin
+
+
 @dataclass(frozen=True)
 class Preset:
     """A named network with its recipe and, as a tested fact, its number of parameters when deployed."""

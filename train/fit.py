@@ -228,6 +228,6 @@ def write_history(path: Path, history: History) -> None:
 
 def classify(model: Any, images: Image, size: int) -> NDArray[np.int64]:
     """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
-    pictures = resize_all(images, size)
-    logits = model.predict(pictures.astype(np.float32), batch_size=250, verbose=0)
+    # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
+    logits = model.predict(resize_all(images, size), batch_size=250, verbose=0)
     return np.asarray(logits.argmax(axis=-1), dtype=np.int64)

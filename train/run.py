@@ -17,7 +17,7 @@ from typing import Any
 
 from runtime.errors import ArtifactError, ConfigError
 from runtime.files import read_json, write_json
-from train.config import FocalNetConfig, TrainConfig, config_from_dict
+from train.config import FocalNetConfig, TrainConfig, config_from_dict, picture_size
 from train.fold import folded
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ class Run:
     @property
     def image_size(self) -> int:
         """Side that a folder's pictures are loaded at, in pixels: the input's, with room for random crops."""
-        return self.model.input_size + self.recipe.resize_margin
+        return picture_size(self.model, self.recipe)
 
     @property
     def deployed(self) -> FocalNetConfig:

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from train.augment import Augment
-from train.config import FocalNetConfig, TrainConfig
+from train.config import FocalNetConfig, TrainConfig, picture_size
 from train.focalnet import build_focalnet
 from train.splits import Split, resize_all
 
@@ -47,7 +47,7 @@ class Trainee(keras.Model):
         with _precision(recipe.precision):
             self.network = build_focalnet(config, keras)
         self.augment = Augment(recipe, config.input_size)
-        pictures = resize_all(train.images, config.input_size + recipe.resize_margin)
+        pictures = resize_all(train.images, picture_size(config, recipe))
         self._pictures = self.add_weight(
             name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
         )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError
 from runtime.preprocess import Image
 from train.augment import ERASED, Augment
 from train.config import TrainConfig
@@ -75,11 +74,6 @@ def test_padding_mirrors_the_picture_outwards() -> None:
     found = [places(picture, crop) for picture, crop in zip(padded, crops, strict=True)]
     assert all(found)
     assert len({each[0] for each in found}) > 15  # of 5 x 5 places
-
-
-def test_a_padding_wider_than_the_picture_is_refused() -> None:
-    with pytest.raises(ConfigError, match="received pad=6 for pictures of 6 pixels; expected less"):
-        augmented(noise(1, 6, 6), 6, pad=6)
 
 
 def test_without_anything_pictures_are_only_cast() -> None:

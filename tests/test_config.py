@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtime.errors import ConfigError
-from train.config import PRESETS, FocalNetConfig, TrainConfig, config_from_dict, find_preset, recipe_for
+from train.config import PRESETS, FocalNetConfig, TrainConfig, config_from_dict, find_preset, picture_size, recipe_for
 
 NETWORK: dict[str, Any] = {
     "input_size": 48,
@@ -274,3 +274,10 @@ def test_few_pictures_take_small_batches_at_a_rate_scaled_by_the_square_root() -
 def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, pictures: int) -> None:
     recipe = TrainConfig(batch_size=batch_size)
     assert recipe_for(recipe, pictures) is recipe
+
+
+def test_training_pictures_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
+    model = network(input_size=48)
+    assert picture_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
+    with pytest.raises(ConfigError, match="received pad=52 for pictures of 52 pixels; expected less"):
+        picture_size(model, TrainConfig(resize_margin=4, pad=52))

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from runtime.errors import ConfigError
 from train.config import TrainConfig
 
 Tensor = Any
@@ -26,12 +25,7 @@ class Augment(keras.layers.Layer):
         Args:
             recipe: what to do, how strongly, and the seed.
             size: side of the crops, in pixels.
-
-        Raises:
-            ConfigError: the padding is wider than the pictures that it mirrors.
         """
-        if recipe.pad >= size:
-            raise ConfigError(f"received pad={recipe.pad} for pictures of {size} pixels; expected less than their side")
         super().__init__(name="augment")
         layers, seed = keras.layers, recipe.seed
         self._size = size

@@ -289,8 +289,14 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
 
 
 def picture_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
-    """Return the side that training pictures are resized to, in pixels: the input's, with room for random crops."""
-    return model.input_size + recipe.resize_margin
+    """Return the side that training pictures are resized to, in pixels: the input's, with room for random crops.
+
+    Raises:
+        ConfigError: the recipe's padding is wider than such pictures, which it mirrors.
+    """
+    size = model.input_size + recipe.resize_margin
+    _require(recipe.pad < size, f"pad={recipe.pad} for pictures of {size} pixels", "less than their side")
+    return size
 
 
 @dataclass(frozen=True)

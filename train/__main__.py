@@ -16,16 +16,16 @@ from typing import Any
 # Keras prints nothing of its own; TensorFlow's start-up notes are silenced before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.errors import ConfigError, TrainingError, run_cli
+from runtime.errors import ConfigError, run_cli
 from runtime.files import write_json
 from runtime.metrics import agreement
 from runtime.recording import save_picture
 from runtime.split_file import LabelledPictures, write_split
-from train.checkpoint import CHECKPOINT_FILE
 from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
+from train.distribute import Placement, is_asked_for, start_distribution, supervise, with_others
 from train.fold import fold_norms
-from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, check_same_run, read_run, write_run
+from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, resize_all
 from train.weights import weight_arrays, write_tensors
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     preset = find_preset(args.preset)
     image_size = picture_size(preset.model, _recipe(preset.train, args))
+    placement = start_distribution()
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
     dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=image_size)
     for line in dataset.skipped:
@@ -44,9 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = _recipe(recipe_for(preset.train, len(dataset.train.labels)), args)
     model_config = dataclasses.replace(preset.model, classes=len(dataset.labels))
     run = Run(preset=args.preset, model=model_config, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
-    _prepare_folder(args.run, run, args.resume)
-    write_split(args.run / TEST_FILE, _test_pictures(dataset))
-    summary = _train(run, dataset, args)
+    if placement.writes:
+        begin_run(args.run, run, args.resume)
+        write_split(args.run / TEST_FILE, _test_pictures(dataset))
+    summary = _train(run, dataset, args, placement)
+    if not placement.writes:
+        return 0
     if args.json:
         print(json.dumps(summary, indent=2))
     else:
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, object]:
+def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement) -> dict[str, object]:
     import keras
 
     from train.confusion import confusion_matrix, write_confusion
@@ -68,10 +72,15 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, ob
 
     device = device_name()
     _say(args, f"Keras {keras.__version__} on {keras.backend.backend()}, device {device}")
+    if placement.devices > 1:
+        _say(args, f"{placement.title}, {placement.devices} devices in all")
     sizes = ", ".join(f"{name} {len(dataset.split(name).labels)}" for name in ("train", "val", "test"))
     _say(args, f"pictures: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
     start = time.perf_counter()
-    model, history = fit(run, dataset, args.run, resume=args.resume)
+    with with_others(placement):
+        model, history = fit(run, dataset, args.run, resume=args.resume, placement=placement)
+    if not placement.writes:
+        return {}
     weights = fold_norms(weight_arrays(model), run.model)
     write_tensors(args.run / WEIGHTS_FILE, weights)
     size = run.model.input_size
@@ -108,17 +117,6 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace) -> dict[str, ob
     }
     write_json(args.run / "train.json", summary)
     return summary
-
-
-def _prepare_folder(folder: Path, run: Run, resume: bool) -> None:
-    if (folder / CONFIG_FILE).exists():
-        if not resume and (folder / CHECKPOINT_FILE).exists():
-            raise TrainingError(
-                f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
-            )
-        if resume:
-            check_same_run(read_run(folder), run, folder)
-    write_run(folder, run)
 
 
 def _test_pictures(dataset: Dataset) -> LabelledPictures:
@@ -163,4 +161,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    # JAX may end a process whose run lost another one; a parent lives to say so.
+    sys.exit(run_cli(supervise if is_asked_for() else main))

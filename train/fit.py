@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import FocalEdgeError, TrainingError
-from runtime.files import replacing
+from runtime.files import replacing, sha256_of
 from runtime.preprocess import Image
 from train.batches import EvalBatches, TrainBatches
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
+from train.distribute import ALONE, Placement, check_agreement, check_batch, digest_of, on_one_device
 from train.focalnet import build_focalnet
 from train.guard import GuardedAdamW, StopIfNotFinite
 from train.monitor import PanelMonitor, sample_indices, write_curves
 from train.run import Run
+from train.share import share
 from train.splits import Dataset, resize_all
 from train.trainee import Trainee
 
@@ -70,7 +72,7 @@ def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None
     slower_by_xla = keras.backend.backend() == "tensorflow" and device_name() == "cpu"
     model.compile(
         optimizer=optimizer,
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
         jit_compile=False if slower_by_xla else "auto",
     )
 
@@ -82,7 +84,7 @@ def device_name() -> str:
     return next(iter(sorted(kinds - {"cpu"})), "cpu")
 
 
-def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, History]:
+def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Placement = ALONE) -> tuple[Any, History]:
     """Train a run's network, from its start or from its last whole epoch.
 
     Args:
@@ -90,6 +92,7 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, Hi
         dataset: its pictures.
         folder: where checkpoint, history and pictures go.
         resume: go on from the folder's checkpoint, if there is one.
+        placement: where this process stands among those that train together.
 
     Returns:
         The trained network, with its averaged weights if the recipe averages them, and its history, one row an epoch.
@@ -97,21 +100,31 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool) -> tuple[Any, Hi
     Raises:
         TrainingError: a loss or gradient is not finite, or a file cannot be written; the last checkpoint stays.
         ArtifactError: the checkpoint is damaged or of another network.
+        ConfigError: the devices cannot share a batch evenly.
     """
-    recipe = run.recipe
+    recipe, saved = run.recipe, folder / CHECKPOINT_FILE
+    resume = resume and saved.exists()
+    check_batch(min(recipe.batch_size, len(dataset.train.labels)), placement)
+    parts = {
+        "recipe": lambda: repr(run),
+        "pictures": lambda: digest_of(dataset),
+        "checkpoint": lambda: sha256_of(saved) if resume else "",
+    }
+    check_agreement(parts, placement)
     keras.utils.set_random_seed(recipe.seed)
     model = Trainee(run.model, recipe, dataset.train)
     steps_per_epoch = max(1, len(dataset.train.labels) // recipe.batch_size)
     compile_model(model, recipe, steps_per_epoch * recipe.epochs)
     checkpoint = Checkpoint([])
-    if resume and (folder / CHECKPOINT_FILE).exists():
-        checkpoint = load_checkpoint(folder / CHECKPOINT_FILE, model)
+    if resume:
+        checkpoint = load_checkpoint(saved, model)
     history = checkpoint.history
     if checkpoint.epochs_done < recipe.epochs:
-        _fit_epochs(model, run, dataset, folder, history)
+        _fit_epochs(model, run, dataset, folder, history, placement)
     # Keras' fit ends with this; a checkpoint, after its last epoch too, has the weights before it.
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    return _in_float32(model.network, run), history
+    network = on_one_device(model.network, lambda: build_focalnet(run.model, keras), placement)
+    return _in_float32(network, run), history
 
 
 def _in_float32(network: Any, run: Run) -> Any:
@@ -123,24 +136,26 @@ def _in_float32(network: Any, run: Run) -> Any:
     return copy
 
 
-def _fit_epochs(model: Trainee, run: Run, dataset: Dataset, folder: Path, history: History) -> None:
+def _fit_epochs(
+    model: Trainee, run: Run, dataset: Dataset, folder: Path, history: History, placement: Placement
+) -> None:
     size, recipe, done = run.model.input_size, run.recipe, len(history)
     val_images = resize_all(dataset.val.images, size)
     train = TrainBatches(dataset.train.labels, run.model.classes, recipe, first_epoch=done)
     val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
     progress = Progress(recipe.epochs, done)
     callbacks: list[Any] = [progress, StopIfNotFinite(train, val)]
-    if recipe.monitor_every:  # before the swap: it draws the weights that are validated
+    if recipe.monitor_every and placement.writes:  # before the swap: it draws the weights that are validated
         chosen = sample_indices(dataset.val.labels, PANEL_ROWS)
         samples, truths = val_images[chosen], dataset.val.labels[chosen]
         callbacks.append(PanelMonitor(folder / "monitor", run.model, samples, run.labels, recipe.monitor_every, truths))
     if recipe.ema_momentum:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights
-    callbacks.append(EveryEpoch(folder, history))
+    callbacks.append(EveryEpoch(folder if placement.writes else None, history))
     try:
         model.fit(
-            train,
-            validation_data=val,
+            share(train, placement),
+            validation_data=share(val, placement),
             initial_epoch=done,
             epochs=recipe.epochs,
             shuffle=False,  # TrainBatches shuffles, by seed and epoch
@@ -158,8 +173,8 @@ def _fit_epochs(model: Trainee, run: Run, dataset: Dataset, folder: Path, histor
 class EveryEpoch(keras.callbacks.Callback):
     """After each epoch, write history, curves and, last, the checkpoint that makes it done."""
 
-    def __init__(self, folder: Path, history: History) -> None:
-        """Keep where to write, and the rows of the epochs already done (extended in place, once all is written)."""
+    def __init__(self, folder: Path | None, history: History) -> None:
+        """Keep where to write, if at all, and the rows of the epochs done (extended in place, once all is written)."""
         super().__init__()
         self._folder, self._history = folder, history
         self._start_s = 0.0
@@ -178,9 +193,10 @@ class EveryEpoch(keras.callbacks.Callback):
         figures["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
         figures["time_s"] = round(time.perf_counter() - self._start_s, 2)
         history = [*self._history, {"epoch": epoch + 1, **figures}]
-        write_history(self._folder / "history.csv", history)
-        write_curves(self._folder / "curves.png", history)
-        save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
+        if self._folder is not None:
+            write_history(self._folder / "history.csv", history)
+            write_curves(self._folder / "curves.png", history)
+            save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
         self._history.append(history[-1])
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import ArtifactError, ConfigError
+from runtime.errors import ArtifactError, ConfigError, TrainingError
 from runtime.files import read_json, write_json
+from train.checkpoint import CHECKPOINT_FILE
 from train.config import FocalNetConfig, TrainConfig, config_from_dict, picture_size
 from train.fold import folded
 
@@ -103,6 +104,28 @@ def check_same_run(found: Run, asked: Run, folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings or name another --run"
         )
+
+
+def begin_run(folder: Path, run: Run, resume: bool) -> None:
+    """Write the description of a run that begins, or hold one that goes on to its own.
+
+    Args:
+        folder: the run's, made if missing.
+        run: what is asked for.
+        resume: go on with what is there.
+
+    Raises:
+        TrainingError: the folder holds a run, and `resume` is not asked for.
+        ConfigError: the folder's run is another one.
+    """
+    if (folder / CONFIG_FILE).exists():
+        if not resume and (folder / CHECKPOINT_FILE).exists():
+            raise TrainingError(
+                f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
+            )
+        if resume:
+            check_same_run(read_run(folder), run, folder)
+    write_run(folder, run)
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

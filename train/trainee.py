@@ -92,7 +92,7 @@ class Trainee(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """Return the cross-entropy with the mixed targets."""
-        return self._loss(y_pred["targets"], y_pred["logits"])
+        return self._loss(y_pred["targets"], y_pred["logits"], sample_weight=sample_weight)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Compare the logits with the labels as they were before mixing."""

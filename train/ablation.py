@@ -1,0 +1,223 @@
+"""What each choice of recipe and network is worth: one training each, of one budget, judged on the validation split.
+
+`python -m train.ablation --dataset cifar10 --out runs/ablation` changes one thing at a time and prints a table. Each
+variant has a run folder of its own, which a stopped ablation goes on from, and which calibration and export take like
+any other: that gives its latency. The test split is not looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from runtime.errors import ConfigError, run_cli
+from runtime.files import write_json
+from runtime.sampling import class_balanced_indices
+from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_size
+from train.data import DATASETS, load_dataset
+from train.fold import fold_norms
+from train.run import WEIGHTS_FILE, Run, begin_run
+from train.splits import Dataset, Split
+from train.weights import weight_arrays, write_tensors
+
+BASELINE = "as it is"
+Changes = Mapping[str, Any]
+RECIPES: Mapping[str, Changes] = {
+    BASELINE: {},
+    "another seed": {"seed": 1},
+    "no random crop": {"pad": 0},
+    "no mirroring": {"flip": False},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "no clipping": {"clip_norm": 0.0},
+    "norms and biases decay too": {"decay_kernels_only": False},
+    "RandAugment, 1 operation": {"rand_augment_ops": 1},
+    "random erasing of a quarter": {"erase_rate": 0.25},
+    "mixup 0.2": {"mixup_alpha": 0.2},
+    "CutMix 1.0, every second batch": {"cutmix_alpha": 1.0, "mix_rate": 0.5},
+    "stochastic depth 0.1": {"drop_path_rate": 0.1},
+    "averaged weights 0.998": {"ema_momentum": 0.998},
+    "bfloat16": {"precision": "mixed_bfloat16"},
+}
+NETWORKS: Mapping[str, Changes] = {
+    BASELINE: {},
+    "patch stem": {"stem": "patch"},
+    "GELU": {"activation": "gelu"},
+    "LayerNorm everywhere": {"norm": "layer"},
+    "paper's initialisation": {"initializer": "paper"},
+    "1 focal level": {"focal_levels": (1, 1)},
+    "3 focal levels": {"focal_levels": (3, 3)},
+    "48 px": {"input_size": 48},
+    "stride 2, 32/64/96 channels": {
+        "patch_size": 2,
+        "dims": (32, 64, 96),
+        "depths": (1, 2, 2),
+        "focal_levels": (2, 2, 2),
+        "focal_windows": (3, 3, 3),
+    },
+    "1 stage, 64 channels, 4 blocks": {"dims": (64,), "depths": (4,), "focal_levels": (2,), "focal_windows": (3,)},
+    "hidden layers of 4 times the width": {"mlp_ratio": 4.0},
+}
+ABLATIONS: Mapping[str, Mapping[str, Changes]] = {"recipe": RECIPES, "network": NETWORKS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What came of one variant.
+
+    Attributes:
+        variant: what was changed.
+        parameters: of the deployed network.
+        macs: multiply-accumulates of one picture's classification.
+        train_top1: 0..1, of the last epoch's training pictures, as they were augmented.
+        val_top1: 0..1, after the last epoch.
+        training_time_s: of all epochs.
+    """
+
+    variant: str
+    parameters: int
+    macs: int
+    train_top1: float
+    val_top1: float
+    training_time_s: float
+
+
+def changed(preset: Preset, changes: Changes) -> Preset:
+    """Change fields of a preset, each of its network or its recipe by its name.
+
+    Args:
+        preset: what to change.
+        changes: values by field.
+
+    Returns:
+        The changed preset.
+
+    Raises:
+        ConfigError: no field has that name, or it cannot have that value.
+    """
+    of_recipe = {each.name for each in dataclasses.fields(TrainConfig)}
+    of_network = {each.name for each in dataclasses.fields(preset.model)}
+    if unknown := sorted(set(changes) - of_recipe - of_network):
+        raise ConfigError(f"received changes of {unknown}; expected fields of FocalNetConfig or TrainConfig")
+    model = dataclasses.replace(preset.model, **{n: v for n, v in changes.items() if n in of_network})
+    recipe = dataclasses.replace(preset.train, **{n: v for n, v in changes.items() if n in of_recipe})
+    return dataclasses.replace(preset, model=model, train=recipe)
+
+
+def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row:
+    """Train a variant, or go on training it.
+
+    Args:
+        variant: what the table calls it.
+        run: what to train and how.
+        dataset: its pictures; the test split is not used.
+        folder: the run's.
+
+    Returns:
+        Its figures.
+
+    Raises:
+        ConfigError: the folder holds another run.
+        TrainingError: a loss or gradient is not finite, or a file cannot be written.
+    """
+    from train.cost import network_cost
+    from train.fit import fit
+
+    begin_run(folder, run, resume=True)
+    model, history = fit(run, dataset, folder, resume=True)
+    write_tensors(folder / WEIGHTS_FILE, fold_norms(weight_arrays(model), run.model))
+    cost = network_cost(run.model)
+    return Row(
+        variant=variant,
+        parameters=cost.parameters,
+        macs=cost.macs,
+        train_top1=history[-1]["accuracy"],
+        val_top1=history[-1]["val_accuracy"],
+        training_time_s=round(sum(row["time_s"] for row in history), 1),
+    )
+
+
+def fewer(split: Split, pictures: int) -> Split:
+    """Return a class-balanced sample of a split, always the same one; the split itself if it has no more.
+
+    Raises:
+        ConfigError: no picture is asked for.
+    """
+    if pictures < 1:
+        raise ConfigError(f"received {pictures} pictures; expected 1 or more")
+    if pictures >= len(split.labels):
+        return split
+    chosen = class_balanced_indices(split.labels, pictures, seed=0)
+    return Split(split.images[chosen], split.labels[chosen], tuple(split.ids[index] for index in chosen))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lay rows out as a Markdown table, each with its difference from the first in percentage points."""
+    lines = [
+        "| change | parameters | MACs | training top-1 | validation top-1 | difference | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.variant} | {row.parameters:,} | {row.macs / 1e6:.1f} M | {row.train_top1:.1%} | {row.val_top1:.2%} "
+        f"| {100 * (row.val_top1 - rows[0].val_top1):+.2f} pp | {row.training_time_s / 60:.1f} min |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see `--help`."""
+    args = _parser().parse_args(argv)
+    variants = ABLATIONS[args.of]
+    chosen = [BASELINE, *(name for name in args.only or variants if name != BASELINE)]
+    if unknown := sorted(set(chosen) - set(variants)):
+        raise ConfigError(f"received --only {unknown}; expected some of {', '.join(variants)}")
+    preset = changed(find_preset(args.preset), {"epochs": args.epochs, "monitor_every": 0})
+    presets = {name: changed(preset, variants[name]) for name in chosen}
+    size = max(picture_size(each.model, each.train) for each in presets.values())
+    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=size)
+    if args.pictures is not None:
+        dataset = dataclasses.replace(dataset, train=fewer(dataset.train, args.pictures))
+    rows: list[Row] = []
+    for name, each in presets.items():
+        print(f"{len(rows) + 1} of {len(presets)}: {name}", file=sys.stderr, flush=True)
+        model = dataclasses.replace(each.model, classes=len(dataset.labels))
+        run = Run(preset=args.preset, model=model, recipe=each.train, dataset=args.dataset, labels=dataset.labels)
+        rows.append(train_variant(name, run, dataset, args.out / _folder_name(name)))
+        content = {"pictures": len(dataset.train.labels), "epochs": args.epochs, "rows": [asdict(row) for row in rows]}
+        write_json(args.out / f"{args.of}.json", content)
+    print(json.dumps(content, indent=2) if args.json else table(rows))
+    return 0
+
+
+def _folder_name(variant: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.ablation", description="Measure what each choice of a recipe or a network is worth."
+    )
+    parser.add_argument("--of", choices=tuple(ABLATIONS), default="recipe", help="what is changed (%(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants, and the baseline (all)")
+    parser.add_argument("--preset", default="edge-pico", help=f"one of {', '.join(PRESETS)} (%(default)s)")
+    parser.add_argument("--dataset", default="cifar10", help=f"one of {', '.join(DATASETS)} (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training (%(default)s)")
+    parser.add_argument("--pictures", type=int, help="training pictures, as many of each class (all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

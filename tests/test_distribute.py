@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -46,7 +47,7 @@ DEADLINE_S = 600
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 # `python -m train` with the tiny preset; with SLOW, its steps take a second once there is a checkpoint.
 WORKER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from runtime.errors import run_cli
 from tests.tiny_training import NETWORK, RECIPE
@@ -66,6 +67,7 @@ def slow(self, index):
 if os.environ.get("SLOW"):
     batches.TrainBatches.__getitem__ = slow
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would this
     sys.exit(run_cli(supervise if is_asked_for() else main))
 """
 
@@ -98,10 +100,20 @@ class Workers:
     folder: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, run: Path, *more: str, process_id: int | None = None, port: int = 0, slow: bool = False) -> Worker:
+    def start(
+        self,
+        run: Path,
+        *more: str,
+        process_id: int | None = None,
+        port: int = 0,
+        devices: int = 1,
+        slow: bool = False,
+    ) -> Worker:
         """Start one: alone, or as one of two that meet at `port`."""
-        environment = {name: value for name, value in os.environ.items() if name not in (ADDRESSES, PROCESSES)}
+        set_by_others = (ADDRESSES, PROCESSES, PROCESS_ID)
+        environment = {name: value for name, value in os.environ.items() if name not in set_by_others}
         environment |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        environment |= {"JAX_NUM_CPU_DEVICES": str(devices)}
         # Most of a tiny run is compilation.
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache")}
         environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -184,9 +196,23 @@ def test_two_processes_have_the_curve_of_one(workers: Workers, alone: Path, tmp_
 
 @needs_jax
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_and_the_run_goes_on_alone(
-    victim: int, workers: Workers, alone: Path, tmp_path: Path
+def test_two_devices_of_one_process_have_the_curve_of_one(workers: Workers, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    uneven = workers.start(run, "--batch-size", "15", devices=2)
+    assert uneven.process.wait(DEADLINE_S) == 2
+    assert "choose --batch-size 14" in uneven.error()
+    assert not run.exists()
+    worker = workers.start(run, devices=2)
+    assert worker.process.wait(DEADLINE_S) == 0, worker.err.read_text()
+    assert "2 devices in all" in worker.out.read_text()
+    assert_same_curve(history(run), history(alone))
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "sent"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGINT)])
+def test_a_process_that_ends_early_ends_the_other_and_the_run_goes_on_alone(
+    victim: int, sent: signal.Signals, workers: Workers, alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     both = workers.start_two(run, slow=True)
@@ -194,9 +220,10 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_alone(
     while not (run / "checkpoint.safetensors").exists():
         assert time.monotonic() < deadline_s, both[0].err.read_text()
         time.sleep(0.1)
-    both[victim].process.kill()
+    both[victim].process.send_signal(sent)
     other = both[1 - victim]
     assert other.process.wait(60) == 2
+    assert both[victim].process.wait(60) != 0
     assert f"process {1 - victim} of 2 " in other.error()
     assert "--resume" in other.error()
     kept = history(run)

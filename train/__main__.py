@@ -23,7 +23,7 @@ from runtime.recording import save_picture
 from runtime.split_file import LabelledPictures, write_split
 from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
-from train.distribute import Placement, is_asked_for, start_distribution, supervise, with_others
+from train.distribute import Placement, check_batch, is_asked_for, leave, start_distribution, supervise, with_others
 from train.fold import fold_norms
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, resize_all
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = _recipe(recipe_for(preset.train, len(dataset.train.labels)), args)
     model_config = dataclasses.replace(preset.model, classes=len(dataset.labels))
     run = Run(preset=args.preset, model=model_config, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
+    check_batch(min(recipe.batch_size, len(dataset.train.labels)), placement)
     if placement.writes:
         begin_run(args.run, run, args.resume)
         write_split(args.run / TEST_FILE, _test_pictures(dataset))
@@ -79,6 +80,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
     start = time.perf_counter()
     with with_others(placement):
         model, history = fit(run, dataset, args.run, resume=args.resume, placement=placement)
+        leave(placement)
     if not placement.writes:
         return {}
     weights = fold_norms(weight_arrays(model), run.model)
@@ -96,7 +98,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
     cost = network_cost(run.model)
     batches = max(1, len(dataset.train.labels) // run.recipe.batch_size)
     images_per_s = batches * run.recipe.batch_size / statistics.median(row["time_s"] for row in history)
-    peak = measure_peak("float32" if run.recipe.precision == "float32" else "bfloat16")
+    peak = placement.devices * measure_peak("float32" if run.recipe.precision == "float32" else "bfloat16")
     summary = {
         "run": str(args.run),
         "preset": run.preset,
@@ -109,7 +111,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
         "training_time_s": round(sum(row["time_s"] for row in history), 1),
         "wall_time_s": round(time.perf_counter() - start, 1),
         "images_per_s": round(images_per_s, 1),  # validation and pictures included
-        "peak_flops_per_s": peak,
+        "peak_flops_per_s": peak,  # of all devices
         "peak_fraction": fraction_of_peak(images_per_s, cost.macs, peak),
         "val_top1": history[-1]["val_accuracy"],
         "test_top1": agreement(test.labels, predictions),

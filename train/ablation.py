@@ -2,7 +2,7 @@
 
 `python -m train.ablation --dataset cifar10 --out runs/ablation` changes one thing at a time and prints a table. Each
 variant has a run folder of its own, which a stopped ablation goes on from, and which calibration and export take like
-any other: that gives its latency. The test split is not looked at.
+any other: that gives its latency. The test split is not looked at. A folder holds variants of one budget.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.errors import ConfigError, run_cli
-from runtime.files import write_json
+from runtime.files import read_json, write_json
 from runtime.sampling import class_balanced_indices
-from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_size
+from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
 from train.fold import fold_norms
 from train.run import WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, Split
 from train.weights import weight_arrays, write_tensors
 
+SETTINGS_FILE = "ablation.json"
 BASELINE = "as it is"
 Changes = Mapping[str, Any]
 RECIPES: Mapping[str, Changes] = {
@@ -147,17 +148,28 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
 
 
 def fewer(split: Split, pictures: int) -> Split:
-    """Return a class-balanced sample of a split, always the same one; the split itself if it has no more.
-
-    Raises:
-        ConfigError: no picture is asked for.
-    """
-    if pictures < 1:
-        raise ConfigError(f"received {pictures} pictures; expected 1 or more")
+    """Return a class-balanced sample of a split, always the same one; the split itself if it has no more."""
     if pictures >= len(split.labels):
         return split
     chosen = class_balanced_indices(split.labels, pictures, seed=0)
     return Split(split.images[chosen], split.labels[chosen], tuple(split.ids[index] for index in chosen))
+
+
+def begin_ablation(folder: Path, settings: Mapping[str, object]) -> None:
+    """Write what all variants of a folder share, or hold the folder to it.
+
+    Args:
+        folder: of the ablation, made if missing.
+        settings: what they share, as JSON has it.
+
+    Raises:
+        ConfigError: the folder's variants have other settings.
+    """
+    path = folder / SETTINGS_FILE
+    found = read_json(path, made_by="python -m train.ablation") if path.exists() else settings
+    if found != settings:
+        raise ConfigError(f"{folder} has variants of {found}; received {settings}; name another folder with --out")
+    write_json(path, settings)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -181,22 +193,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [BASELINE, *(name for name in args.only or variants if name != BASELINE)]
     if unknown := sorted(set(chosen) - set(variants)):
         raise ConfigError(f"received --only {unknown}; expected some of {', '.join(variants)}")
+    settings = {name: getattr(args, name) for name in ("preset", "dataset", "epochs", "pictures")}
+    if args.pictures is not None and args.pictures < 1:
+        raise ConfigError(f"received --pictures {args.pictures}; expected 1 or more")
     preset = changed(find_preset(args.preset), {"epochs": args.epochs, "monitor_every": 0})
     presets = {name: changed(preset, variants[name]) for name in chosen}
-    size = max(picture_size(each.model, each.train) for each in presets.values())
-    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=size)
-    if args.pictures is not None:
-        dataset = dataclasses.replace(dataset, train=fewer(dataset.train, args.pictures))
+    # By size, as folders are read at the size that a network sees.
+    datasets: dict[int, Dataset] = {}
     rows: list[Row] = []
     for name, each in presets.items():
         print(f"{len(rows) + 1} of {len(presets)}: {name}", file=sys.stderr, flush=True)
+        size = picture_size(each.model, each.train)
+        if size not in datasets:
+            datasets[size] = _load(args, size)
+            begin_ablation(args.out, settings)
+        dataset = datasets[size]
         model = dataclasses.replace(each.model, classes=len(dataset.labels))
-        run = Run(preset=args.preset, model=model, recipe=each.train, dataset=args.dataset, labels=dataset.labels)
+        recipe = recipe_for(each.train, len(dataset.train.labels))
+        run = Run(preset=args.preset, model=model, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
         rows.append(train_variant(name, run, dataset, args.out / _folder_name(name)))
-        content = {"pictures": len(dataset.train.labels), "epochs": args.epochs, "rows": [asdict(row) for row in rows]}
-        write_json(args.out / f"{args.of}.json", content)
+    content = settings | {"rows": [asdict(row) for row in rows]}
     print(json.dumps(content, indent=2) if args.json else table(rows))
     return 0
+
+
+def _load(args: argparse.Namespace, image_size: int) -> Dataset:
+    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=image_size)
+    if args.pictures is None:
+        return dataset
+    return dataclasses.replace(dataset, train=fewer(dataset.train, args.pictures))
 
 
 def _folder_name(variant: str) -> str:
@@ -214,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
     parser.add_argument("--epochs", type=int, default=6, help="of each training (%(default)s)")
     parser.add_argument("--pictures", type=int, help="training pictures, as many of each class (all)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of the figures as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the variants' runs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import ConfigError, TrainingError, run_cli
@@ -29,8 +30,8 @@ ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 PROCESS_ID = "KERAS_DISTRIBUTION_PROCESS_ID"
 HEARTBEAT_TIMEOUT_S = 30
-# How the messages of XLA, its collectives and its coordination service begin, whatever Python class they come as.
-_STATUS = re.compile(r"[A-Z_]{5,}: ")
+# How XLA, its collectives and its coordination service begin to say that another process is gone, in whatever class.
+_LOST = re.compile(r"(UNAVAILABLE|UNKNOWN|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def _join(address: str, asked: Placement) -> None:
             f"{asked.title} cannot join the others at {address} ({_first_line(error)}); start all of them, with the "
             "same address, and see that its port is open"
         ) from error
+    # JAX takes it for a notice that the host will be preempted, and goes on.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _check_devices(devices: int, asked: Placement) -> None:
@@ -208,6 +211,36 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def everywhere(values: NDArray[Any], placement: Placement) -> Any:
+    """Return an array that lies on all devices, from the copy that each process has.
+
+    Keras would send everyone's copy to everyone, to see that they are the same, which `check_agreement` has seen.
+
+    Args:
+        values: the same in all processes.
+        placement: where this process stands.
+
+    Returns:
+        An array for a Keras variable; `values` itself in a single process.
+    """
+    if placement.processes == 1:
+        return values
+    import jax
+    import keras
+
+    mesh = keras.distribution.distribution().device_mesh
+    layout = keras.distribution.TensorLayout([None] * values.ndim, mesh).backend_layout
+    return jax.make_array_from_callback(values.shape, layout, lambda index: values[index])
+
+
+def leave(placement: Placement) -> None:
+    """Part from the other processes: what is left to do, process 0 does alone, however long it takes."""
+    if placement.processes > 1:
+        import jax
+
+        jax.distributed.shutdown()
+
+
 @contextmanager
 def with_others(placement: Placement) -> Iterator[None]:
     """Say in one line that a computation of all processes failed.
@@ -230,7 +263,7 @@ def with_others(placement: Placement) -> Iterator[None]:
 def _fault(error: BaseException | None) -> str | None:
     """Return XLA's message among the errors that led to this one: Keras' cleaning up can raise another after it."""
     while error is not None:
-        if _STATUS.match(str(error)):
+        if _LOST.match(str(error)):
             return _first_line(error)
         error = error.__context__
     return None
@@ -273,7 +306,10 @@ def supervise(argv: Sequence[str] | None = None) -> int:
     # Not forked: JAX has threads.
     child = multiprocessing.get_context("spawn").Process(target=_work, args=(argv,), daemon=True)
     child.start()
-    child.join()
+    try:
+        child.join()
+    finally:
+        child.kill()  # Ctrl-C reaches this process alone
     code = child.exitcode or 0
     if code >= 0:
         return code
@@ -293,7 +329,7 @@ def _work(argv: Sequence[str] | None) -> None:
     os.dup2(2, 1)
     # Its default, of multiprocessing, is reported as a leak when this process is ended.
     tqdm.set_lock(threading.RLock())
-    # Ctrl-C reaches both; the parent ends this one and speaks for both.
+    # The parent ends this one, and speaks for both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

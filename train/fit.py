@@ -19,7 +19,7 @@ from runtime.preprocess import Image
 from train.batches import EvalBatches, TrainBatches
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
-from train.distribute import ALONE, Placement, check_agreement, check_batch, digest_of, on_one_device
+from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
 from train.focalnet import build_focalnet
 from train.guard import GuardedAdamW, StopIfNotFinite
 from train.monitor import PanelMonitor, sample_indices, write_curves
@@ -100,11 +100,9 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
     Raises:
         TrainingError: a loss or gradient is not finite, or a file cannot be written; the last checkpoint stays.
         ArtifactError: the checkpoint is damaged or of another network.
-        ConfigError: the devices cannot share a batch evenly.
     """
     recipe, saved = run.recipe, folder / CHECKPOINT_FILE
     resume = resume and saved.exists()
-    check_batch(min(recipe.batch_size, len(dataset.train.labels)), placement)
     parts = {
         "recipe": lambda: repr(run),
         "pictures": lambda: digest_of(dataset),
@@ -112,7 +110,7 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
     }
     check_agreement(parts, placement)
     keras.utils.set_random_seed(recipe.seed)
-    model = Trainee(run.model, recipe, dataset.train)
+    model = Trainee(run.model, recipe, dataset.train, placement)
     steps_per_epoch = max(1, len(dataset.train.labels) // recipe.batch_size)
     compile_model(model, recipe, steps_per_epoch * recipe.epochs)
     checkpoint = Checkpoint([])
@@ -145,10 +143,12 @@ def _fit_epochs(
     val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
     progress = Progress(recipe.epochs, done)
     callbacks: list[Any] = [progress, StopIfNotFinite(train, val)]
-    if recipe.monitor_every and placement.writes:  # before the swap: it draws the weights that are validated
+    if recipe.monitor_every:  # before the swap: it draws the weights that are validated
         chosen = sample_indices(dataset.val.labels, PANEL_ROWS)
         samples, truths = val_images[chosen], dataset.val.labels[chosen]
-        callbacks.append(PanelMonitor(folder / "monitor", run.model, samples, run.labels, recipe.monitor_every, truths))
+        # Every process draws: XLA may compile a network that lies on all devices by the help of all of them.
+        panels = folder / "monitor" if placement.writes else None
+        callbacks.append(PanelMonitor(panels, run.model, samples, run.labels, recipe.monitor_every, truths))
     if recipe.ema_momentum:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights
     callbacks.append(EveryEpoch(folder if placement.writes else None, history))

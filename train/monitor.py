@@ -124,7 +124,7 @@ class PanelMonitor(keras.callbacks.Callback):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         config: FocalNetConfig,
         images: Image,
         labels: Sequence[str],
@@ -134,7 +134,7 @@ class PanelMonitor(keras.callbacks.Callback):
         """Keep the sample pictures.
 
         Args:
-            folder: where `epoch_NNN.png` go; `epoch_000.png` is the network before training.
+            folder: where `epoch_NNN.png` go, if anywhere; `epoch_000.png` is the network before training.
             config: the network.
             images: uint8 `[N, S, S, 3]` RGB at the network's input size.
             labels: class names.
@@ -154,7 +154,7 @@ class PanelMonitor(keras.callbacks.Callback):
         """Draw the untrained network, if the run begins here; a resumed one goes on after the panels it has."""
         self._epoch = epoch + 1
         if epoch == 0:
-            for stale in panel_files(self._folder):
+            for stale in panel_files(self._folder) if self._folder else ():
                 stale.unlink()
             self._draw(0, "before training")
 
@@ -170,7 +170,8 @@ class PanelMonitor(keras.callbacks.Callback):
         panel = draw_panels(
             self.model.network, self._config, self._images, self._labels, truths=self._truths, title=title
         )
-        save_picture(self._folder / f"epoch_{epoch:03d}.png", panel)
+        if self._folder:
+            save_picture(self._folder / f"epoch_{epoch:03d}.png", panel)
 
 
 def panel_files(folder: Path) -> list[Path]:

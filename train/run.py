@@ -107,7 +107,7 @@ def check_same_run(found: Run, asked: Run, folder: Path) -> None:
 
 
 def begin_run(folder: Path, run: Run, resume: bool) -> None:
-    """Write the description of a run that begins, or hold one that goes on to its own.
+    """Write the description of a run that begins, or hold one that goes on from a checkpoint to its own.
 
     Args:
         folder: the run's, made if missing.
@@ -118,13 +118,12 @@ def begin_run(folder: Path, run: Run, resume: bool) -> None:
         TrainingError: the folder holds a run, and `resume` is not asked for.
         ConfigError: the folder's run is another one.
     """
-    if (folder / CONFIG_FILE).exists():
-        if not resume and (folder / CHECKPOINT_FILE).exists():
+    if (folder / CONFIG_FILE).exists() and (folder / CHECKPOINT_FILE).exists():
+        if not resume:
             raise TrainingError(
                 f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
             )
-        if resume:
-            check_same_run(read_run(folder), run, folder)
+        check_same_run(read_run(folder), run, folder)
     write_run(folder, run)
 
 

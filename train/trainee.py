@@ -15,6 +15,7 @@ from keras import ops
 
 from train.augment import Augment
 from train.config import FocalNetConfig, TrainConfig, picture_size
+from train.distribute import ALONE, Placement, everywhere
 from train.focalnet import build_focalnet
 from train.splits import Split, resize_all
 
@@ -35,13 +36,14 @@ def _precision(policy: str) -> Iterator[None]:
 class Trainee(keras.Model):
     """A FocalNet that trains on indices into its own training split and is validated on pictures."""
 
-    def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split) -> None:
+    def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split, placement: Placement = ALONE) -> None:
         """Build the network and move the training split to the device.
 
         Args:
             config: the network.
             recipe: the augmentation.
             train: the pictures to train on.
+            placement: where this process stands among those that train together.
         """
         super().__init__(name="trainee")
         with _precision(recipe.precision):
@@ -51,7 +53,7 @@ class Trainee(keras.Model):
         self._pictures = self.add_weight(
             name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
         )
-        self._pictures.assign(pictures)
+        self._pictures.assign(everywhere(pictures, placement))
         self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:

@@ -11,22 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.tiny_run import draw_weights, run_artifact, soft_pictures
-from train.config import FocalNetConfig
+from train.config import PRESETS
 from train.fold import fold_norms, folded
 
-TRAINED = FocalNetConfig(
-    input_size=16,
-    classes=5,
-    patch_size=4,
-    stem="conv",
-    dims=(8, 16),
-    depths=(1, 1),
-    focal_levels=(2, 2),
-    focal_windows=(3, 3),
-    mlp_ratio=2.0,
-    norm="batch",
-    activation="relu",
-)
+TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(8, 16), depths=(1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement) -> dict[str, object]:
     import keras
 
+    from train.batches import steps_per_epoch
     from train.confusion import confusion_matrix, write_confusion
     from train.cost import fraction_of_peak, measure_peak, network_cost
     from train.fit import classify, device_name, fit
@@ -96,7 +97,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
     save_picture(args.run / "test_panel.png", panel)
     write_animation(args.run / "monitor")
     cost = network_cost(run.model)
-    batches = max(1, len(dataset.train.labels) // run.recipe.batch_size)
+    batches = steps_per_epoch(len(dataset.train.labels), run.recipe)
     images_per_s = batches * run.recipe.batch_size / statistics.median(row["time_s"] for row in history)
     peak = placement.devices * measure_peak("float32" if run.recipe.precision == "float32" else "bfloat16")
     summary = {

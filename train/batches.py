@@ -15,6 +15,11 @@ from train.config import TrainConfig
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
 
+def steps_per_epoch(pictures: int, recipe: TrainConfig) -> int:
+    """Return the training batches of an epoch; a last one that is not full is left out, unless it is the only one."""
+    return max(1, pictures // recipe.batch_size)
+
+
 class TrainBatches(keras.utils.PyDataset):
     """Indices of the training split in an order that depends on seed and epoch alone, so a resumed run repeats it."""
 
@@ -36,7 +41,7 @@ class TrainBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """Return the batches per epoch; a last one that is not full is left out."""
-        return max(1, len(self._labels) // self._recipe.batch_size)
+        return steps_per_epoch(len(self._labels), self._recipe)
 
     def __getitem__(self, index: int) -> Batch:
         """Return batch `index` of this epoch: int32 indices `[B]`, and one-hot float32 `[B, classes]` twice."""

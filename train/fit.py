@@ -16,7 +16,7 @@ from tqdm import tqdm
 from runtime.errors import FocalEdgeError, TrainingError
 from runtime.files import replacing, sha256_of
 from runtime.preprocess import Image
-from train.batches import EvalBatches, TrainBatches
+from train.batches import EvalBatches, TrainBatches, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
@@ -111,8 +111,7 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
     check_agreement(parts, placement)
     keras.utils.set_random_seed(recipe.seed)
     model = Trainee(run.model, recipe, dataset.train, placement)
-    steps_per_epoch = max(1, len(dataset.train.labels) // recipe.batch_size)
-    compile_model(model, recipe, steps_per_epoch * recipe.epochs)
+    compile_model(model, recipe, steps_per_epoch(len(dataset.train.labels), recipe) * recipe.epochs)
     checkpoint = Checkpoint([])
     if resume:
         checkpoint = load_checkpoint(saved, model)

@@ -20,6 +20,7 @@ from tensorflow_model_optimization.quantization import keras as quantization
 from tensorflow_model_optimization.quantization.keras import QuantizeConfig, QuantizeRegistry, QuantizeScheme
 
 from calibration.ranges import Range
+from export.layer_norm import ChannelNorm, lower_layer_norms
 from export.schemes import Rule, match_rules
 from runtime.errors import ArtifactError
 from train.config import FocalNetConfig
@@ -104,7 +105,7 @@ class _NoTransform:
 
 def quantization_scope() -> Any:
     """Return the scope in which tfmot can clone models that hold this module's classes."""
-    return quantization.quantize_scope({"Int8Config": Int8Config})
+    return quantization.quantize_scope({"Int8Config": Int8Config, "ChannelNorm": ChannelNorm})
 
 
 def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
@@ -116,11 +117,11 @@ def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
         source: where they come from, for the error.
 
     Returns:
-        A `tf_keras` functional model.
+        A `tf_keras` functional model, its layers those that convert best.
     """
     model = build_focalnet(config, tf_keras)
     assign_weights(model_weights(model), weights, source)
-    return model
+    return lower_layer_norms(model)
 
 
 def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range], rules: Iterable[Rule]) -> Any:
@@ -162,7 +163,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
         quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), PREFIX)
-    update_weight_ranges(quantized, config)
+    update_weight_ranges(quantized)
     return quantized
 
 
@@ -177,12 +178,12 @@ def _runs_with_its_relu(layer: Any, quantized: Container[str]) -> bool:
     )
 
 
-def update_weight_ranges(model: Any, config: FocalNetConfig) -> None:
+def update_weight_ranges(model: Any) -> None:
     """Set the range of every int8 kernel from its present values.
 
     tfmot does this in training mode only; without it kernels would be quantized over +-6.
     """
-    model(tf.zeros((1, config.input_size, config.input_size, 3)), training=True)
+    model(tf.zeros((1, *model.input_shape[1:])), training=True)
 
 
 def fake_quant_weights(model: Any) -> Tensors:

@@ -82,13 +82,15 @@ def finish(flatbuffer: bytes) -> bytes:
         flatbuffer: a TFLite model with one signature, as the converter wrote it.
 
     Returns:
-        The same network, its inputs and outputs named by the signature and its GELUs in float.
+        The same network, its inputs and outputs named by the signature, its pixels int8 from the start
+        where they are to be, and its GELUs in float.
 
     Raises:
         ArtifactError: the model has not exactly one signature.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
     _name_inputs_and_outputs(model)
+    _read_pixels_as_int8(model)
     _compute_gelu_in_float(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
@@ -100,6 +102,33 @@ def _name_inputs_and_outputs(model: Any) -> None:
         raise ArtifactError(f"received a model with {len(signatures)} signatures; expected exactly one")
     for each in [*signatures[0].inputs, *signatures[0].outputs]:
         model.subgraphs[0].tensors[each.tensorIndex].name = each.name
+
+
+def _read_pixels_as_int8(model: Any) -> None:
+    """Turn uint8 pixels that are cast, scaled and quantized to int8 into int8 ones by one operation.
+
+    Where the scaling is the quantization's own scale, as 1/255 is, all three only subtract 128.
+    """
+    graph, builtin = model.subgraphs[0], schema.BuiltinOperator
+    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+    if kinds[:3] != [builtin.CAST, builtin.MUL, builtin.QUANTIZE]:
+        return
+    cast, multiply, quantize = graph.operators[:3]
+    factors = model.buffers[graph.tensors[multiply.inputs[1]].buffer].data
+    target = graph.tensors[quantize.outputs[0]].quantization
+    read = [i for operator in graph.operators[3:] for i in operator.inputs]
+    if (
+        factors is None
+        or not np.allclose(np.frombuffer(bytes(factors), np.float32), target.scale[0], rtol=1e-6)
+        or list(target.zeroPoint) != [-128]
+        or {*cast.outputs, *multiply.outputs} & set(read)
+    ):
+        return
+    picture = schema.QuantizationParametersT()
+    picture.scale, picture.zeroPoint = target.scale, np.zeros(1, np.int64)
+    graph.tensors[cast.inputs[0]].quantization = picture
+    quantize.inputs = cast.inputs
+    graph.operators = graph.operators[2:]
 
 
 def _compute_gelu_in_float(model: Any) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.tiny_run import draw_weights, run_artifact, soft_pictures
 from train.config import PRESETS
-from train.fold import fold_norms, folded
+from train.fold import fold_weights, folded
 
 TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(8, 16), depths=(1, 1))
 
@@ -26,7 +26,7 @@ def network() -> Any:
     from train.weights import model_weights
 
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(TRAINED, keras)).items()}
-    return build_float(folded(TRAINED), fold_norms(draw_weights(shapes, seed=4), TRAINED), "test")
+    return build_float(folded(TRAINED), fold_weights(draw_weights(shapes, seed=4), TRAINED), "test")
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_kernel_ranges_follow_the_kernels(tiny_float: Any, ranges: dict[str, tup
     student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE)
     kernel = model_weights(student)["quant_logits/kernel"]
     kernel.assign(10.0 * kernel)
-    update_weight_ranges(student, CONFIG)
+    update_weight_ranges(student)
     wrapper = student.get_layer("quant_logits")
     largest = np.abs(kernel.numpy()).max(axis=(0, 1, 2))
     by_name = {variable.name.split("/")[-1]: variable.numpy() for variable in wrapper.weights}

@@ -61,7 +61,8 @@ NETWORKS = {
         3, (2,), (3,), stem="conv", norm="batch", patch_size=4, input_size=12, dims=(8,)
     ),
     "BatchNorm, 4x4, then 2x2": network(4, (2, 2), (3, 3), norm="batch", block_norm_epsilon=1e-1),
-    "norms folded away, 4x4, then 2x2": network(4, (2, 2), (3, 3), stem="conv", norm="folded"),
+    "BatchNorms folded, 4x4, then 2x2": network(4, (2, 2), (3, 3), stem="conv", norm="batch", folded=True),
+    "LayerNorms folded, 4x4, then 2x2": network(4, (2, 2), (3, 3), folded=True, block_norm_epsilon=1e-1),
 }
 
 
@@ -84,14 +85,15 @@ def linear(x: Array, weights: Weights, name: str) -> Array:
 def layer_norm(x: Array, weights: Weights, name: str, epsilon: float) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + epsilon) * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+    # A folded one has neither scale nor offset.
+    return centred / np.sqrt(variance + epsilon) * weights.get(f"{name}/gamma", 1.0) + weights.get(f"{name}/beta", 0.0)
 
 
 def normalise(x: Array, weights: Weights, name: str, epsilon: float, config: FocalNetConfig) -> Array:
-    if config.norm == "folded":
-        return x
     if config.norm == "layer":
         return layer_norm(x, weights, name, epsilon)
+    if config.folded:
+        return x
     mean, variance = weights[f"{name}/moving_mean"], weights[f"{name}/moving_variance"]
     return (x - mean) / np.sqrt(variance + epsilon) * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
@@ -213,23 +215,22 @@ def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None
 
 def paper_parameters(config: FocalNetConfig) -> int:
     """Count from the paper's equations, one joint projection a block."""
-    per_norm = 0 if config.norm == "folded" else 2
+    assert config.folded
+    per_norm = 2 if config.norm == "layer" else 0  # the stream's own; the scale and offset of the others are folded
     total, previous = 0, 3 * config.patch_size**2
     if config.stem == "conv":
         widths = [3] + [config.dims[0] // 2**i for i in range(int(math.log2(config.patch_size)), 0, -1)]
         total = sum((9 * before + 1 + per_norm) * after for before, after in itertools.pairwise(widths))
         previous = 9 * widths[-1]
     for stage, (dim, depth, levels) in enumerate(zip(config.dims, config.depths, config.focal_levels, strict=True)):
-        norm = per_norm * dim
         hidden = int(config.mlp_ratio * dim)
         projections = (dim + 1) * (2 * dim + levels + 1) + 2 * (dim + 1) * dim
         kernels = sum(dim * (config.focal_windows[stage] + config.focal_factor * level) ** 2 for level in range(levels))
         mlp = (dim + 1) * hidden + (hidden + 1) * dim
-        norms = norm + (2 * dim if config.norm_before_modulation else 0)
-        embed_norm = norm if stage == 0 or config.norm_after_downsampling else 0
-        total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp + norms)
+        embed_norm = per_norm * dim if stage == 0 or config.norm_after_downsampling else 0
+        total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp)
         previous = 4 * dim
-    return total + per_norm * config.dims[-1] + (config.dims[-1] + 1) * config.classes
+    return total + (config.dims[-1] + 1) * config.classes
 
 
 @pytest.mark.parametrize("name", NETWORKS)

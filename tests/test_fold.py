@@ -1,4 +1,4 @@
-"""Folding: a network without its BatchNorms computes what it did with them."""
+"""Folding: a network whose norms are in the layers beside them computes what it did before."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import dataclasses
-import re
 from typing import Any
 
 import keras
@@ -16,22 +14,28 @@ import pytest
 import tf_keras
 
 from tests.test_focalnet import network, pictures, with_drawn_weights
-from train.config import PRESETS, FocalNetConfig
+from train.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
 from train.focalnet import build_focalnet
-from train.fold import fold_norms, folded
+from train.fold import fold_weights, folded
 from train.weights import assign_weights, model_weights
 
 NETWORKS = {
-    "patches": network(4, (2, 1), (3, 3), norm="batch", block_norm_epsilon=0.3),
-    "conv stem": network(4, (2, 1), (3, 3), norm="batch", stem="conv", embed_norm_epsilon=0.2),
-    "no norm before the modulation": network(4, (1,), (3,), norm="batch", norm_before_modulation=False),
-    "no norm after downsampling": network(4, (1, 1), (3, 3), norm="batch", norm_after_downsampling=False),
+    "BatchNorm": network(4, (2, 1), (3, 3), norm="batch", block_norm_epsilon=0.3),
+    "BatchNorm, conv stem": network(4, (2, 1), (3, 3), norm="batch", stem="conv", embed_norm_epsilon=0.2),
+    "BatchNorm, none before the modulation": network(4, (1,), (3,), norm="batch", norm_before_modulation=False),
+    "BatchNorm, none after downsampling": network(4, (1, 1), (3, 3), norm="batch", norm_after_downsampling=False),
+    "LayerNorm": network(4, (2, 1), (3, 3), block_norm_epsilon=0.3),
+    "LayerNorm, conv stem": network(4, (2, 1), (3, 3), stem="conv", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "LayerNorm, none before the modulation": network(4, (2,), (3,), norm_before_modulation=False),
+    "BatchNorm, pictures normalised": network(4, (1,), (3,), norm="batch", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "LayerNorm, pictures normalised": network(4, (2, 1), (3, 3), mean=IMAGENET_MEAN, std=IMAGENET_STD),
 }
+NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
 
 def folded_model(config: FocalNetConfig, weights: Any, framework: Any) -> Any:
     model = build_focalnet(folded(config), framework)
-    assign_weights(model_weights(model), fold_norms(weights, config), "test")
+    assign_weights(model_weights(model), fold_weights(weights, config), "test")
     return model
 
 
@@ -47,37 +51,52 @@ def test_folding_changes_no_logit(name: str, framework: Any) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_no_batchnorm_is_left_and_nothing_else_is_lost() -> None:
-    config = NETWORKS["conv stem"]
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_norm_keeps_what_a_layer_beside_it_can_do(name: str) -> None:
+    config = NETWORKS[name]
     model, weights = with_drawn_weights(config)
-    layers = build_focalnet(folded(config), keras).layers
-    assert not [layer.name for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-    lost = set(weights) - set(fold_norms(weights, config))
-    assert lost == {name for name in weights if ".norm" in name and not re.search(r"block\d+\.norm1/", name)}
-    assert len(lost) == 4 * sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    left = [layer for layer in build_focalnet(folded(config), keras).layers if isinstance(layer, NORMS)]
+    assert all(isinstance(layer, keras.layers.LayerNormalization) for layer in left)
+    # The residual stream has more readers than one; a norm that opens it keeps its scale and offset.
+    opening = {layer.name for layer in left if layer.weights}
+    assert all(norm.rpartition(".")[0].endswith("embed") for norm in opening)
+    lost = {norm.name for norm in model.layers if isinstance(norm, NORMS)} - opening
+    assert len(lost) >= 3
+    gone = {name for name in weights if name.rsplit("/", 1)[0] in lost}
+    assert set(weights) - set(fold_weights(weights, config)) == gone
 
 
-def test_each_norm_matters() -> None:
+@pytest.mark.parametrize("name", ["BatchNorm, conv stem", "LayerNorm"])
+def test_each_norm_matters(name: str) -> None:
     """A norm that folding missed would go unseen in a network on which it does nothing."""
-    config = NETWORKS["conv stem"]
+    config = NETWORKS[name]
     _, weights = with_drawn_weights(config)
-    whole = fold_norms(weights, config)
-    norms = {name.rsplit("/", 1)[0] for name in weights if name.endswith("/moving_mean")}
-    assert len(norms) == 7
+    whole = fold_weights(weights, config)
+    norms = sorted({name.rsplit("/", 1)[0] for name in weights if name.endswith("/gamma")})
+    assert len(norms) == 10 if config.stem == "conv" else 9
     for norm in norms:
-        changed = fold_norms({**weights, f"{norm}/gamma": weights[f"{norm}/gamma"] * 2}, config)
-        assert any(not np.array_equal(changed[name], whole[name]) for name in whole), norm
+        for part in ("gamma", "beta"):
+            key = f"{norm}/{part}"
+            changed = fold_weights({**weights, key: weights[key] * 2}, config)
+            assert any(not np.array_equal(changed[name], whole[name]) for name in whole), key
 
 
-@pytest.mark.parametrize("norm", ["layer", "folded"])
-def test_without_batchnorms_there_is_nothing_to_fold(norm: Any) -> None:
-    config = dataclasses.replace(NETWORKS["patches"], norm=norm)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_folded_has_nothing_to_fold(name: str) -> None:
+    config = folded(NETWORKS[name])
     _, weights = with_drawn_weights(config)
-    assert fold_norms(weights, config) is weights
-    assert folded(config) is config
+    assert fold_weights(weights, config) is weights
+    assert folded(config) == config
+
+
+def test_pictures_stay_normalised_before_a_convolution_that_pads() -> None:
+    """Zeros beside a normalised picture are its mean colour; beside a plain one they would be black."""
+    config = NETWORKS["LayerNorm, conv stem"]
+    assert (folded(config).mean, folded(config).std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert folded(NETWORKS["LayerNorm, pictures normalised"]).mean == (0.0, 0.0, 0.0)
 
 
 def test_every_edge_preset_deploys_without_batchnorms() -> None:
     edges = [preset.model for name, preset in PRESETS.items() if name.startswith("edge-")]
     assert len(edges) == 3
-    assert all(folded(model).norm == "folded" for model in edges)
+    assert all(model.norm == "batch" and folded(model).folded for model in edges)

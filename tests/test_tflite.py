@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 import export.tflite
 from calibration.record import read_calibration
-from export.fake_quant import PREFIX
+from export.fake_quant import PREFIX, build_float
 from export.tflite import convert, finish
 from runtime.errors import ArtifactError
 from runtime.split_file import read_split
 from tests.tiny_run import CONFIG, run_artifact
 from train.focalnet import overlay_tensors
+from train.weights import read_tensors
 
 # Deprecated, yet all that some devices have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -211,6 +213,59 @@ def test_float_gelus_change_no_value_by_more_than_a_step(
 def test_a_finished_model_is_left_as_it_is(int8_artifact: bytes) -> None:
     names = [name for name, _, _ in operators(int8_artifact)]
     assert [name for name, _, _ in operators(finish(int8_artifact))] == names
+
+
+@pytest.fixture(scope="module")
+def reading_floats(tiny_fake_quant: Any) -> bytes:
+    """The int8 artifact as the converter makes it, its pixels cast, scaled and quantized."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.tflite, "_read_pixels_as_int8", lambda model: None)
+        return convert(tiny_fake_quant, CONFIG, PREFIX)
+
+
+def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes) -> None:
+    before, after = ([name for name, _, _ in operators(content)] for content in (reading_floats, int8_artifact))
+    assert before[:4] == ["CAST", "MUL", "QUANTIZE", "CONV_2D"]
+    assert after == before[2:]
+    _, (source,), (target,) = operators(int8_artifact)[0]
+    assert (source.name, list(source.quantization.zeroPoint)) == (b"image", [0])
+    assert is_int8(target)
+    assert list(source.quantization.scale) == list(target.quantization.scale) == pytest.approx([1 / 255])
+
+
+@pytest.mark.parametrize("interpreter", ["ai_edge_litert", "tensorflow"])
+def test_no_pixel_is_another_for_it(
+    interpreter: str, reading_floats: bytes, int8_artifact: bytes, pictures: NDArray[np.uint8]
+) -> None:
+    interpreter_class = None
+    if interpreter == "tensorflow":
+        import tensorflow
+
+        interpreter_class = tensorflow.lite.Interpreter
+    extremes = np.stack([np.full_like(pictures[0], value) for value in (0, 1, 127, 128, 254, 255)])
+    seen = np.concatenate([pictures[:40], extremes])
+    before, after = (run_artifact(content, seen, interpreter_class) for content in (reading_floats, int8_artifact))
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values, err_msg=name)
+
+
+def test_pixels_that_need_more_than_their_scale_stay_float(tiny_float: Any, tiny_run: Path) -> None:
+    from export.fake_quant import build_fake_quant
+    from export.schemes import SELECTIVE
+
+    config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
+    model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
+    student = build_fake_quant(model, config, read_calibration(tiny_run).ranges, SELECTIVE)
+    names = [name for name, _, _ in operators(convert(student, config, PREFIX))]
+    assert names[0] == "CAST"
+    assert names.index("QUANTIZE") > 1
+
+
+def test_layer_norms_are_not_transposed(float_artifact: bytes, int8_artifact: bytes) -> None:
+    for content in (float_artifact, int8_artifact):
+        names = [name for name, _, _ in operators(content)]
+        assert names.count("RSQRT") == 7  # after 2 embeddings, 2 in each block, before the head
+        assert "TRANSPOSE" not in names
 
 
 @pytest.mark.parametrize("copies", [0, 2])

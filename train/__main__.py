@@ -24,7 +24,7 @@ from runtime.split_file import LabelledPictures, write_split
 from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
 from train.distribute import Placement, check_batch, is_asked_for, leave, start_distribution, supervise, with_others
-from train.fold import fold_norms
+from train.fold import fold_weights
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, resize_all
 from train.weights import weight_arrays, write_tensors
@@ -84,7 +84,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
         leave(placement)
     if not placement.writes:
         return {}
-    weights = fold_norms(weight_arrays(model), run.model)
+    weights = fold_weights(weight_arrays(model), run.model)
     write_tensors(args.run / WEIGHTS_FILE, weights)
     size = run.model.input_size
     test = dataset.test

@@ -25,7 +25,7 @@ from runtime.files import read_json, write_json
 from runtime.sampling import class_balanced_indices
 from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_size, recipe_for
 from train.data import DATASETS, load_dataset
-from train.fold import fold_norms
+from train.fold import fold_weights
 from train.run import WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, Split
 from train.weights import weight_arrays, write_tensors
@@ -135,7 +135,7 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
 
     begin_run(folder, run, resume=True)
     model, history = fit(run, dataset, folder, resume=True)
-    write_tensors(folder / WEIGHTS_FILE, fold_norms(weight_arrays(model), run.model))
+    write_tensors(folder / WEIGHTS_FILE, fold_weights(weight_arrays(model), run.model))
     cost = network_cost(run.model)
     return Row(
         variant=variant,

@@ -39,7 +39,7 @@ class Cost:
 
 
 def network_cost(config: FocalNetConfig) -> Cost:
-    """Count the cost of a network as it is deployed, its BatchNorms folded.
+    """Count the cost of a network as it is deployed, its norms folded.
 
     Args:
         config: the network.

@@ -114,7 +114,7 @@ def _conv_stem(x: Tensor, config: FocalNetConfig, keras: ModuleType) -> Tensor:
             kernel_initializer=_conv_init(config, 9 * x.shape[-1], keras),
             name=f"embed.conv{i}",
         )(x)
-        x = _norm(x, f"embed.norm{i}", config.embed_norm_epsilon, config, keras)
+        x = _norm(x, f"embed.norm{i}", config.embed_norm_epsilon, config, keras, of_stream=True)
         if i < halvings:  # the last one opens the residual stream, which is not rectified
             x = keras.layers.Activation(config.activation, name=f"embed.act{i}")(x)
     return x
@@ -130,7 +130,7 @@ def _patch_embed(
     )(x)
     if not norm:
         return x
-    return _norm(x, f"{name}.norm", config.embed_norm_epsilon, config, keras)
+    return _norm(x, f"{name}.norm", config.embed_norm_epsilon, config, keras, of_stream=True)
 
 
 def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
@@ -142,7 +142,7 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     if config.norm_before_modulation:
         # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let a
         # picture that is twice as strong as the batches of its training grow eightfold from block to block.
-        x = layers.LayerNormalization(epsilon=config.block_norm_epsilon, name=f"{name}.norm1")(x)
+        x = _layer_norm(x, f"{name}.norm1", config.block_norm_epsilon, not config.folded, keras)
     else:
         x = _tap(x, f"{name}.norm1", keras)
     x = _focal_modulation(x, stage, name, config, keras)
@@ -150,7 +150,7 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     x = layers.Add(name=f"{name}.add1")([shortcut, x])
 
     shortcut = x
-    if config.norm == "folded":
+    if config.norm == "batch" and config.folded:
         x = _tap(x, f"{name}.norm2", keras)
     else:
         x = _norm(x, f"{name}.norm2", config.block_norm_epsilon, config, keras)
@@ -220,13 +220,20 @@ def _conv_init(config: FocalNetConfig, fan_in: int, keras: ModuleType) -> Any:
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
-def _norm(x: Tensor, name: str, epsilon: float, config: FocalNetConfig, keras: ModuleType) -> Tensor:
-    if config.norm == "folded":
+def _norm(
+    x: Tensor, name: str, epsilon: float, config: FocalNetConfig, keras: ModuleType, of_stream: bool = False
+) -> Tensor:
+    """Apply the configured norm; `of_stream` is one whose output the residual stream itself is."""
+    if config.norm == "layer":
+        return _layer_norm(x, name, epsilon, of_stream or not config.folded, keras)
+    if config.folded:
         return x
-    if config.norm == "batch":
-        # Keras' own 0.99 would follow the statistics of a run of a few thousand steps too late.
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
-    return keras.layers.LayerNormalization(epsilon=epsilon, name=name)(x)
+    # Keras' own 0.99 would follow the statistics of a run of a few thousand steps too late.
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
+
+
+def _layer_norm(x: Tensor, name: str, epsilon: float, affine: bool, keras: ModuleType) -> Tensor:
+    return keras.layers.LayerNormalization(epsilon=epsilon, center=affine, scale=affine, name=name)(x)
 
 
 def _tap(x: Tensor, name: str, keras: ModuleType) -> Tensor:

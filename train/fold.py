@@ -1,61 +1,94 @@
-"""BatchNorms folded into the convolutions beside them: exact in inference, and a deployed network has none.
+"""The network as it is deployed: what linear layers can do for the norms beside them, they do.
 
-With s = gamma / sqrt(variance + epsilon) and t = beta - mean * s, a norm is x * s + t per channel (Jacob et
-al., 2018, section 3.2). After a convolution, s scales its output channels; before a 1x1 convolution, its
-input channels. Average pooling, between the last norm and the head, commutes with both.
+Exact in inference. With s = gamma / sqrt(variance + epsilon) and t = beta - mean * s, a BatchNorm is x * s + t
+per channel (Jacob et al., 2018, section 3.2), and nothing is left of it. A LayerNorm's own scale and offset are
+such an s and t; its statistics stay. After a convolution, s scales the output channels; before a 1x1 convolution,
+its input channels. Average pooling, between the last norm and the head, commutes with both. The mean and
+deviation of pictures go into patches of pixels likewise; not into a convolution that pads with zeros.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.config import FocalNetConfig
 
-Weights = dict[str, NDArray[np.float32]]
+Array = NDArray[np.float32]
+Weights = dict[str, Array]
 
 
 def folded(config: FocalNetConfig) -> FocalNetConfig:
-    """Return the network that `fold_norms` gives the weights of."""
-    return dataclasses.replace(config, norm="folded") if config.norm == "batch" else config
+    """Return the network that `fold_weights` gives the weights of."""
+    deployed = dataclasses.replace(config, folded=True)
+    if config.stem == "patch":
+        return dataclasses.replace(deployed, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return deployed
 
 
-def fold_norms(weights: Weights, config: FocalNetConfig) -> Weights:
-    """Fold the BatchNorms of a trained network.
+def fold_weights(weights: Weights, config: FocalNetConfig) -> Weights:
+    """Fold the norms of a trained network into the linear layers beside them.
 
     Args:
         weights: its tensors, by `layer/variable`.
         config: the network.
 
     Returns:
-        The tensors of the `folded` network: those given, for a network with LayerNorms.
+        The tensors of the `folded` network; those given, for one that is folded already.
     """
-    if config.norm != "batch":
+    if config.folded:
         return weights
-    norms = [name.removesuffix("/moving_variance") for name in weights if name.endswith("/moving_variance")]
-    result = {name: value for name, value in weights.items() if name.rsplit("/", 1)[0] not in norms}
-    for norm in norms:
-        embeds = norm.startswith("embed.") or ".embed." in norm
-        epsilon = config.embed_norm_epsilon if embeds or norm == "head.norm" else config.block_norm_epsilon
-        scale = weights[f"{norm}/gamma"] / np.sqrt(weights[f"{norm}/moving_variance"] + epsilon)
-        shift = weights[f"{norm}/beta"] - weights[f"{norm}/moving_mean"] * scale
-        layer = _beside(norm)
-        kernel, bias = weights[f"{layer}/kernel"], weights[f"{layer}/bias"]
-        if embeds:  # conv, then norm: kernel [k, k, in, out]
-            result[f"{layer}/kernel"], result[f"{layer}/bias"] = kernel * scale, bias * scale + shift
-        else:  # norm, then 1x1 conv: kernel [1, 1, in, out]
-            result[f"{layer}/bias"] = bias + shift @ kernel[0, 0]
-            result[f"{layer}/kernel"] = kernel * scale[:, None]
+    result = dict(weights)
+    for norm in sorted({name.rsplit("/", 1)[0] for name in weights if name.endswith("/gamma")}):
+        batch = f"{norm}/moving_variance" in weights
+        before = re.fullmatch(r"(.*embed)\.norm(\d*)", norm)
+        if before and not batch:  # the residual stream itself, which more than one layer reads
+            continue
+        scale, shift = _scale_and_shift(weights, norm, config)
+        if before:
+            layer = f"{before[1]}.conv{before[2]}" if before[2] else f"{before[1]}.proj"
+            _follow(result, layer, scale, shift)
+        for layer in [] if before else _readers(norm, weights):
+            _precede(result, layer, scale, shift)
+        result = {name: value for name, value in result.items() if name.rsplit("/", 1)[0] != norm}
+    if config.stem == "patch":
+        mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+        _precede(result, "embed.proj", 1.0 / std, -mean / std)
     return result
 
 
-def _beside(norm: str) -> str:
-    """Name the convolution that a norm is folded into."""
+def _scale_and_shift(weights: Weights, norm: str, config: FocalNetConfig) -> tuple[Array, Array]:
+    gamma, beta = weights[f"{norm}/gamma"], weights[f"{norm}/beta"]
+    if f"{norm}/moving_variance" not in weights:
+        return gamma, beta
+    outside = norm == "head.norm" or "embed.norm" in norm
+    epsilon = config.embed_norm_epsilon if outside else config.block_norm_epsilon
+    scale = gamma / np.sqrt(weights[f"{norm}/moving_variance"] + epsilon)
+    return scale, beta - weights[f"{norm}/moving_mean"] * scale
+
+
+def _follow(weights: Weights, layer: str, scale: Array, shift: Array) -> None:
+    """Scale and shift what a layer gives, `[out]` each: its kernel is `[k, k, in, out]`."""
+    weights[f"{layer}/kernel"] = weights[f"{layer}/kernel"] * scale
+    weights[f"{layer}/bias"] = weights[f"{layer}/bias"] * scale + shift
+
+
+def _precede(weights: Weights, layer: str, scale: Array, shift: Array) -> None:
+    """Scale and shift what a layer that pads nothing reads, `[in]` each."""
+    kernel = weights[f"{layer}/kernel"]
+    weights[f"{layer}/bias"] = weights[f"{layer}/bias"] + shift @ kernel.sum(axis=(0, 1))
+    weights[f"{layer}/kernel"] = kernel * scale[:, None]
+
+
+def _readers(norm: str, weights: Weights) -> list[str]:
+    """Name the linear layers that read a norm's output."""
     if norm == "head.norm":
-        return "logits"
-    owner, _, name = norm.rpartition(".")
-    if owner.endswith("embed"):
-        return f"{owner}.proj" if name == "norm" else f"{owner}.{name.replace('norm', 'conv')}"
-    return f"{owner}.expand"
+        return ["logits"]
+    block, _, name = norm.rpartition(".")
+    if name == "norm2":
+        return [f"{block}.expand"]
+    layers = (name.rsplit("/", 1)[0] for name in weights if name.endswith("/kernel"))
+    return [layer for layer in layers if re.fullmatch(rf"{re.escape(block)}\.(query|context|gate\d+)", layer)]

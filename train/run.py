@@ -52,7 +52,7 @@ class Run:
 
     @property
     def deployed(self) -> FocalNetConfig:
-        """The network that the run's weights file holds: the trained one, its BatchNorms folded."""
+        """The network that the run's weights file holds: the trained one, its norms folded."""
         return folded(self.model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from export.bundle import (
     measure_accuracy,
     write_artifacts,
 )
-from export.qat import PictureBatches, QatConfig, finetune, predictions
+from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune
 from export.schemes import SELECTIVE
 from runtime.errors import run_cli
 from runtime.files import write_json
@@ -41,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
         figures = quantization_aware_training(run, args.run, dataset, config)
         write_json(args.run / QAT_FILE, figures)
-        print(
-            "validation predictions equal to the float network's: "
-            f"{figures['val_agreement_ptq']:.2%} calibrated, {figures['val_agreement_qat']:.2%} after QAT",
-            file=sys.stderr,
-        )
+        print(describe_qat(figures), file=sys.stderr)
     else:
         # Weights of an earlier fine-tuning would make this run's artifacts something else than PTQ.
         (args.run / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
@@ -69,26 +66,28 @@ def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config
         config: the recipe.
 
     Returns:
-        The losses, and the share of validation pictures on which the fake-quantized network predicts
-        what the float one does, before (`val_agreement_ptq`) and after (`val_agreement_qat`).
+        What qat.json holds: the recipe, every epoch as a `QatEpoch`, and `chosen_epoch`, whose weights are kept.
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
     student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE)
-    val_images = resize_all(dataset.val.images, run.deployed.input_size)
-    reference = predictions(teacher, val_images)
-    before = float((predictions(student, val_images) == reference).mean())
+    validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
-    losses = finetune(student, teacher, batches, config)
-    after = float((predictions(student, val_images) == reference).mean())
+    epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
     return {
-        "epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "losses": losses,
-        "val_agreement_ptq": before,
-        "val_agreement_qat": after,
+        "recipe": dataclasses.asdict(config),
+        "epochs": [dataclasses.asdict(each) for each in epochs],
+        "chosen_epoch": best_epoch(epochs).epoch,
     }
+
+
+def describe_qat(figures: dict[str, Any]) -> str:
+    """Return a line on what fine-tuning was worth, of qat.json's content."""
+    epochs, chosen = figures["epochs"], figures["chosen_epoch"]
+    before, after = (epochs[index]["val"]["agreement"] for index in (0, chosen))
+    kept = f"{after:.2%} after QAT (epoch {chosen} of {len(epochs) - 1})" if chosen else "and no epoch of QAT is nearer"
+    return f"validation predictions equal to the float network's: {before:.2%} calibrated, {kept}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,16 +51,18 @@ def test_fine_tunes_and_goes_back(
     assert "QAT epoch 1/1" in captured.err
 
     figures = json.loads((run / "qat.json").read_text())
-    assert figures["epochs"] == 1
-    assert len(figures["losses"]) == 1
-    assert 0.5 <= figures["val_agreement_ptq"] <= 1.0
-    assert 0.5 <= figures["val_agreement_qat"] <= 1.0
+    assert figures["recipe"]["epochs"] == 1
+    assert [each["epoch"] for each in figures["epochs"]] == [0, 1]
+    assert all(0.5 <= each["val"]["agreement"] <= 1.0 for each in figures["epochs"])
+    divergences = [each["val"]["divergence_nats"] for each in figures["epochs"]]
+    assert divergences[figures["chosen_epoch"]] == min(divergences)
     floats, tuned = read_tensors(run / "float.safetensors"), read_tensors(run / "qat.safetensors")
     assert floats.keys() == tuned.keys()
-    assert any(not np.array_equal(tuned[name], value) for name, value in floats.items())
+    changed = any(not np.array_equal(tuned[name], value) for name, value in floats.items())
+    assert changed == (figures["chosen_epoch"] == 1)
     bundle, ptq = run / "artifacts", tiny_export / "artifacts"
     assert (bundle / "float.tflite").read_bytes() == (ptq / "float.tflite").read_bytes()
-    assert (bundle / "int8.tflite").read_bytes() != (ptq / "int8.tflite").read_bytes()
+    assert ((bundle / "int8.tflite").read_bytes() != (ptq / "int8.tflite").read_bytes()) == changed
 
     assert run_cli(main, [*options, "--qat-epochs", "0"]) == 0
     assert not (run / "qat.json").exists()

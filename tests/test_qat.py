@@ -1,4 +1,4 @@
-"""Quantization-aware training: it lowers the divergence from the float network, and says when it cannot."""
+"""Quantization-aware training: it keeps what validated best, and says when it cannot train."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.record import read_calibration
-from export.fake_quant import build_fake_quant, fake_quant_weights
-from export.qat import PictureBatches, QatConfig, finetune, predictions
+from export.fake_quant import build_fake_quant, fake_quant_weights, update_weight_ranges
+from export.qat import PictureBatches, QatConfig, QatEpoch, Validated, Validator, best_epoch, finetune, logits
 from export.schemes import SELECTIVE
 from runtime.errors import ConfigError, TrainingError
 from tests.tiny_run import CONFIG, RUN, soft_pictures
@@ -26,7 +26,8 @@ def student(tiny_run: Path, tiny_float: Any) -> Any:
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
         if name.endswith("/kernel"):
-            variable.assign(variable * rng.normal(1.0, 0.3, variable.shape).astype(np.float32))
+            variable.assign(variable * rng.normal(1.0, 0.1, variable.shape).astype(np.float32))
+    update_weight_ranges(model)
     return model
 
 
@@ -36,9 +37,17 @@ def batches() -> PictureBatches:
     return PictureBatches(Split(pictures, np.zeros(64, np.int64), tuple(map(str, range(64)))), CONFIG, RUN.recipe)
 
 
+VALIDATION = soft_pictures(100, seed=6)
+
+
+@pytest.fixture
+def validate(tiny_float: Any) -> Validator:
+    return Validator(tiny_float, VALIDATION)
+
+
 def divergence(teacher: Any, student: Any) -> float:
     """Mean Kullback-Leibler divergence on pictures apart from the training ones, in NumPy."""
-    pictures = soft_pictures(100, seed=6).astype(np.float32)
+    pictures = VALIDATION.astype(np.float32)
     target, found = (log_softmax(model.predict_on_batch(pictures)) for model in (teacher, student))
     return float((np.exp(target) * (target - found)).sum(axis=-1).mean())
 
@@ -48,31 +57,95 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def test_learns_to_agree_with_the_teacher(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
+@pytest.mark.parametrize("ema_momentum", [0.0, 0.7])
+def test_learns_to_agree_with_the_teacher(
+    ema_momentum: float, student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator
+) -> None:
     teacher_before = [variable.numpy() for variable in tiny_float.variables]
     before = divergence(tiny_float, student)
-    losses = finetune(student, tiny_float, batches, QatConfig(epochs=8, learning_rate=3e-3))
-    assert len(losses) == 8
-    assert losses[0] == pytest.approx(before, rel=1.0)
-    assert losses[-1] < 0.5 * losses[0]
-    assert divergence(tiny_float, student) < 0.5 * before
+    config = QatConfig(epochs=8, learning_rate=1e-3, ema_momentum=ema_momentum)
+    epochs = finetune(student, tiny_float, batches, validate, config)
+    assert [each.epoch for each in epochs] == list(range(9))
+    assert epochs[0].loss is None
+    assert epochs[0].val.divergence_nats == pytest.approx(before, rel=1e-3)
+    best = best_epoch(epochs)
+    assert best.val.agreement > epochs[0].val.agreement
+    assert divergence(tiny_float, student) == pytest.approx(best.val.divergence_nats, rel=1e-3)
+    assert best.val.divergence_nats < 0.5 * before
     for variable, value in zip(tiny_float.variables, teacher_before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
+def test_averages_move_less_than_the_weights(
+    tiny_float: Any, tiny_run: Path, batches: PictureBatches, validate: Validator
+) -> None:
+    def moved(ema_momentum: float) -> float:
+        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+        before = fake_quant_weights(student)
+        seen: list[dict[str, NDArray[np.float32]]] = []
+
+        def always_better(model: Any) -> Validated:
+            seen.append(fake_quant_weights(model))
+            return Validated(divergence_nats=-float(len(seen)), agreement=1.0)
+
+        finetune(student, tiny_float, batches, always_better, QatConfig(learning_rate=1e-3, ema_momentum=ema_momentum))
+        after = fake_quant_weights(student)
+        assert all(np.array_equal(after[name], value) for name, value in seen[-1].items())
+        return float(sum(np.abs(after[name] - value).sum() for name, value in before.items()))
+
+    # 4 steps of equal size, of which an average of momentum 0.9 has followed but a part.
+    assert 0.1 < moved(0.9) / moved(0.0) < 0.4
+
+
+def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
+    scores = iter([3.0, 2.0, 5.0, 4.0])
+    seen: list[dict[str, NDArray[np.float32]]] = []
+
+    def validate(model: Any) -> Validated:
+        seen.append(fake_quant_weights(model))
+        return Validated(divergence_nats=next(scores), agreement=0.5)
+
+    epochs = finetune(student, tiny_float, batches, validate, QatConfig(epochs=3, learning_rate=1e-3))
+    assert best_epoch(epochs).epoch == 1
+    after = fake_quant_weights(student)
+    assert all(np.array_equal(after[name], value) for name, value in seen[1].items())
+    assert any(not np.array_equal(after[name], value) for name, value in seen[3].items())
+
+
+def test_training_that_only_harms_leaves_the_calibrated_network(
+    tiny_run: Path, tiny_float: Any, batches: PictureBatches, validate: Validator
+) -> None:
+    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    before, logits_before = fake_quant_weights(student), logits(student, VALIDATION)
+    config = QatConfig(epochs=2, learning_rate=1.0, ema_momentum=0.0)
+    epochs = finetune(student, tiny_float, batches, validate, config)
+    assert epochs[1].val.divergence_nats > epochs[0].val.divergence_nats
+    assert best_epoch(epochs).epoch == 0
+    after = fake_quant_weights(student)
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+    np.testing.assert_array_equal(logits(student, VALIDATION), logits_before)
+
+
+def test_the_earliest_of_equal_epochs_is_the_best() -> None:
+    val = [Validated(divergence_nats=value, agreement=1.0) for value in (0.2, 0.1, 0.1)]
+    assert best_epoch([QatEpoch(epoch=i, loss=0.0, val=each) for i, each in enumerate(val)]).epoch == 1
+
+
+def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator) -> None:
     before = fake_quant_weights(student)
-    assert finetune(student, tiny_float, batches, QatConfig(epochs=0)) == []
+    assert [each.epoch for each in finetune(student, tiny_float, batches, validate, QatConfig(epochs=0))] == [0]
     after = fake_quant_weights(student)
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[name], value) for name, value in before.items())
 
 
-def test_a_loss_that_is_not_finite_is_an_error(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(
+    student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator
+) -> None:
     kernel = model_weights(student)["stage0.block0.focal0/kernel"]
     kernel.assign(kernel * np.nan)
     with pytest.raises(TrainingError, match=r"became nan in epoch 1; lower its learning rate"):
-        finetune(student, tiny_float, batches, QatConfig(epochs=2))
+        finetune(student, tiny_float, batches, validate, QatConfig(epochs=2))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +158,9 @@ def test_a_loss_that_is_not_finite_is_an_error(student: Any, tiny_float: Any, ba
         {"learning_rate": float("inf")},
         {"clip_norm": 0.0},
         {"clip_norm": float("nan")},
+        {"ema_momentum": -0.1},
+        {"ema_momentum": 1.0},
+        {"ema_momentum": float("nan")},
     ],
 )
 def test_refuses_a_recipe_that_cannot_run(fields: dict[str, Any]) -> None:
@@ -93,9 +169,9 @@ def test_refuses_a_recipe_that_cannot_run(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 250, 251])
-def test_predictions_of_any_number_of_pictures(count: int, tiny_float: Any) -> None:
+def test_logits_of_any_number_of_pictures(count: int, tiny_float: Any) -> None:
     pictures = soft_pictures(count, seed=7)
-    expected = [int(np.argmax(tiny_float(pictures[i : i + 1].astype(np.float32)))) for i in (0, count - 1)]
-    found = predictions(tiny_float, pictures)
-    assert found.shape == (count,)
-    assert [found[0], found[-1]] == expected
+    expected = [np.asarray(tiny_float(pictures[i : i + 1].astype(np.float32)))[0] for i in (0, count - 1)]
+    found = logits(tiny_float, pictures)
+    assert found.shape == (count, CONFIG.classes)
+    np.testing.assert_allclose([found[0], found[-1]], expected, atol=1e-5)

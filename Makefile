@@ -3,6 +3,7 @@ PRESET   ?= edge-nano
 DATASET  ?= shapes
 DATA_DIR ?=
 EPOCHS   ?=
+OBSERVER ?= percentile
 QAT_EPOCHS ?= 1
 MAX_DROP ?= 0.5
 RUN      ?= runs/$(DATASET)-$(PRESET)
@@ -35,8 +36,8 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## train PRESET on DATASET, or go on with RUN
 	$(PY) -m train --preset $(PRESET) --dataset $(DATASET) $(DATA) --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --resume
 
-calibrate: $(READY)  ## measure activation ranges of RUN
-	$(PY) -m calibration --run $(RUN) $(DATA)
+calibrate: $(READY)  ## measure activation ranges of RUN, chosen by OBSERVER
+	$(PY) -m calibration --run $(RUN) $(DATA) --observer $(OBSERVER)
 
 export: $(READY) calibrate  ## make RUN int8 (QAT_EPOCHS, 0 for PTQ) and write its artifacts
 	$(PY) -m export --run $(RUN) $(DATA) --qat-epochs $(QAT_EPOCHS)

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from calibration.ranges import OBSERVERS, Activations, observe
-from calibration.record import CALIBRATION_FILE, Calibration, write_calibration
+from calibration.histogram import Activations, collect_histograms
+from calibration.observers import DEFAULT_PERCENTILE, OBSERVERS, choose_ranges, find_observer
+from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
+from calibration.record import CALIBRATION_FILE, Calibration, describe_observer, write_calibration
 from calibration.sample import draw_representative_set
 from runtime.errors import run_cli
 from train.data import load_dataset
@@ -31,35 +33,49 @@ DEFAULT_PICTURES = 512
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the representative set, observe every layer's output, write calibration.json."""
+    """Draw the representative set, observe every layer's output, write calibration.json and calibration.png."""
     args = _parser().parse_args(argv)
+    default = DEFAULT_PERCENTILE if args.observer == "percentile" else None
+    percent = default if args.percentile is None else args.percentile
+    observer = find_observer(args.observer, percent)
     run = read_run(args.run)
     dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
     sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
     images = resize_all(sample.images, run.deployed.input_size)
-    passes = 1 if args.observer == "minmax" else 2
-    with tqdm(total=passes * len(images), desc="calibrate", unit="picture", disable=None) as bar:
-        ranges = observe(lambda: _activations(views, images, bar), args.observer, args.percentile)
+    with tqdm(total=2 * len(images), desc="calibrate", unit="picture", disable=None) as bar:
+        histograms = collect_histograms(lambda: _activations(views, images, bar))
+    ranges = choose_ranges(histograms, observer)
     calibration = Calibration(
         dataset=dataset.name,
         observer=args.observer,
-        percentile=args.percentile,
+        percentile=percent,
         seed=args.seed,
         sha256=sample.sha256,
         ids=sample.ids,
         ranges=ranges,
     )
     write_calibration(args.run, calibration)
+    write_range_plot(args.run / RANGE_PLOT_FILE, histograms, calibration)
     if args.json:
-        print(json.dumps({"pictures": len(sample.ids), "sha256": sample.sha256, "ranges": ranges}, indent=2))
+        print(json.dumps(_figures(calibration), indent=2))
     else:
         print(
             f"ranges of {len(ranges)} layers over {len(sample.ids)} pictures of {dataset.name} "
-            f"({args.observer}): {args.run / CALIBRATION_FILE}"
+            f"({describe_observer(calibration)}): {args.run / CALIBRATION_FILE}, drawn in {RANGE_PLOT_FILE}"
         )
     return 0
+
+
+def _figures(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "observer": calibration.observer,
+        "percentile": calibration.percentile,
+        "pictures": len(calibration.ids),
+        "sha256": calibration.sha256,
+        "ranges": calibration.ranges,
+    }
 
 
 def _layer_views(run: Run, weights: Path) -> Any:
@@ -90,8 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pictures", type=int, help=f"size of the representative set ({DEFAULT_PICTURES}, or all if there are fewer)"
     )
-    parser.add_argument("--observer", choices=OBSERVERS, default="percentile", help="(%(default)s)")
-    parser.add_argument("--percentile", type=float, default=99.99, help="share of values kept (%(default)s)")
+    parser.add_argument(
+        "--observer",
+        choices=OBSERVERS,
+        default="percentile",
+        help="how a range is chosen. minmax: nothing is clipped, and outliers cost resolution; percentile: the rarest "
+        "values are clipped; mse: least squared error, for PTQ above all; entropy: as TensorRT, to compare with it "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--percentile", type=float, help=f"with observer percentile, the share of values kept ({DEFAULT_PERCENTILE})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the ranges as JSON")
     return parser

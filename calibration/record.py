@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.ranges import Range
-from runtime.errors import ArtifactError
+from calibration.observers import Range, find_observer
+from runtime.errors import ArtifactError, ConfigError
 from runtime.files import read_json, write_json
 
 SCHEMA_VERSION = 1
@@ -21,8 +21,8 @@ class Calibration:
 
     Attributes:
         dataset: name of the data set whose training split was sampled.
-        observer: "minmax" or "percentile".
-        percentile: share of the values kept, in percent (of no account for "minmax").
+        observer: what chose the ranges, by its name in `calibration.observers`.
+        percentile: share of the values that "percentile" kept, in percent; `None` for another observer.
         seed: of the draw.
         sha256: hash over the ids and pixels of the representative set.
         ids: names of its pictures.
@@ -31,11 +31,16 @@ class Calibration:
 
     dataset: str
     observer: str
-    percentile: float
+    percentile: float | None
     seed: int
     sha256: str
     ids: tuple[str, ...]
     ranges: dict[str, Range]
+
+
+def describe_observer(calibration: Calibration) -> str:
+    """Return the observer in words, its parameter included."""
+    return calibration.observer + ("" if calibration.percentile is None else f" {calibration.percentile:g}")
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
@@ -48,7 +53,7 @@ def read_calibration(folder: Path) -> Calibration:
     """Read the calibration of a run.
 
     Raises:
-        ArtifactError: it is missing, damaged, of another schema, or a range is not one.
+        ArtifactError: it is missing, damaged, of another schema, of an unknown observer, or a range is not one.
     """
     path = folder / CALIBRATION_FILE
     content = read_json(path, made_by="python -m calibration")
@@ -57,8 +62,11 @@ def read_calibration(folder: Path) -> Calibration:
         raise ArtifactError(f"{path} is not of schema version {SCHEMA_VERSION}; {remedy}")
     try:
         ranges = {layer: (float(low), float(high)) for layer, (low, high) in content.pop("ranges").items()}
+        if content["observer"] == "minmax":
+            content["percentile"] = None  # It had one in the first files, to no effect.
+        find_observer(content["observer"], content["percentile"])
         calibration = Calibration(ids=tuple(content.pop("ids")), ranges=ranges, **content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is no complete calibration ({error}); {remedy}") from error
     for layer, (low, high) in ranges.items():
         if not (math.isfinite(low) and math.isfinite(high) and low <= 0.0 <= high):

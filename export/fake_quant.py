@@ -19,7 +19,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
 from tensorflow_model_optimization.quantization import keras as quantization
 from tensorflow_model_optimization.quantization.keras import QuantizeConfig, QuantizeRegistry, QuantizeScheme
 
-from calibration.ranges import Range
+from calibration.observers import Range
 from export.layer_norm import ChannelNorm, lower_layer_norms
 from export.schemes import Rule, match_rules
 from runtime.errors import ArtifactError
@@ -64,7 +64,7 @@ class Int8Config(QuantizeConfig):
         """Return the quantizer of the layer's output: 256 values over the calibrated range.
 
         A moving average would forget that range only after about a thousand steps, and then follow
-        every outlier that a percentile had clipped.
+        every outlier that the observer had clipped.
         """
         if not self.output:
             return []

@@ -101,6 +101,22 @@ def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, picture_folde
     assert narrow.ranges["logits"] != wide.ranges["logits"]
 
 
+def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, picture_folder: Path) -> None:
+    chosen = []
+    for observer in ("minmax", "percentile", "mse", "entropy"):
+        (own_run / "calibration.png").unlink()
+        assert calibrate(own_run, picture_folder, "--observer", observer) == 0
+        calibration = read_calibration(own_run)
+        assert (calibration.observer, calibration.percentile) == (observer, 99.99 if observer == "percentile" else None)
+        # A row a layer.
+        assert cv2.imread(str(own_run / "calibration.png")).shape[0] > 15 * len(calibration.ranges)
+        chosen.append(calibration.ranges)
+    widest, *others = chosen
+    assert all(one != other for index, one in enumerate(chosen) for other in chosen[:index])
+    for ranges in others:
+        assert all(widest[layer][0] <= low < high <= widest[layer][1] for layer, (low, high) in ranges.items())
+
+
 def test_a_split_smaller_than_the_usual_sample_is_taken_whole(own_run: Path, picture_folder: Path) -> None:
     assert run_cli(main, ["--run", str(own_run), "--data-dir", str(picture_folder)]) == 0
     dataset = load_dataset("folder", data_dir=picture_folder, image_size=20)
@@ -122,6 +138,7 @@ def test_json_is_all_that_is_printed(own_run: Path, picture_folder: Path, capsys
     printed = json.loads(capsys.readouterr().out)
     calibration = read_calibration(own_run)
     assert printed["pictures"] == 36
+    assert (printed["observer"], printed["percentile"]) == ("percentile", 99.99)
     assert printed["sha256"] == calibration.sha256
     assert {layer: tuple(ends) for layer, ends in printed["ranges"].items()} == calibration.ranges
 
@@ -132,6 +149,7 @@ def test_json_is_all_that_is_printed(own_run: Path, picture_folder: Path, capsys
         (("--pictures", "0"), "received 0 calibration pictures"),
         (("--pictures", "5000"), "received 5000 calibration pictures"),
         (("--percentile", "120"), "received percentile 120"),
+        (("--observer", "mse", "--percentile", "99"), "received percentile 99.0 for observer mse, which has none"),
         (("--data-dir", "/nowhere"), "/nowhere is not a folder"),
         (("--run", "/nowhere"), "/nowhere/config.json does not exist"),
     ],

@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
-from calibration.record import CALIBRATION_FILE, SCHEMA_VERSION, Calibration, read_calibration, write_calibration
+from calibration.observers import OBSERVERS
+from calibration.record import (
+    CALIBRATION_FILE,
+    SCHEMA_VERSION,
+    Calibration,
+    describe_observer,
+    read_calibration,
+    write_calibration,
+)
 from runtime.errors import ArtifactError
 
+MODELS = Path(__file__).resolve().parents[1] / "models"
 CALIBRATION = Calibration(
     dataset="blobs",
     observer="percentile",
@@ -23,10 +32,50 @@ CALIBRATION = Calibration(
 )
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    write_calibration(tmp_path, CALIBRATION)
-    assert read_calibration(tmp_path) == CALIBRATION
-    assert json.loads((tmp_path / CALIBRATION_FILE).read_text())["schema_version"] == SCHEMA_VERSION == 1
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_round_trip(tmp_path: Path, observer: str) -> None:
+    percentile = 99.9 if observer == "percentile" else None
+    calibration = dataclasses.replace(CALIBRATION, observer=observer, percentile=percentile)
+    write_calibration(tmp_path, calibration)
+    assert read_calibration(tmp_path) == calibration
+    content = json.loads((tmp_path / CALIBRATION_FILE).read_text())
+    assert content["schema_version"] == SCHEMA_VERSION == 1
+    assert (content["observer"], content["percentile"]) == (observer, percentile)
+
+
+@pytest.mark.parametrize("bundle", sorted(MODELS.glob("*/calibration.json")), ids=lambda path: path.parent.name)
+def test_a_shipped_calibration_is_read(bundle: Path) -> None:
+    calibration = read_calibration(bundle.parent)
+    assert calibration.observer in OBSERVERS
+    assert len(calibration.ids) > 0 and len(calibration.ranges) > 0
+
+
+def test_a_file_of_minmax_may_have_a_percentile_which_had_no_effect(tmp_path: Path) -> None:
+    rewrite(tmp_path, observer="minmax", percentile=99.99)
+    assert read_calibration(tmp_path).percentile is None
+
+
+@pytest.mark.parametrize(
+    ("observer", "percentile", "complaint"),
+    [
+        ("median", 99.0, "received observer 'median'; expected one of minmax, percentile, mse, entropy"),
+        (["mse"], 99.0, "no complete calibration"),
+        ("percentile", 12.0, "received percentile 12.0"),
+        ("percentile", "99", "no complete calibration"),
+        ("mse", 99.0, "received percentile 99.0 for observer mse"),
+    ],
+)
+def test_refuses_what_is_no_observer(tmp_path: Path, observer: Any, percentile: Any, complaint: str) -> None:
+    rewrite(tmp_path, observer=observer, percentile=percentile)
+    with pytest.raises(ArtifactError, match=rf"{complaint}.*calibrate the run anew"):
+        read_calibration(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("observer", "percentile", "words"), [("mse", None, "mse"), ("percentile", 99.9, "percentile 99.9")]
+)
+def test_an_observer_is_described_with_its_parameter(observer: str, percentile: float | None, words: str) -> None:
+    assert describe_observer(dataclasses.replace(CALIBRATION, observer=observer, percentile=percentile)) == words
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

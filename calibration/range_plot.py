@@ -1,0 +1,130 @@
+"""The picture of a calibration: what every layer gave, and the range that was chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from calibration.histogram import Histogram
+from calibration.observers import Range
+from calibration.quantization_error import Floats
+from calibration.record import Calibration, describe_observer
+from runtime.files import replacing
+
+RANGE_PLOT_FILE = "calibration.png"
+WIDTH_IN, ROW_IN, MARGIN_IN = 11.0, 0.17, 1.2
+DPI = 110
+TEXT_PT = 7.0
+COLUMNS = 600
+SEEN_COLOUR, CHOSEN_COLOUR = "0.87", "tab:red"
+# Rarer values look as rare as this, so that they still differ from those that were never seen.
+RAREST_SHARE = 1e-7
+
+
+def write_range_plot(path: Path, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
+    """Write the picture of a calibration.
+
+    Args:
+        path: the PNG.
+        histograms: of every layer's output, in network order.
+        calibration: with the range of each.
+    """
+    with replacing(path) as temporary:
+        draw_ranges(histograms, calibration).savefig(temporary, dpi=DPI, format="png")
+
+
+def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -> Figure:
+    """Return the figure of `write_range_plot`: a row a layer, with its values as a strip and its range as a bracket.
+
+    Each row has its own scale, with 0 in the middle and the value furthest from 0 at one end.
+    """
+    seen = np.array([(histogram.low, histogram.high) for histogram in histograms.values()])
+    chosen = np.array([calibration.ranges[layer] for layer in histograms])
+    furthest = np.abs(seen).max(axis=1, keepdims=True)
+    furthest[furthest == 0.0] = 1.0
+
+    figure = Figure(figsize=(WIDTH_IN, len(seen) * ROW_IN + MARGIN_IN), layout="constrained")
+    axes = figure.subplots()
+    _draw_strips(axes, row_densities(list(histograms.values())), seen / furthest)
+    _draw_brackets(axes, chosen / furthest)
+    _label_rows(axes, histograms, calibration)
+    axes.set(xlim=(-1.02, 1.02), ylim=(len(seen) - 0.4, -1.6), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))
+    axes.set_xlabel(
+        "value / the layer's value furthest from 0 (the darker, the more values: logarithmic)", fontsize=TEXT_PT + 1
+    )
+    axes.set_title(
+        f"observer {describe_observer(calibration)}: {len(seen)} layers over "
+        f"{len(calibration.ids)} pictures of {calibration.dataset}",
+        fontsize=TEXT_PT + 3,
+        loc="left",
+    )
+    axes.legend(loc="lower left", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=TEXT_PT + 1, frameon=False)
+    return figure
+
+
+def clipped_share(histogram: Histogram, ends: Range) -> float:
+    """Return the share of a layer's values, 0..1, that lie outside a range; those of a bin lie in its middle."""
+    outside = (histogram.middles < ends[0]) | (histogram.middles > ends[1])
+    return float(histogram.shares[outside].sum())
+
+
+def row_densities(histograms: Sequence[Histogram]) -> Floats:
+    """Return how the values of layers spread over the columns of a row, -1 to 1 of the value furthest from 0.
+
+    Args:
+        histograms: N of them.
+
+    Returns:
+        float64 `[N, COLUMNS]`: the share of the values in each column; the shares of a row add up to 1.
+    """
+    densities = []
+    for histogram in histograms:
+        furthest = max(-histogram.low, histogram.high) or 1.0
+        columns = ((histogram.middles / furthest + 1.0) / 2.0 * COLUMNS).astype(np.int64)
+        densities.append(np.bincount(columns, histogram.shares, minlength=COLUMNS))
+    return np.stack(densities)
+
+
+def _draw_strips(axes: Axes, densities: Floats, seen: Floats) -> None:
+    """Draw how often the values come, the darker the more often, on the grey of what lies between the extremes."""
+    rows = np.arange(len(seen))
+    axes.barh(rows, seen[:, 1] - seen[:, 0], left=seen[:, 0], height=1.0, color=SEEN_COLOUR, label="seen, min to max")
+    axes.imshow(
+        np.ma.masked_equal(densities, 0.0).clip(RAREST_SHARE),
+        extent=(-1.0, 1.0, len(rows) - 0.5, -0.5),
+        aspect="auto",
+        interpolation="nearest",
+        cmap="Blues",
+        norm=LogNorm(RAREST_SHARE / 10.0, 1.0),
+        zorder=2,
+    )
+    axes.hlines(np.arange(len(rows) + 1) - 0.5, -1.0, 1.0, color="white", linewidth=3.0)
+
+
+def _draw_brackets(axes: Axes, chosen: Floats) -> None:
+    rows = np.arange(len(chosen))
+    axes.hlines(rows + 0.36, *chosen.T, color=CHOSEN_COLOUR, linewidth=1.6, label="chosen for int8")
+    for ends in chosen.T:
+        axes.vlines(ends, rows - 0.42, rows + 0.42, color=CHOSEN_COLOUR, linewidth=1.6)
+    axes.axvline(0.0, color="0.4", linewidth=0.6, linestyle=":")
+
+
+def _label_rows(axes: Axes, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
+    """Name the layers at the left, and give the figures at the right."""
+    rows = np.arange(len(histograms))
+    axes.set_yticks(rows, list(histograms), fontsize=TEXT_PT)
+    figures = []
+    for layer, histogram in histograms.items():
+        ends = calibration.ranges[layer]
+        numbers = "".join(f"{value:>9.3g}" for value in (histogram.low, histogram.high, *ends))
+        figures.append(f"{numbers}{clipped_share(histogram, ends):>9.4%}")
+    right = axes.secondary_yaxis("right")
+    heading = "".join(f"{word:>9}" for word in ("min", "max", "low", "high", "clipped"))
+    right.set_yticks([-1.0, *rows], [heading, *figures], fontsize=TEXT_PT, family="monospace")
+    right.tick_params(length=0)
+    axes.tick_params(axis="x", labelsize=TEXT_PT)

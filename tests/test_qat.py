@@ -22,7 +22,7 @@ from train.weights import model_weights
 @pytest.fixture
 def student(tiny_run: Path, tiny_float: Any) -> Any:
     """A student whose kernels have been disturbed."""
-    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
         if name.endswith("/kernel"):

@@ -16,8 +16,8 @@ from calibration.record import read_calibration  # isort: skip
 from export.bundle import (
     ARTIFACTS_FOLDER,
     QAT_WEIGHTS_FILE,
-    describe_bundle,
     measure_accuracy,
+    print_closing_lines,
     write_artifacts,
 )
 from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = args.run / ARTIFACTS_FOLDER
     write_artifacts(args.run, bundle)
     manifest = measure_accuracy(bundle, read_split(args.run / TEST_FILE))
-    print(describe_bundle(bundle, manifest), file=sys.stderr if args.json else sys.stdout)
+    print_closing_lines(bundle, manifest, sys.stderr if args.json else sys.stdout)
     if args.json:
         print((bundle / "manifest.json").read_text())
     return 0
@@ -70,7 +70,7 @@ def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
-    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE)
+    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE.rules)
     validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)

@@ -14,16 +14,19 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 from calibration.record import CALIBRATION_FILE, read_calibration
+from export.audit import check_scheme, list_operators, summarise
 from export.fake_quant import PREFIX, build_fake_quant, build_float
 from export.schemes import SELECTIVE
 from export.tflite import convert
+from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
 from runtime.compare import classify
 from runtime.engine import open_engine
 from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import replacing, sha256_of
-from runtime.manifest import Accuracy, Artifact, Manifest, Overlay, read_manifest, write_manifest
+from runtime.manifest import Accuracy, Artifact, Audit, Manifest, Overlay, read_manifest, write_manifest
 from runtime.metrics import agreement
 from runtime.split_file import LabelledPictures, read_split
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
@@ -35,10 +38,11 @@ ARTIFACTS_FOLDER = "artifacts"
 REPORT_FILE = "report.json"
 TOOLS = ("tensorflow", "tensorflow-model-optimization", "tf_keras", "keras")
 FILES = {"float32": "float.tflite", "int8": "int8.tflite"}
+LATENCY_ROUNDS = 50
 
 
 def write_artifacts(source: Path, target: Path) -> Manifest:
-    """Convert a run's weights to both artifacts, and write their manifest.
+    """Convert a run's weights to both artifacts, audit them, and write them with their manifest.
 
     Args:
         source: a folder with config.json, float.safetensors, calibration.json and, after
@@ -50,20 +54,26 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
         manifest of `target` gives it for.
 
     Raises:
-        ArtifactError: a file of the source is missing, damaged or does not fit.
+        ArtifactError: a file of the source is missing, damaged or does not fit; or the int8 artifact
+            computes in float what its scheme does not list, and then nothing of `target` is replaced.
     """
     run, calibration = read_run(source), read_calibration(source)
     floats = read_tensors(source / WEIGHTS_FILE)
     model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
     tuned = source / QAT_WEIGHTS_FILE
     base = build_float(run.deployed, read_tensors(tuned), str(tuned)) if tuned.exists() else model
-    quantized = build_fake_quant(base, run.deployed, calibration.ranges, SELECTIVE)
+    quantized = build_fake_quant(base, run.deployed, calibration.ranges, SELECTIVE.rules)
     contents = {"float32": convert(model, run.deployed), "int8": convert(quantized, run.deployed, PREFIX)}
+    listings = {
+        precision: list_operators(content, [layer.name for layer in model.layers])
+        for precision, content in contents.items()
+    }
+    check_scheme(listings["int8"], SELECTIVE)
     known = _known_accuracies(target)
     for precision, content in contents.items():
         with replacing(target / FILES[precision]) as temporary:
             temporary.write_bytes(content)
-    artifacts = tuple(_describe(target, precision, known) for precision in contents)
+    artifacts = tuple(_describe(target, precision, known, summarise(listings[precision])) for precision in contents)
     manifest = _manifest(run, calibration.sha256, artifacts)
     write_manifest(target, manifest)
     return manifest
@@ -106,7 +116,7 @@ def _known_accuracies(folder: Path) -> dict[str, Accuracy | None]:
         return {}
 
 
-def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None]) -> Artifact:
+def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None], audit: Audit) -> Artifact:
     path = folder / FILES[precision]
     digest = sha256_of(path)
     return Artifact(
@@ -116,6 +126,7 @@ def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None]) -
         sha256=digest,
         size_bytes=path.stat().st_size,
         accuracy=known.get(digest),
+        audit=audit,
     )
 
 
@@ -168,19 +179,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = write_artifacts(source, target)
         if (source / TEST_FILE).exists():
             manifest = measure_accuracy(target, read_split(source / TEST_FILE))
-        print(describe_bundle(target, manifest))
+        print_closing_lines(target, manifest, sys.stdout)
     return 0
 
 
+def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
+    """Print what became of an export to `out`, and to stderr a warning if int8 is no faster than float.
+
+    The latencies are measured here and now, in a second or two for a network of the edge presets' size.
+    """
+    print(describe_bundle(folder, manifest), file=out)
+    latencies = measure_latencies(folder)
+    print(describe_latencies(latencies["float32"], latencies["int8"]), file=out)
+    warning = latency_warning(latencies["float32"], latencies["int8"])
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def measure_latencies(folder: Path) -> dict[str, Latency]:
+    """Measure both artifacts of a bundle by turns on noise pictures, one thread; by precision."""
+    engines = {precision: open_engine(folder, precision=precision) for precision in FILES}
+    return measure(engines, synthetic_pictures(engines["int8"].input_size), LATENCY_ROUNDS)
+
+
+def describe_latencies(float32: Latency, int8: Latency) -> str:
+    """Return a line on how fast the int8 artifact is, by the ratio of medians."""
+    return (
+        f"int8 is {speedup(float32, int8):.2f} times as fast as float32 on this machine "
+        f"(p50 {int8.p50_ms:.2f} against {float32.p50_ms:.2f} ms, {LATENCY_ROUNDS} rounds, one thread)"
+    )
+
+
+def latency_warning(float32: Latency, int8: Latency) -> str | None:
+    """Return what to warn of if the int8 artifact's median is not below the float one's, else `None`."""
+    if int8.p50_ms < float32.p50_ms:
+        return None
+    return (
+        f"the int8 artifact is not faster than the float one on this machine (p50 {int8.p50_ms:.2f} against "
+        f"{float32.p50_ms:.2f} ms): see with `python -m export.audit` whether the delegate takes it in one partition, "
+        "and measure again on the device with `python -m runtime.benchmark`"
+    )
+
+
 def describe_bundle(folder: Path, manifest: Manifest) -> str:
-    """Return a line on each artifact: file, size and accuracy, or that it is not known."""
+    """Return a line on each artifact: file, size, how the delegate takes it, and its accuracy where it is known."""
     lines = []
     for artifact in manifest.artifacts:
         reached = "accuracy not measured on these bytes"
         if artifact.accuracy is not None:
             reached = f"{artifact.accuracy.dataset} {artifact.accuracy.split} top-1 {artifact.accuracy.top1:.2%}"
-        lines.append(f"{folder / artifact.file}  {artifact.size_bytes} bytes  {reached}")
+        lines.append(f"{folder / artifact.file}  {artifact.size_bytes} bytes{_delegation(artifact)}  {reached}")
     return os.linesep.join(lines)
+
+
+def _delegation(artifact: Artifact) -> str:
+    if artifact.audit is None:
+        return ""
+    outside = sum(len(names) for names in artifact.audit.outside_delegate.values())
+    return f"  delegate partitions: {artifact.audit.delegate_partitions}, operators outside: {outside}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -131,7 +131,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         model: a `tf_keras` model of `build_focalnet`.
         config: its configuration.
         ranges: calibrated `(min, max)` of every layer's output.
-        rules: the scheme.
+        rules: those of a scheme.
 
     Returns:
         A trainable `tf_keras` model; quantized layers carry `PREFIX` before their names.

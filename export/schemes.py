@@ -1,7 +1,8 @@
-"""Which layers are int8, which stay float, and why: the schemes, as data.
+"""Which layers are int8, which operators stay float, and why: the schemes, as data.
 
-A scheme is a list of rules over layer names. It is given to tensorflow-model-optimization as one
-`QuantizeConfig` a layer; what no rule names stays float.
+The rules of a scheme say what is int8. They are given to tensorflow-model-optimization as one
+`QuantizeConfig` a layer. Its `float_ops` say what may be float in the artifact that comes of it: the
+audit refuses an artifact with any other float operator.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.errors import ConfigError
+
+# What the audit calls the layer of operators that are of none: an artifact's own, around its network.
+FACE = "face"
 
 
 @dataclass(frozen=True)
@@ -31,26 +35,91 @@ class Rule:
     why: str
 
 
-# CPUs with the XNNPACK delegate: int8 where the multiply-adds are, float where int8 costs partitions.
-SELECTIVE: tuple[Rule, ...] = (
-    Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
-    Rule(r"(.+\.)?embed\.(proj|conv\d+)", True, "embeddings are matrix products"),
-    Rule(
-        r".+\.(query|context|gate\d+|modulator|proj|expand|contract)",
-        True,
-        "1x1 convolutions: nearly all of the work",
+@dataclass(frozen=True)
+class FloatOps:
+    """Which operators may be float in the layers whose whole name matches.
+
+    Attributes:
+        pattern: regular expression over layer names; `FACE` stands for the operators of no layer.
+        ops: TFLite's names of the operators.
+        why: the reason, for whoever reads or changes the scheme.
+    """
+
+    pattern: str
+    ops: frozenset[str]
+    why: str
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What an int8 artifact computes in int8, and what it may compute in float.
+
+    Attributes:
+        name: what messages call it.
+        why: what it is for.
+        rules: what is int8.
+        float_ops: what may be float. One that no operator matches is sound, as networks differ: GELU or ReLU.
+    """
+
+    name: str
+    why: str
+    rules: tuple[Rule, ...]
+    float_ops: tuple[FloatOps, ...]
+
+    def allows_float(self, op: str, layer: str) -> bool:
+        """Tell whether a layer may compute an operator in float."""
+        return any(op in allowed.ops and re.fullmatch(allowed.pattern, layer) for allowed in self.float_ops)
+
+
+SELECTIVE = Scheme(
+    name="selective",
+    why="CPUs with the XNNPACK delegate: int8 where the multiply-adds are, float where int8 costs partitions",
+    rules=(
+        Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
+        Rule(r"(.+\.)?embed\.(proj|conv\d+)", True, "embeddings are matrix products"),
+        Rule(
+            r".+\.(query|context|gate\d+|modulator|proj|expand|contract)",
+            True,
+            "1x1 convolutions: nearly all of the work",
+        ),
+        Rule(r"logits", True, "the head is a matrix product"),
+        Rule(
+            r"stage\d+\.(block\d+\.norm1|embed\.input)",
+            False,
+            "input of query, context and gates, or of a patch embedding; the residual stream before it stays float",
+        ),
+        Rule(r".+\.aggregate", False, "input of the modulator's projection h"),
+        Rule(r".+\.modulate", False, "input of the output projection"),
+        Rule(r".+\.norm2", False, "input of the MLP"),
+        Rule(r"(.+\.mlp_act|embed\.act\d+)", False, "input of the MLP's second product, or of the stem's next"),
+        Rule(r"head\.pool", False, "input of the head"),
     ),
-    Rule(r"logits", True, "the head is a matrix product"),
-    Rule(
-        r"stage\d+\.(block\d+\.norm1|embed\.input)",
-        False,
-        "input of query, context and gates, or of a patch embedding; the residual stream before it stays float",
+    float_ops=(
+        FloatOps(r".*", frozenset({"QUANTIZE", "DEQUANTIZE"}), "the bridges between int8 and float"),
+        FloatOps(r"normalise", frozenset({"MUL", "ADD"}), "pixels to the network's range, before their quantization"),
+        FloatOps(
+            r".+\.norm\d*",
+            frozenset({"RESHAPE", "TRANSPOSE", "MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
+            "LayerNorm: XNNPACK takes neither int8 RSQRT nor int8 SQUARED_DIFFERENCE",
+        ),
+        FloatOps(
+            r".+\.focal\d+", frozenset({"DEPTHWISE_CONV_2D"}), "few multiply-adds; int8 gained nothing when measured"
+        ),
+        FloatOps(
+            r".+\.(focal\d+_act|global_act|mlp_act)|embed\.act\d+",
+            frozenset({"GELU", "RELU"}),
+            "activations: XNNPACK takes no int8 GELU, and a ReLU between float operators is float as they are",
+        ),
+        FloatOps(r".+\.(global_pool|pool)", frozenset({"MEAN"}), "global pooling, of the float context or stream"),
+        FloatOps(r".+\.gated\d+", frozenset({"MUL"}), "the gating sum, of float levels"),
+        FloatOps(r".+\.aggregate", frozenset({"ADD"}), "the gating sum, of float levels"),
+        FloatOps(r".+\.add[12]", frozenset({"ADD"}), "the residual stream"),
+        FloatOps(
+            FACE,
+            frozenset({"CAST", "MUL", "ADD", "SQUARE", "SUM", "SQRT"}),
+            "the uint8 picture taken in, the gates put side by side, the modulator's norm over its channels",
+        ),
     ),
-    Rule(r".+\.aggregate", False, "input of the modulator's projection h"),
-    Rule(r".+\.modulate", False, "input of the output projection"),
-    Rule(r".+\.norm2", False, "input of the MLP"),
-    Rule(r"(.+\.mlp_act|embed\.act\d+)", False, "input of the MLP's second product, or of the stem's next"),
-    Rule(r"head\.pool", False, "input of the head"),
 )
 
 
@@ -58,7 +127,7 @@ def match_rules(rules: Iterable[Rule], layers: Iterable[str]) -> dict[str, Rule]
     """Find the rule of every layer that has one.
 
     Args:
-        rules: a scheme.
+        rules: those of a scheme.
         layers: the names of a network's layers.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,8 +34,31 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """What the operators of one artifact compute in, and which of them the interpreter's delegate takes.
+
+    Attributes:
+        interpreter: the one that was asked, e.g. `"ai-edge-litert 2.3.0"`; another may cut the graph elsewhere.
+        operators: how many there are by name and type: `{"MUL": {"float32": 12, "int8": 3}}`. Where what an
+            operator gives differs from what it reads, its type is `"int8 -> float32"`.
+        delegate_partitions: the pieces of the graph that the delegate takes; 1 is best.
+        outside_delegate: the operators that it leaves, by layer, in the order of the graph.
+        float_operators: those that read or give a float tensor, by layer, in the order of the graph.
+    """
+
+    interpreter: str
+    operators: dict[str, dict[str, int]]
+    delegate_partitions: int
+    outside_delegate: dict[str, tuple[str, ...]]
+    float_operators: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """One model file of a bundle; `file` is a plain name inside the bundle's folder."""
+    """One model file of a bundle; `file` is a plain name inside the bundle's folder.
+
+    `accuracy` is `None` where it was not measured on these bytes, `audit` in bundles of before there was one.
+    """
 
     file: str
     precision: str
@@ -42,6 +66,7 @@ class Artifact:
     sha256: str
     size_bytes: int
     accuracy: Accuracy | None
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)
@@ -157,9 +182,20 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "overlay": fields["overlay"],
         "dataset": fields["dataset"],
         "calibration_sha256": fields["calibration_sha256"],
-        "artifacts": list(fields["artifacts"]),
+        "artifacts": [artifact | {"audit": _audit_to_json(artifact["audit"])} for artifact in fields["artifacts"]],
         "tools": fields["tools"],
     }
+
+
+def _audit_to_json(audit: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Join the operators of each layer to one string: as lists they would be hundreds of lines."""
+    if audit is None:
+        return None
+    joined = {
+        field: {layer: " ".join(names) for layer, names in audit[field].items()}
+        for field in ("outside_delegate", "float_operators")
+    }
+    return audit | joined
 
 
 def _parse(path: Path, content: Any) -> Manifest:
@@ -261,6 +297,9 @@ def _artifact(content: dict[str, Any], at: str) -> Artifact:
     accuracy = None
     if _has(content, "accuracy", at) is not None:
         accuracy = _accuracy(_get(content, "accuracy", dict, at), f"{at}accuracy.")
+    audit = None
+    if content.get("audit") is not None:
+        audit = _audit(_get(content, "audit", dict, at), f"{at}audit.")
     artifact = Artifact(
         file=file,
         precision=_choice(content, "precision", PRECISIONS, at),
@@ -268,6 +307,7 @@ def _artifact(content: dict[str, Any], at: str) -> Artifact:
         sha256=_sha256(content, "sha256", at),
         size_bytes=_get(content, "size_bytes", int, at),
         accuracy=accuracy,
+        audit=audit,
     )
     if artifact.size_bytes < 1:
         raise _wrong(f"{at}size_bytes", artifact.size_bytes, "1 or more")
@@ -286,6 +326,49 @@ def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
     if not 0.0 <= accuracy.top1 <= 1.0:
         raise _wrong(f"{at}top1", accuracy.top1, "a fraction, 0..1")
     return accuracy
+
+
+def _audit(content: dict[str, Any], at: str) -> Audit:
+    audit = Audit(
+        interpreter=_get(content, "interpreter", str, at),
+        operators=_operators(_get(content, "operators", dict, at), f"{at}operators."),
+        delegate_partitions=_get(content, "delegate_partitions", int, at),
+        outside_delegate=_by_layer(content, "outside_delegate", at),
+        float_operators=_by_layer(content, "float_operators", at),
+    )
+    if audit.delegate_partitions < 0:
+        raise _wrong(f"{at}delegate_partitions", audit.delegate_partitions, "0 or more")
+    floats = {
+        name: sum(count for dtype, count in counts.items() if "float" in dtype)
+        for name, counts in audit.operators.items()
+    }
+    listed = _count(audit.float_operators)
+    if listed != Counter(floats):
+        raise _wrong(f"{at}float_operators", dict(listed), f"the float operators counted in {at}operators, {floats}")
+    outside = _count(audit.outside_delegate)
+    counted = Counter({name: sum(counts.values()) for name, counts in audit.operators.items()})
+    if not outside <= counted:
+        raise _wrong(f"{at}outside_delegate", dict(outside), f"some of the operators counted in {at}operators")
+    return audit
+
+
+def _operators(content: dict[str, Any], at: str) -> dict[str, dict[str, int]]:
+    operators = {}
+    for name in content:
+        counts = _get(content, name, dict, at)
+        operators[name] = {dtype: _get(counts, dtype, int, f"{at}{name}.") for dtype in counts}
+        if not counts or min(counts.values()) < 1:
+            raise _wrong(f"{at}{name}", counts, "a count of 1 or more for each type")
+    return operators
+
+
+def _by_layer(content: dict[str, Any], key: str, at: str) -> dict[str, tuple[str, ...]]:
+    layers = _get(content, key, dict, at)
+    return {layer: tuple(_get(layers, layer, str, f"{at}{key}.").split()) for layer in layers}
+
+
+def _count(by_layer: dict[str, tuple[str, ...]]) -> Counter[str]:
+    return Counter(name for names in by_layer.values() for name in names)
 
 
 def _tools(content: dict[str, Any]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 import runtime.compare
 from calibration.record import read_calibration
-from export.bundle import copy_sources, main, measure_accuracy, write_artifacts
+from export.bundle import copy_sources, describe_latencies, latency_warning, main, measure_accuracy, write_artifacts
+from runtime.benchmark import Latency
 from runtime.engine import open_engine
 from runtime.errors import run_cli
 from runtime.files import sha256_of
@@ -122,6 +123,8 @@ def test_made_anew_elsewhere_and_in_another_process(
         np.testing.assert_array_equal(found, tflite_predictions(bundle / name, pictures.images))
         assert (target / name).read_bytes() == (bundle / name).read_bytes()
     assert "blobs test top-1 100.00%" in finished.stdout
+    assert finished.stdout.count("delegate partitions: 1, operators outside: ") == 2
+    assert "times as fast as float32 on this machine" in finished.stdout.splitlines()[-1]
     # It holds all that it can be made from again, and no test pictures.
     for name in ("config.json", "float.safetensors", "calibration.json"):
         assert (target / name).read_bytes() == (tiny_export / name).read_bytes()
@@ -142,6 +145,18 @@ def test_the_report_is_copied_and_stale_weights_are_not_kept(tiny_run: Path, tmp
     (run / "qat.safetensors").unlink()
     copy_sources(run, target)
     assert {path.name for path in target.iterdir()} == names - {"qat.safetensors"}
+
+
+@pytest.mark.parametrize(("float32_ms", "int8_ms", "warned"), [(2.0, 1.0, False), (1.0, 1.0, True), (1.0, 1.5, True)])
+def test_warns_of_an_int8_artifact_that_is_not_faster(float32_ms: float, int8_ms: float, warned: bool) -> None:
+    # The other figures say the opposite, and must not count.
+    float32, int8 = Latency(float32_ms, int8_ms, int8_ms), Latency(int8_ms, float32_ms, float32_ms)
+    warning = latency_warning(float32, int8)
+    assert (warning is not None) is warned
+    if warning is not None:
+        assert f"p50 {int8_ms:.2f} against {float32_ms:.2f} ms" in warning
+        assert "python -m export.audit" in warning
+    assert f"int8 is {float32_ms / int8_ms:.2f} times as fast" in describe_latencies(float32, int8)
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -291,7 +306,7 @@ def test_int8_is_a_third_of_float_for_edge_nano(tmp_path: Path) -> None:
 
     config = PRESETS["edge-nano"].model
     model = build_focalnet(config, tf_keras)
-    quantized = build_fake_quant(model, config, {layer.name: (-4.0, 4.0) for layer in model.layers}, SELECTIVE)
+    quantized = build_fake_quant(model, config, {layer.name: (-4.0, 4.0) for layer in model.layers}, SELECTIVE.rules)
     float_bytes, int8_bytes = len(convert(model, config)), len(convert(quantized, config, PREFIX))
     assert float_bytes > 4 * PRESETS["edge-nano"].parameters
     assert int8_bytes <= 0.35 * float_bytes

@@ -43,7 +43,7 @@ def sampled_pictures(run: Path, folder: Path) -> NDArray[np.float64]:
 
 def test_has_a_range_for_every_layer_of_the_scheme(tiny_run: Path) -> None:
     ranges = read_calibration(tiny_run).ranges
-    matched = match_rules(SELECTIVE, ranges)
+    matched = match_rules(SELECTIVE.rules, ranges)
     assert {"normalise", "embed.proj", "stage1.embed.input", "stage0.block0.gate2", "logits"} <= set(matched)
     assert all(low < high for low, high in ranges.values())
 

@@ -44,7 +44,7 @@ def quantized(network: Any, ranges: dict[str, tuple[float, float]]) -> Any:
     from export.fake_quant import build_fake_quant
     from export.schemes import SELECTIVE
 
-    return build_fake_quant(network, folded(TRAINED), ranges, SELECTIVE)
+    return build_fake_quant(network, folded(TRAINED), ranges, SELECTIVE.rules)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,19 @@ def test_no_norm_is_left_but_those_before_the_modulations(artifact: bytes) -> No
     assert kinds["GELU"] == 0
 
 
+def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
+    from export.audit import check_scheme, list_operators
+    from export.schemes import SELECTIVE
+
+    listing = list_operators(artifact, [layer.name for layer in network.layers])
+    check_scheme(listing, SELECTIVE)
+    assert listing.partitions == 1
+    int8 = [each.layer for each in listing.operators if each.name == "CONV_2D" and not each.is_float]
+    # A ReLU that is part of a product leaves it the product's name.
+    assert {"embed.conv0", "embed.conv1", "stage1.block0.expand"} <= set(int8)
+    assert len(int8) == len(set(int8)) == sum(hasattr(layer, "kernel") for layer in network.layers)
+
+
 def logits(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(model.predict_on_batch(pictures.astype(np.float32)))
 
@@ -118,7 +131,8 @@ def test_a_relu_that_is_not_quantized_leaves_the_product_its_own_range(
     from export.schemes import SELECTIVE
 
     rules = [
-        dataclasses.replace(rule, pattern=r"embed\.act\d+") if "mlp_act" in rule.pattern else rule for rule in SELECTIVE
+        dataclasses.replace(rule, pattern=r"embed\.act\d+") if "mlp_act" in rule.pattern else rule
+        for rule in SELECTIVE.rules
     ]
     model = build_fake_quant(network, folded(TRAINED), ranges, rules)
     alone = {layer.name for layer in model.layers if layer.name.endswith("mlp_act")}

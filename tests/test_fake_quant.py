@@ -54,7 +54,7 @@ def int8_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
 def test_exactly_the_schemes_layers_are_quantized(tiny_float: Any, tiny_fake_quant: Any) -> None:
     names = {layer.name for layer in tiny_float.layers}
     quantized = {layer.name for layer in tiny_fake_quant.layers if layer.name.startswith(PREFIX)}
-    assert quantized == {PREFIX + name for name in match_rules(SELECTIVE, names)}
+    assert quantized == {PREFIX + name for name in match_rules(SELECTIVE.rules, names)}
     rest = {layer.name for layer in tiny_fake_quant.layers} - quantized
     assert {name for name in rest if not name.startswith("quantize")} == names - {
         name.removeprefix(PREFIX) for name in quantized
@@ -129,7 +129,7 @@ def test_the_pictures_range_follows_mean_and_std_not_the_calibration(
 ) -> None:
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(std, std, std))
     model = build_float(config, weights, "test")
-    student = build_fake_quant(model, config, ranges | {"normalise": (0.0, 1e-3)}, SELECTIVE)
+    student = build_fake_quant(model, config, ranges | {"normalise": (0.0, 1e-3)}, SELECTIVE.rules)
     quantizer = student.get_layer("quant_normalise").quantize_config
     assert (quantizer.low, quantizer.high) == pytest.approx((-0.6 / std, 0.6 / std))
 
@@ -157,7 +157,7 @@ def test_weights_come_back_by_the_float_names(weights: Tensors, tiny_fake_quant:
 
 
 def test_kernel_ranges_follow_the_kernels(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
-    student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE)
+    student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE.rules)
     kernel = model_weights(student)["quant_logits/kernel"]
     kernel.assign(10.0 * kernel)
     update_weight_ranges(student)
@@ -170,19 +170,19 @@ def test_kernel_ranges_follow_the_kernels(tiny_float: Any, ranges: dict[str, tup
 
 def test_a_layer_that_is_always_zero_does_no_harm(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     name = "stage1.block0.gate1"
-    student = build_fake_quant(tiny_float, CONFIG, ranges | {name: (0.0, 0.0)}, SELECTIVE)
+    student = build_fake_quant(tiny_float, CONFIG, ranges | {name: (0.0, 0.0)}, SELECTIVE.rules)
     assert np.isfinite(student.predict_on_batch(soft_pictures(2, seed=4).astype(np.float32))).all()
 
 
 def test_refuses_a_calibration_that_lacks_a_range(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     lacking = {name: ends for name, ends in ranges.items() if name not in ("logits", "stage0.block0.gate1")}
     with pytest.raises(ArtifactError, match=r"no range for logits, stage0\.block0\.gate1; run `python -m cal"):
-        build_fake_quant(tiny_float, CONFIG, lacking, SELECTIVE)
+        build_fake_quant(tiny_float, CONFIG, lacking, SELECTIVE.rules)
 
 
 def test_refuses_a_rule_without_a_layer(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ConfigError, match="'softmax'"):
-        build_fake_quant(tiny_float, CONFIG, ranges, [*SELECTIVE, Rule("softmax", False, "none here")])
+        build_fake_quant(tiny_float, CONFIG, ranges, [*SELECTIVE.rules, Rule("softmax", False, "none here")])
 
 
 def other_weights(config: FocalNetConfig) -> Tensors:

@@ -15,6 +15,7 @@ from runtime.errors import ArtifactError
 from runtime.manifest import (
     SCHEMA_VERSION,
     Artifact,
+    Audit,
     Manifest,
     Overlay,
     read_manifest,
@@ -42,6 +43,17 @@ CONTENT: dict[str, Any] = {
             "sha256": SHA256,
             "size_bytes": 5,
             "accuracy": {"dataset": "pets", "split": "test", "pictures": 100, "top1": 1},
+            "audit": {
+                "interpreter": "interpreter 1.0",
+                "operators": {
+                    "CAST": {"uint8 -> float32": 1},
+                    "CONV_2D": {"int8": 2},
+                    "MUL": {"float32": 2, "int8": 1},
+                },
+                "delegate_partitions": 1,
+                "outside_delegate": {"face": "CAST"},
+                "float_operators": {"face": "CAST MUL", "stage0.block0.gated0": "MUL"},
+            },
         },
         {
             "file": "int8.tflite",
@@ -50,6 +62,7 @@ CONTENT: dict[str, Any] = {
             "sha256": SHA256,
             "size_bytes": 5,
             "accuracy": None,
+            "audit": None,
         },
     ],
     "tools": {"tensorflow": "2.21.0"},
@@ -88,7 +101,19 @@ def test_reads_the_contract(tmp_path: Path) -> None:
     assert accuracy is not None
     assert accuracy.top1 == 1.0
     assert isinstance(accuracy.top1, float)
-    assert manifest.artifact("int8") == Artifact("int8.tflite", "int8", "tflite", SHA256, 5, None)
+    assert manifest.artifact("float32").audit == Audit(
+        interpreter="interpreter 1.0",
+        operators={"CAST": {"uint8 -> float32": 1}, "CONV_2D": {"int8": 2}, "MUL": {"float32": 2, "int8": 1}},
+        delegate_partitions=1,
+        outside_delegate={"face": ("CAST",)},
+        float_operators={"face": ("CAST", "MUL"), "stage0.block0.gated0": ("MUL",)},
+    )
+    assert manifest.artifact("int8") == Artifact("int8.tflite", "int8", "tflite", SHA256, 5, None, None)
+
+
+def test_reads_artifacts_of_before_there_was_an_audit(tmp_path: Path) -> None:
+    write_content(tmp_path, changed("artifacts.0.audit", MISSING))
+    assert read_manifest(tmp_path).artifact("float32").audit is None
 
 
 def test_writes_the_contract(tmp_path: Path) -> None:
@@ -125,8 +150,9 @@ def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
         *(f"input.{key}" for key in CONTENT["input"]),
         *(f"outputs.{key}" for key in CONTENT["outputs"]),
         *(f"overlay.{key}" for key in CONTENT["overlay"]),
-        *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0]),
+        *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0] if key != "audit"),
         *(f"artifacts.0.accuracy.{key}" for key in CONTENT["artifacts"][0]["accuracy"]),
+        *(f"artifacts.0.audit.{key}" for key in CONTENT["artifacts"][0]["audit"]),
     ],
 )
 def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
@@ -177,6 +203,23 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("artifacts.0.accuracy.top1", 81.0, "artifacts[0].accuracy.top1"),
         ("artifacts.0.accuracy.top1", float("nan"), "artifacts[0].accuracy.top1"),
         ("artifacts.0.accuracy.pictures", 0, "artifacts[0].accuracy.pictures"),
+        ("artifacts.0.audit", "fine", "artifacts[0].audit"),
+        ("artifacts.0.audit.interpreter", None, "artifacts[0].audit.interpreter"),
+        ("artifacts.0.audit.operators", ["MUL"], "artifacts[0].audit.operators"),
+        ("artifacts.0.audit.operators.MUL", 3, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL", {}, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL.int8", 0, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL.int8", True, "artifacts[0].audit.operators.MUL.int8"),
+        ("artifacts.0.audit.operators.MUL.float32", 3, "artifacts[0].audit.float_operators"),
+        ("artifacts.0.audit.delegate_partitions", -1, "artifacts[0].audit.delegate_partitions"),
+        ("artifacts.0.audit.delegate_partitions", "1", "artifacts[0].audit.delegate_partitions"),
+        ("artifacts.0.audit.outside_delegate", ["CAST"], "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.outside_delegate.face", ["CAST"], "artifacts[0].audit.outside_delegate.face"),
+        ("artifacts.0.audit.outside_delegate.face", "CAST CAST", "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.outside_delegate.face", "SPLIT", "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.float_operators", {}, "artifacts[0].audit.float_operators"),
+        ("artifacts.0.audit.float_operators.face", 2, "artifacts[0].audit.float_operators.face"),
+        ("artifacts.0.audit.float_operators.face", "CAST MUL CONV_2D", "artifacts[0].audit.float_operators"),
         ("tools.tensorflow", 2.21, "tools.tensorflow"),
     ],
 )

@@ -22,7 +22,7 @@ from train.weights import model_weights
 @pytest.fixture
 def student(tiny_run: Path, tiny_float: Any) -> Any:
     """A student whose kernels have been disturbed."""
-    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
         if name.endswith("/kernel"):
@@ -80,7 +80,7 @@ def test_averages_move_less_than_the_weights(
     tiny_float: Any, tiny_run: Path, batches: PictureBatches, validate: Validator
 ) -> None:
     def moved(ema_momentum: float) -> float:
-        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
         before = fake_quant_weights(student)
         seen: list[dict[str, NDArray[np.float32]]] = []
 
@@ -115,7 +115,7 @@ def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any
 def test_training_that_only_harms_leaves_the_calibrated_network(
     tiny_run: Path, tiny_float: Any, batches: PictureBatches, validate: Validator
 ) -> None:
-    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
     before, logits_before = fake_quant_weights(student), logits(student, VALIDATION)
     config = QatConfig(epochs=2, learning_rate=1.0, ema_momentum=0.0)
     epochs = finetune(student, tiny_float, batches, validate, config)

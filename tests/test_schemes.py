@@ -35,7 +35,7 @@ def kind(layer: Any) -> str:
 
 
 def test_int8_kernels_are_exactly_those_of_the_matrix_products(layers: dict[str, Any]) -> None:
-    matched = match_rules(SELECTIVE, layers)
+    matched = match_rules(SELECTIVE.rules, layers)
     int8 = {name for name, rule in matched.items() if rule.weights}
     assert int8 == {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
     assert {"embed.proj", "embed.conv0"} & int8
@@ -43,7 +43,7 @@ def test_int8_kernels_are_exactly_those_of_the_matrix_products(layers: dict[str,
 
 
 def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(layers: dict[str, Any]) -> None:
-    matched = match_rules(SELECTIVE, layers)
+    matched = match_rules(SELECTIVE.rules, layers)
     float_kinds = {kind(layer) for name, layer in layers.items() if name not in matched}
     assert {"DepthwiseConv2D", "Add", "Multiply"} <= float_kinds
     assert not any(kind(layers[name]) == "DepthwiseConv2D" for name in matched)
@@ -53,17 +53,17 @@ def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(laye
 
 
 def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
-    matched = match_rules(SELECTIVE, layers)
+    matched = match_rules(SELECTIVE.rules, layers)
     products = [layer for layer in layers.values() if kind(layer) == "Conv2D"]
     sources = {layer.name: layer.input._keras_history.operation.name for layer in products}
     assert [(name, source) for name, source in sources.items() if source not in matched] == []
 
 
-@pytest.mark.parametrize("place", range(len(SELECTIVE)))
+@pytest.mark.parametrize("place", range(len(SELECTIVE.rules)))
 def test_a_rule_that_matches_nothing_is_named(place: int, layers: dict[str, Any]) -> None:
-    stale = dataclasses.replace(SELECTIVE[place], pattern=f"old_{SELECTIVE[place].pattern}")
+    stale = dataclasses.replace(SELECTIVE.rules[place], pattern=f"old_{SELECTIVE.rules[place].pattern}")
     with pytest.raises(ConfigError, match="matches no layer") as caught:
-        match_rules([*SELECTIVE[:place], stale, *SELECTIVE[place + 1 :]], layers)
+        match_rules([*SELECTIVE.rules[:place], stale, *SELECTIVE.rules[place + 1 :]], layers)
     assert repr(stale.pattern) in str(caught.value)
 
 

@@ -255,7 +255,7 @@ def test_pixels_that_need_more_than_their_scale_stay_float(tiny_float: Any, tiny
 
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
     model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
-    student = build_fake_quant(model, config, read_calibration(tiny_run).ranges, SELECTIVE)
+    student = build_fake_quant(model, config, read_calibration(tiny_run).ranges, SELECTIVE.rules)
     names = [name for name, _, _ in operators(convert(student, config, PREFIX))]
     assert names[0] == "CAST"
     assert names.index("QUANTIZE") > 1

@@ -1,0 +1,327 @@
+"""The audit of artifacts: what each operator computes in, and which of them the CPU delegate takes.
+
+`python -m export.audit --bundle models/edge-nano-cifar10`
+
+Operators, types and names are read from the flatbuffer. How the delegate cuts the graph is asked of the
+interpreter that is installed, and may differ from one version of it to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# First, as it makes TensorFlow take Keras 2.
+from export.fake_quant import PREFIX
+
+import tf_keras  # isort: skip
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from export.schemes import FACE, SELECTIVE, Scheme
+from runtime.errors import ArtifactError, run_cli
+from runtime.litert import load_interpreter
+from runtime.manifest import Artifact, Audit, read_manifest, verified_file
+from train.config import config_from_dict
+from train.focalnet import build_focalnet
+
+NAMED_IN_ERRORS = 6
+DELEGATE = "DELEGATE"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of an artifact.
+
+    Attributes:
+        name: TFLite's, e.g. `"CONV_2D"`.
+        layer: the layer of the network that it computes or helps to, or `schemes.FACE`.
+        inputs: types of what it reads, e.g. `("int8",)`; constants, such as weights and axes, are left out.
+        outputs: types of what it gives.
+        partition: number of the delegate's partition that it is in, or `None` outside the delegate.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    partition: int | None
+
+    @property
+    def dtype(self) -> str:
+        """The types in short: `"int8"`, or `"int8 -> float32"` where what it gives differs from what it reads."""
+        before, after = ("/".join(dict.fromkeys(types)) for types in (self.inputs, self.outputs))
+        return after if before in ("", after) else f"{before} -> {after}"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it reads or gives a float tensor, as conversions between int8 and float do too."""
+        return "float" in self.dtype
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An artifact, operator by operator; `interpreter` is the one that cut it into `partitions`."""
+
+    interpreter: str
+    partitions: int
+    operators: tuple[Operator, ...]
+
+
+def list_operators(content: bytes, layers: Iterable[str]) -> Listing:
+    """List the operators of an artifact in the order of its graph.
+
+    Args:
+        content: the .tflite file.
+        layers: the names of its network's layers.
+
+    Returns:
+        Every operator, with the delegate's partition that it is in.
+
+    Raises:
+        ArtifactError: it is no model with one graph, or no interpreter can be asked.
+    """
+    interpreter, nodes = interpreter_nodes(content)  # refuses what is no model, before the parser stumbles over it
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    if len(model.subgraphs) != 1:
+        raise ArtifactError(f"received a model with {len(model.subgraphs)} graphs; expected one, without control flow")
+    graph, known = model.subgraphs[0], frozenset(layers)
+    names = [_operator_name(model.operatorCodes[operator.opcodeIndex]) for operator in graph.operators]
+    computed = {int(tensor) for operator in graph.operators for tensor in operator.outputs} | set(graph.inputs)
+    partitions = partitions_of(nodes, names)
+    operators = []
+    for index, (name, operator) in enumerate(zip(names, graph.operators, strict=True)):
+        outputs = [graph.tensors[tensor] for tensor in operator.outputs]
+        operators.append(
+            Operator(
+                name=name,
+                layer=layer_of([tensor.name.decode() for tensor in outputs], known),
+                inputs=tuple(_dtype(graph.tensors[tensor]) for tensor in operator.inputs if tensor in computed),
+                outputs=tuple(_dtype(tensor) for tensor in outputs),
+                partition=partitions.get(index),
+            )
+        )
+    return Listing(interpreter, sum(node["op_name"] == DELEGATE for node in nodes), tuple(operators))
+
+
+def _names_of(enumeration: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+OPERATOR_NAMES = _names_of(schema.BuiltinOperator)
+TYPE_NAMES = _names_of(schema.TensorType)
+
+
+def _operator_name(code: Any) -> str:
+    if code.builtinCode == schema.BuiltinOperator.CUSTOM:
+        return str(code.customCode.decode())
+    return OPERATOR_NAMES[code.builtinCode]
+
+
+def _dtype(tensor: Any) -> str:
+    return TYPE_NAMES[tensor.type].lower()
+
+
+def layer_of(tensors: Iterable[str], layers: Collection[str]) -> str:
+    """Find the layer that an operator belongs to.
+
+    Converters name a tensor by its path in the network, such as
+    `focalnet/quant_stage0.block0.norm1/Reshape`. To one that several operations were fused into they give all
+    the names, the last operation's first: `focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D`.
+
+    Args:
+        tensors: names of the operator's outputs.
+        layers: names of the network's layers.
+
+    Returns:
+        The last layer named, which is that of the product where an activation is fused into it; `FACE` if
+        there is none.
+    """
+    parts = [part.removeprefix(PREFIX) for name in tensors for part in re.split("[/;]", name)]
+    return next((part for part in reversed(parts) if part in layers), FACE)
+
+
+def interpreter_nodes(content: bytes) -> tuple[str, list[dict[str, Any]]]:
+    """Ask the interpreter what it will run.
+
+    Args:
+        content: the .tflite file.
+
+    Returns:
+        The interpreter's name with its version; and its nodes: the operators of the flatbuffer in their order,
+        then one node `DELEGATE` for each partition. A node has an `op_name`, and tensor indices as `inputs` and
+        `outputs`; those of a partition are what crosses its border.
+
+    Raises:
+        ArtifactError: the interpreter cannot open the model, or does not tell its nodes.
+    """
+    name, interpreter_class = load_interpreter()
+    try:
+        interpreter = interpreter_class(model_content=content)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{name} cannot open the artifact ({error}); make it anew with `make export`") from error
+    # There is no public way to learn of partitions. All three interpreters have this one, "subject to change".
+    list_nodes = getattr(interpreter, "_get_ops_details", None)
+    nodes = list_nodes() if callable(list_nodes) else []
+    if not nodes or not all({"op_name", "inputs", "outputs"} <= node.keys() for node in nodes):
+        raise ArtifactError(
+            f"{name} does not tell the delegate's partitions through _get_ops_details, as ai-edge-litert "
+            "2.3.0 does; install that version to export and to audit"
+        )
+    return name, nodes
+
+
+def partitions_of(nodes: Sequence[dict[str, Any]], operators: Sequence[str]) -> dict[int, int]:
+    """Find the operators inside the delegate's partitions.
+
+    Args:
+        nodes: those of `interpreter_nodes`.
+        operators: names of the flatbuffer's operators.
+
+    Returns:
+        The number of its partition, from 0, by the index of every operator that is in one: all that a
+        partition's outputs are computed by, back to its inputs.
+
+    Raises:
+        ArtifactError: the nodes are not the flatbuffer's operators.
+    """
+    originals = [node for node in nodes if node["op_name"] != DELEGATE]
+    if [node["op_name"] for node in originals] != list(operators):
+        raise ArtifactError(
+            f"the interpreter lists {len(originals)} operators that are not the artifact's own {len(operators)}; "
+            "its version and this audit do not fit: install ai-edge-litert 2.3.0"
+        )
+    makers = {int(tensor): index for index, node in enumerate(originals) for tensor in node["outputs"]}
+    found: dict[int, int] = {}
+    for partition, node in enumerate(node for node in nodes if node["op_name"] == DELEGATE):
+        border = {int(tensor) for tensor in node["inputs"]}
+        pending = [int(tensor) for tensor in node["outputs"]]
+        while pending:
+            maker = makers.get(pending.pop())
+            if maker is None or maker in found:
+                continue
+            found[maker] = partition
+            pending += [int(tensor) for tensor in originals[maker]["inputs"] if int(tensor) not in border]
+    return found
+
+
+def summarise(listing: Listing) -> Audit:
+    """Return what the manifest carries of an artifact's operators."""
+    counts: dict[str, Counter[str]] = {}
+    for operator in listing.operators:
+        counts.setdefault(operator.name, Counter())[operator.dtype] += 1
+    return Audit(
+        interpreter=listing.interpreter,
+        operators={name: dict(sorted(counts[name].items())) for name in sorted(counts)},
+        delegate_partitions=listing.partitions,
+        outside_delegate=_by_layer(operator for operator in listing.operators if operator.partition is None),
+        float_operators=_by_layer(operator for operator in listing.operators if operator.is_float),
+    )
+
+
+def _by_layer(operators: Iterable[Operator]) -> dict[str, tuple[str, ...]]:
+    names: dict[str, list[str]] = {}
+    for operator in operators:
+        names.setdefault(operator.layer, []).append(operator.name)
+    return {layer: tuple(each) for layer, each in names.items()}
+
+
+def unlisted_float(listing: Listing, scheme: Scheme) -> list[Operator]:
+    """Return the float operators that a scheme does not list, in the order of the graph."""
+    return [each for each in listing.operators if each.is_float and not scheme.allows_float(each.name, each.layer)]
+
+
+def check_scheme(listing: Listing, scheme: Scheme) -> None:
+    """Hold an int8 artifact to its scheme.
+
+    Args:
+        listing: its operators.
+        scheme: what it was quantized by.
+
+    Raises:
+        ArtifactError: operators are float that the scheme does not list; the message names them.
+    """
+    unlisted = unlisted_float(listing, scheme)
+    if not unlisted:
+        return
+    shown = ", ".join(f"{each.name} ({each.layer})" for each in unlisted[:NAMED_IN_ERRORS])
+    more = f" and {len(unlisted) - NAMED_IN_ERRORS} more" if len(unlisted) > NAMED_IN_ERRORS else ""
+    raise ArtifactError(
+        f"the int8 artifact computes {shown}{more} in float, and the scheme {scheme.name!r} lists none of them; "
+        "give the layers a rule in export/schemes.py that makes them int8, or add them to its float_ops"
+    )
+
+
+def describe(listing: Listing) -> str:
+    """Return an artifact's operators as text: a table of counts, and the float ones by layer."""
+    kinds = Counter((each.name, each.dtype) for each in listing.operators)
+    outside = Counter((each.name, each.dtype) for each in listing.operators if each.partition is None)
+    lines = [
+        f"{len(listing.operators)} operators, {sum(outside.values())} outside the delegate; "
+        f"delegate partitions: {listing.partitions} ({listing.interpreter})",
+        f"{'operator':20} {'dtype':20} {'count':>6} {'delegate':>9} {'outside':>8}",
+    ]
+    for (name, dtype), count in sorted(kinds.items()):
+        left = outside[name, dtype]
+        lines.append(f"{name:20} {dtype:20} {count:6} {count - left:9} {left:8}")
+    audit = summarise(listing)
+    lines += ["", "outside the delegate, by layer:", *_layer_lines(audit.outside_delegate)]
+    lines += ["", "float, by layer:", *_layer_lines(audit.float_operators)]
+    return "\n".join(lines)
+
+
+def _layer_lines(operators: dict[str, tuple[str, ...]]) -> list[str]:
+    return [f"  {layer:26} {' '.join(names)}" for layer, names in operators.items()] or ["  none"]
+
+
+def _to_json(artifact: Artifact, listing: Listing) -> dict[str, Any]:
+    operators = [asdict(operator) | {"is_float": operator.is_float} for operator in listing.operators]
+    return {
+        "file": artifact.file,
+        "precision": artifact.precision,
+        "interpreter": listing.interpreter,
+        "delegate_partitions": listing.partitions,
+        "operators": operators,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the audit of a bundle's artifacts, and hold the int8 one to the scheme."""
+    args = _parser().parse_args(argv)
+    manifest = read_manifest(args.bundle)
+    layers = [layer.name for layer in build_focalnet(config_from_dict(manifest.config), tf_keras).layers]
+    listings = [
+        (artifact, list_operators(verified_file(args.bundle, artifact).read_bytes(), layers))
+        for artifact in manifest.artifacts
+    ]
+    if args.json:
+        print(json.dumps([_to_json(artifact, listing) for artifact, listing in listings], indent=2))
+    else:
+        texts = [f"{args.bundle / artifact.file}: {describe(listing)}" for artifact, listing in listings]
+        print("\n\n".join(texts))
+    for artifact, listing in listings:
+        if artifact.precision == "int8":
+            check_scheme(listing, SELECTIVE)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.audit",
+        description="List the operators of a bundle's artifacts: types, delegate partitions, what is float.",
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
+    parser.add_argument("--json", action="store_true", help="print every operator as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

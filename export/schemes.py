@@ -99,7 +99,7 @@ SELECTIVE = Scheme(
         FloatOps(r"normalise", frozenset({"MUL", "ADD"}), "pixels to the network's range, before their quantization"),
         FloatOps(
             r".+\.norm\d*",
-            frozenset({"RESHAPE", "TRANSPOSE", "MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
+            frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
             "LayerNorm: XNNPACK takes neither int8 RSQRT nor int8 SQUARED_DIFFERENCE",
         ),
         FloatOps(

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_refused(
     from train.weights import write_tensors
 
     weights = read_tensors(own_run / "float.safetensors")
-    weights["stage1.block0.norm2/gamma"][3] = np.nan
+    weights["stage1.block0.expand/bias"][3] = np.nan
     write_tensors(own_run / "float.safetensors", weights)
     assert calibrate(own_run, picture_folder) == 2
-    assert "layer stage1.block0.norm2 gives values that are not finite" in capsys.readouterr().err
+    assert "layer stage1.block0.expand gives values that are not finite" in capsys.readouterr().err

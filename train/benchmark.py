@@ -27,8 +27,9 @@ from runtime.errors import ConfigError, FocalEdgeError, run_cli
 from runtime.metrics import percentile
 from train.batches import Batch, TrainBatches
 from train.config import PRESETS, FocalNetConfig, TrainConfig
-from train.cost import Cost, fraction_of_peak, measure_peak, network_cost
+from train.cost import Cost, fraction_of_peak, measure_peak, model_cost
 from train.fit import compile_model, device_name, learning_rate_schedule
+from train.focalnet import build_focalnet
 from train.splits import Split
 from train.trainee import Trainee
 from train.tutorial import build_tutorial, tutorial_batches
@@ -68,7 +69,7 @@ class Comparison:
         batch_size: pictures per step.
         rounds: turns of each.
         steps: steps per turn.
-        cost: of the network, either way.
+        cost: of the network as it is trained, either way.
         peak_flops_per_s: float32, measured before.
         speeds: of this project and of the tutorial.
         ratio: of the median step times, the tutorial's to ours.
@@ -153,7 +154,7 @@ def compare(config: FocalNetConfig, recipe: TrainConfig, rounds: int, steps: int
         TUTORIAL: lambda: tutorial.train_on_batch(*next(pipeline)),
     }
     times_ms = measure(steppers, rounds, steps)
-    cost = network_cost(config)
+    cost = model_cost(build_focalnet(config, keras))
     speeds = {name: speed(name, times, recipe.batch_size, cost.macs, peak) for name, times in times_ms.items()}
     return Comparison(
         backend=keras.backend.backend(),

@@ -17,10 +17,11 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate export report demo bench bench-train models test test-slow lint clean
+.PHONY: help setup train calibrate export report demo latency bench bench-train models test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -55,8 +56,15 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 	@echo "report     $(DEMO_RUN)/report/report.html"
 	@echo "video      $(DEMO_RUN)/demo.mp4"
 
-bench: $(READY)  ## latency of BUNDLE's artifacts, interleaved, one thread
+latency: $(READY)  ## latency of BUNDLE's two artifacts on this machine, interleaved, one thread
 	$(PY) -m runtime.benchmark --bundle $(BUNDLE)
+
+bench: $(BENCH_READY)  ## BUNDLE's artifacts against what other converters and runtimes make of its weights
+	$(PY) -m export.bench --bundle $(BUNDLE) $(DATA)
+
+$(BENCH_READY): $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $(BENCH_READY)
 
 bench-train: $(READY)  ## speed of training steps against the Keras tutorial's construction, interleaved
 	$(PY) -m train.benchmark

@@ -12,19 +12,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.engine import Engine, open_engine
+from runtime.engine import open_engine
 from runtime.errors import ConfigError, FocalEdgeError, run_cli
 from runtime.metrics import percentile
 
 WARM_UP_RUNS = 10
 DEFAULT_ROUNDS = 200
 SYNTHETIC_PICTURES = 8
+
+
+class Timed(Protocol):
+    """What can be timed: a `runtime.engine.Engine`, or anything else that runs on one picture."""
+
+    def run(self, image: NDArray[np.uint8], /) -> object:
+        """Run on uint8 `[1, S, S, 3]`, and return when it is done."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,15 @@ class Latency:
     min_ms: float
 
 
-def measure(engines: Mapping[str, Engine], pictures: Sequence[NDArray[np.uint8]], rounds: int) -> dict[str, Latency]:
-    """Measure the latency of `Engine.run`, the engines taking turns.
+def measure(
+    engines: Mapping[str, Timed],
+    pictures: Sequence[NDArray[np.uint8]],
+    rounds: int,
+    *,
+    rest_s: float = 0.0,
+    runs_before: int = 0,
+) -> dict[str, Latency]:
+    """Measure the latency of `run`, the engines taking turns.
 
     Each engine first runs a few times unmeasured. Then every round gives one picture to every engine;
     the engine that goes first rotates, because the first one after a pause finds colder caches.
@@ -46,6 +61,9 @@ def measure(engines: Mapping[str, Engine], pictures: Sequence[NDArray[np.uint8]]
         engines: the engines by name.
         pictures: uint8 `[1, S, S, 3]` each, RGB, of the engines' input size; used in turn.
         rounds: measured runs of each engine.
+        rest_s: a pause before each engine's turn, in which the last one's threads fall asleep; in seconds.
+        runs_before: unmeasured runs that begin each turn. Where many engines take turns, their weights
+            push each other out of the caches, which a device that runs one of them does not see.
 
     Returns:
         The latency of each engine, under its name.
@@ -66,11 +84,15 @@ def measure(engines: Mapping[str, Engine], pictures: Sequence[NDArray[np.uint8]]
     for index in tqdm(range(rounds), desc="latency", unit="round", disable=None, leave=False):
         first = index % len(names)
         for name in names[first:] + names[:first]:
+            if rest_s:
+                sleep(rest_s)
+            for _ in range(runs_before):
+                engines[name].run(pictures[index % len(pictures)])
             times_ms[name].append(_run_ms(engines[name], pictures[index % len(pictures)]))
     return {name: summarise(values) for name, values in times_ms.items()}
 
 
-def _run_ms(engine: Engine, picture: NDArray[np.uint8]) -> float:
+def _run_ms(engine: Timed, picture: NDArray[np.uint8]) -> float:
     start_ns = perf_counter_ns()
     engine.run(picture)
     return (perf_counter_ns() - start_ns) / 1e6

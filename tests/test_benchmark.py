@@ -79,6 +79,19 @@ def test_engines_take_turns_on_the_same_picture_and_rotate(clock):
     assert [picture for _, picture in rounds] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
 
 
+def test_a_turn_may_begin_with_a_pause_and_runs_that_are_not_measured(clock, monkeypatch):
+    log, pauses = [], []
+    monkeypatch.setattr(runtime.benchmark, "sleep", lambda pause_s: pauses.append((pause_s, len(log))))
+    engines = {name: ClockedEngine(name, clock, [5.0, 5.0, 1.0], log) for name in "ab"}
+    for engine in engines.values():
+        engine.runs = -WARM_UP_RUNS  # so that a turn's last run is the short one
+    latencies = measure(engines, pictures(2), rounds=2, rest_s=0.25, runs_before=2)
+    assert [name for name, _ in log[2 * WARM_UP_RUNS :]] == [*"aaabbb", *"bbbaaa"]
+    assert [picture for _, picture in log[2 * WARM_UP_RUNS :]] == [0] * 6 + [1] * 6
+    assert pauses == [(0.25, 2 * WARM_UP_RUNS + 3 * turn) for turn in range(4)]
+    assert latencies == {name: Latency(1.0, 1.0, 1.0) for name in "ab"}
+
+
 @pytest.mark.parametrize(("engines", "count", "rounds"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, -3)])
 def test_a_benchmark_of_nothing_is_refused(clock, engines, count, rounds):
     with pytest.raises(ConfigError, match="at least one of each"):

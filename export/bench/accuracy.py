@@ -1,0 +1,60 @@
+"""How accurate one row of the benchmark is, beside the float network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from export.bench.candidate import Classifier
+from runtime.compare import NO_CLASS
+from runtime.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
+from runtime.preprocess import Image
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 of one row, 0..1, and how it differs from the float Keras network's on the same pictures."""
+
+    top1: float
+    drop_pp: float
+    drop_standard_error_pp: float
+    agreement: float
+
+
+def classify(classifier: Classifier, images: Image, name: str) -> Classes:
+    """Classify pictures one by one.
+
+    Args:
+        classifier: what does it.
+        images: uint8 `[N, S, S, 3]`.
+        name: for the progress bar.
+
+    Returns:
+        int64 `[N]`; -1 where a logit is not finite.
+    """
+    bar = tqdm(images, desc=name, unit="picture", disable=None, leave=False)
+    logits = np.stack([classifier.run(image[np.newaxis]) for image in bar])
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
+
+
+def accuracy_of(predicted: Classes, labels: Classes, reference: Classes) -> Accuracy:
+    """Compare predictions with the truth and with the float network's.
+
+    Args:
+        predicted: int64 `[N]`, -1 for none.
+        labels: int64 `[N]`, the true classes.
+        reference: int64 `[N]`, the float network's predictions.
+
+    Returns:
+        The figures.
+    """
+    right, reference_right = predicted == labels, reference == labels
+    lost, gained = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
+    return Accuracy(
+        top1=agreement(predicted, labels),
+        drop_pp=drop_pp(int(reference_right.sum()), int(right.sum()), len(labels)),
+        drop_standard_error_pp=drop_standard_error_pp(lost, gained, len(labels)),
+        agreement=agreement(predicted, reference),
+    )

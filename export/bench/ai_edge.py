@@ -1,0 +1,39 @@
+"""Google's ai-edge-quantizer, which quantizes a float TFLite model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from ai_edge_quantizer import quantizer, recipe
+
+from export.bench.candidate import Candidate, FloatNetwork
+from export.bench.tflite import TFLiteClassifier, convert
+from runtime.litert import load_interpreter
+
+
+def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+    """Make the statically quantized model.
+
+    Args:
+        network: what it is made from.
+        folder: where its file goes.
+
+    Yields:
+        The one peer.
+    """
+    float_model = convert(network)
+    _, interpreter_class = load_interpreter()
+    ((signature, tensors),) = interpreter_class(model_content=float_model).get_signature_list().items()
+    (image,) = tensors["inputs"]
+    quantizing = quantizer.Quantizer(float_model, recipe.static_wi8_ai8())
+    statistics = quantizing.calibrate({signature: [{image: batch} for batch in network.float_batches()]})
+    path = folder / "ai_edge_int8.tflite"
+    path.write_bytes(quantizing.quantize(statistics).quantized_model)
+    yield Candidate(
+        "ai-edge-quantizer static int8",
+        "recipe static_wi8_ai8 (int8 weights and activations wherever it can) on TFLite float",
+        (path,),
+        partial(TFLiteClassifier, path),
+    )

@@ -1,0 +1,231 @@
+"""What the benchmark found, as a Markdown table, as JSON and as a plot of accuracy against latency.
+
+bench.json, schema version 1 (accuracies 0..1, `pp` = percentage points):
+
+| field            | content                                                                                    |
+|------------------|--------------------------------------------------------------------------------------------|
+| `schema_version` | 1                                                                                          |
+| `created_utc`    | ISO 8601 time                                                                              |
+| `bundle`         | its folder's name                                                                          |
+| `data`           | `dataset`, `split`, `pictures`, `float_top1` (of the Keras network), `representative`      |
+|                  | (pictures), `representative_is_the_bundles` (the very set that ours was calibrated on)     |
+| `machine`        | `cpu`, `cores`, `load_before`, `load_after` (load averages of 1 minute; ours is part)      |
+| `versions`       | by package                                                                                 |
+| `rounds`         | timed runs of each row and number of threads                                               |
+| `threads`        | a list                                                                                     |
+| `rows`           | a list: `name`, `what`, `size_bytes`, `accuracy` (`top1`, `drop_pp` from the Keras network,|
+|                  | positive: worse, `drop_standard_error_pp`, `agreement` with it), both null for the floor;  |
+|                  | `latency`, by threads: `p50_ms`, `p90_ms`, `min_ms`, `times_ours` (ratio of medians)       |
+| `not_measured`   | a list: `name`, `reason`, `failed` (false: a package is missing)                           |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from export.bench.accuracy import Accuracy
+from export.bench.candidate import FLOOR, OURS, OURS_PREFIX, NotMeasured
+from runtime.benchmark import Latency, speedup
+from runtime.files import replacing, write_json
+
+SCHEMA_VERSION = 1
+OURS_COLOUR, PEER_COLOUR, FLOOR_COLOUR = "#d1495b", "#30638e", "#6c757d"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `latency` is by CPU threads. The floor has neither size nor accuracy."""
+
+    name: str
+    what: str
+    size_bytes: int | None
+    accuracy: Accuracy | None
+    latency: dict[int, Latency]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Everything that was measured, and on what; see the table at the top of this module."""
+
+    created_utc: str
+    bundle: str
+    data: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    rounds: int
+    threads: tuple[int, ...]
+    rows: tuple[Row, ...]
+    not_measured: tuple[NotMeasured, ...]
+
+
+def times_ours(rows: Sequence[Row], threads: int) -> dict[str, float]:
+    """Return the ratio of each row's median latency to that of this project's int8 artifact.
+
+    Args:
+        rows: the rows, that of `OURS` among them.
+        threads: which of the latencies.
+
+    Returns:
+        The ratio by name; 2 means that a row takes twice as long as ours.
+    """
+    (ours,) = (row.latency[threads] for row in rows if row.name == OURS)
+    return {row.name: speedup(row.latency[threads], ours) for row in rows}
+
+
+def to_dict(result: Benchmark) -> dict[str, Any]:
+    """Return the content of bench.json."""
+    ratios = {threads: times_ours(result.rows, threads) for threads in result.threads}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **asdict(result)}
+    for row in content["rows"]:
+        row["latency"] = {
+            str(threads): {**latency, "times_ours": ratios[threads][row["name"]]}
+            for threads, latency in row["latency"].items()
+        }
+    return content
+
+
+def to_markdown(result: Benchmark) -> str:
+    """Return the content of bench.md."""
+    lines = [
+        f"# {result.bundle} and what could run in its place",
+        "",
+        *_circumstances(result),
+        "",
+        *_table(result),
+        "",
+        *(f"- **{row.name}**: {row.what}." for row in result.rows),
+    ]
+    if result.not_measured:
+        lines += ["", "Not measured:", ""]
+        lines += [f"- **{each.name}**: {each.reason}" for each in result.not_measured]
+    return "\n".join(lines) + "\n"
+
+
+def _circumstances(result: Benchmark) -> list[str]:
+    data, machine = result.data, result.machine
+    own = "the bundle's own" if data["representative_is_the_bundles"] else "another draw than the bundle's"
+    return [
+        f"- {data['pictures']:,} pictures of {data['dataset']}, {data['split']} split, class-balanced; "
+        f"the float Keras network has {data['float_top1']:.2%} of them right, and drops are from that",
+        f"- calibrated on {data['representative']:,} pictures of the training split, {own}",
+        f"- {machine['cpu']}, {machine['cores']} cores, load average {machine['load_before']:.2f} before and "
+        f"{machine['load_after']:.2f} after",
+        f"- {result.rounds} timed runs of each row and number of threads, taking turns; a turn is a pause, "
+        "a few runs that warm the caches, and the timed one",
+        f"- {', '.join(f'{package} {version}' for package, version in result.versions.items())}",
+    ]
+
+
+def _table(result: Benchmark) -> list[str]:
+    head = ["", "top-1", "drop, pp (± standard error)", "agreement"]
+    for threads in result.threads:
+        noun = "thread" if threads == 1 else "threads"
+        head += [f"{threads} {noun}: p50, ms", "p90, ms", "times ours"]
+    head.append("size, bytes")
+    ratios = {threads: times_ours(result.rows, threads) for threads in result.threads}
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+    for row in result.rows:
+        bold = "**" if row.name == OURS else ""
+        cells = [f"{bold}{row.name}{bold}", *_accuracy_cells(row.accuracy)]
+        for threads in result.threads:
+            latency = row.latency[threads]
+            cells += [f"{latency.p50_ms:.3f}", f"{latency.p90_ms:.3f}", f"{ratios[threads][row.name]:.2f}"]
+        cells.append("" if row.size_bytes is None else f"{row.size_bytes:,}")
+        lines.append(_line(cells))
+    return lines
+
+
+def _accuracy_cells(accuracy: Accuracy | None) -> list[str]:
+    if accuracy is None:
+        return ["", "", ""]
+    return [
+        f"{accuracy.top1:.2%}",
+        f"{accuracy.drop_pp:.2f} ± {accuracy.drop_standard_error_pp:.2f}",
+        f"{accuracy.agreement:.2%}",
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(result: Benchmark) -> Figure:
+    """Plot accuracy against latency on the fewest threads that were measured.
+
+    Args:
+        result: what to plot.
+
+    Returns:
+        A figure with one labelled point a row, this project's in red, and a line for the floor.
+    """
+    threads = min(result.threads)
+    shown = [(row, row.accuracy) for row in result.rows if row.accuracy is not None]
+    figure = Figure(figsize=(12, 0.32 * len(shown) + 2.2), layout="constrained")
+    axes = figure.subplots()
+    by_accuracy = sorted(shown, key=lambda pair: (pair[1].top1, -pair[0].latency[threads].p50_ms))
+    # The names stand in a column beside the axes, in the order of their points, where they cannot overlap.
+    for (row, accuracy), height in zip(by_accuracy, np.linspace(0.02, 0.98, len(by_accuracy)), strict=True):
+        ours = row.name.startswith(OURS_PREFIX)
+        colour = OURS_COLOUR if ours else PEER_COLOUR
+        point = (row.latency[threads].p50_ms, 100 * accuracy.top1)
+        axes.plot(*point, "*" if ours else "o", color=colour, markersize=13 if ours else 7, zorder=3)
+        axes.annotate(
+            f"{row.name}  {point[0]:.2f} ms, {point[1]:.2f}%",
+            point,
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            color=colour,
+            fontsize=9,
+            fontweight="bold" if row.name == OURS else "normal",
+            # From the middle of the name's left edge.
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "alpha": 0.35, "linewidth": 0.8},
+            annotation_clip=False,
+        )
+    for row in result.rows:
+        if row.name == FLOOR:
+            p50_ms = row.latency[threads].p50_ms
+            axes.axvline(p50_ms, color=FLOOR_COLOUR, linestyle=":", label=f"{FLOOR}, {p50_ms:.2f} ms")
+            axes.legend(loc="lower left", framealpha=1.0, fontsize=9)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.08)
+    axes.grid(alpha=0.3)
+    axes.set(
+        xlabel=f"latency p50 of one picture, ms ({threads} {'thread' if threads == 1 else 'threads'}, "
+        f"{result.machine['cpu']})",
+        ylabel=f"top-1 on {result.data['pictures']:,} pictures, %",
+        title=f"{result.bundle}: accuracy against latency (up and to the left is better)",
+    )
+    return figure
+
+
+def write_reports(folder: Path, result: Benchmark) -> list[Path]:
+    """Write bench.md, bench.json and bench.png.
+
+    Args:
+        folder: where to; it is made if missing.
+        result: what to report.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        FocalEdgeError: a file cannot be written.
+    """
+    markdown, figures, plot = (folder / f"bench.{suffix}" for suffix in ("md", "json", "png"))
+    with replacing(markdown) as temporary:
+        temporary.write_text(to_markdown(result), encoding="utf-8")
+    write_json(figures, to_dict(result))
+    with replacing(plot) as temporary:
+        draw(result).savefig(temporary, dpi=120, format="png")
+    return [markdown, figures, plot]

@@ -1,0 +1,89 @@
+"""What all rows of the benchmark have in common: a float network, and the pictures it is calibrated and tried on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tf_keras
+
+from calibration.record import read_calibration
+from calibration.sample import draw_representative_set
+from export.bench.candidate import FloatNetwork
+from export.qat import logits
+from runtime.compare import SAMPLE_SEED
+from runtime.metrics import Classes, agreement
+from runtime.preprocess import Image
+from runtime.sampling import class_balanced_indices
+from train.config import FocalNetConfig
+from train.data import load_dataset
+from train.focalnet import build_focalnet
+from train.run import WEIGHTS_FILE, read_run
+from train.splits import resize_all
+from train.weights import Tensors, assign_weights, model_weights, read_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What all rows have in common.
+
+    Attributes:
+        network: the float network, and the pictures to calibrate by.
+        images: uint8 `[N, S, S, 3]`, of the test split.
+        labels: int64 `[N]`, their true classes.
+        reference: int64 `[N]`, the float network's predictions, by Keras.
+        data: `data` of bench.json.
+    """
+
+    network: FloatNetwork
+    images: Image
+    labels: Classes
+    reference: Classes
+    data: dict[str, Any]
+
+
+def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
+    """Read a bundle's weights and its data set.
+
+    Args:
+        bundle: with weights and calibration.
+        data_dir: where the data set is.
+        pictures: how many of the test split to classify, a class-balanced sample.
+
+    Returns:
+        The network and its pictures; those to calibrate by are drawn as the bundle's were.
+    """
+    run, calibration = read_run(bundle), read_calibration(bundle)
+    size = run.deployed.input_size
+    dataset = load_dataset(run.dataset, data_dir=data_dir, image_size=run.image_size)
+    sample = draw_representative_set(dataset.train, len(calibration.ids), calibration.seed)
+    model = stock_network(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
+    chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)
+    images, labels = resize_all(dataset.test.images[chosen], size), dataset.test.labels[chosen]
+    reference = logits(model, images).argmax(axis=-1)
+    data = {
+        "dataset": dataset.name,
+        "split": "test",
+        "pictures": len(labels),
+        "float_top1": agreement(reference, labels),
+        "representative": len(sample.ids),
+        "representative_is_the_bundles": sample.sha256 == calibration.sha256,
+    }
+    return Subject(FloatNetwork(model, resize_all(sample.images, size)), images, labels, reference, data)
+
+
+def stock_network(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
+    """Build a float network of Keras' own layers, as the peers' users have it.
+
+    Args:
+        config: the network.
+        weights: arrays by `layer/variable`.
+        source: where they come from, for the error.
+
+    Returns:
+        A `tf_keras` functional model; none of its layers is replaced by one that converts better.
+    """
+    model = build_focalnet(config, tf_keras)
+    assign_weights(model_weights(model), weights, source)
+    return model

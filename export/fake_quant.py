@@ -108,8 +108,8 @@ def quantization_scope() -> Any:
     return quantization.quantize_scope({"Int8Config": Int8Config, "ChannelNorm": ChannelNorm})
 
 
-def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
-    """Build the float network in `tf_keras` and fill it.
+def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
+    """Build the float network in `tf_keras` and fill it, all of its layers Keras' own.
 
     Args:
         config: the network.
@@ -117,11 +117,16 @@ def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
         source: where they come from, for the error.
 
     Returns:
-        A `tf_keras` functional model, its layers those that convert best.
+        A `tf_keras` functional model.
     """
     model = build_focalnet(config, tf_keras)
     assign_weights(model_weights(model), weights, source)
-    return lower_layer_norms(model)
+    return model
+
+
+def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
+    """Build the float network of `build_stock`, its layers replaced by those that convert best."""
+    return lower_layer_norms(build_stock(config, weights, source))
 
 
 def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range], rules: Iterable[Rule]) -> Any:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from export.fake_quant import update_weight_ranges
 from runtime.errors import ConfigError, TrainingError
+from runtime.metrics import agreement
 from runtime.preprocess import Image
 from train.augment import Augment
 from train.batches import TrainBatches
@@ -125,8 +126,10 @@ class Validator:
         update_weight_ranges(student)
         found = logits(student, self._images)
         divergence = tf_keras.losses.KLDivergence()(tf.nn.softmax(self._target), tf.nn.softmax(found))
-        agreement = (found.argmax(axis=-1) == self._target.argmax(axis=-1)).mean()
-        return Validated(divergence_nats=float(divergence), agreement=float(agreement))
+        return Validated(
+            divergence_nats=float(divergence),
+            agreement=agreement(found.argmax(axis=-1), self._target.argmax(axis=-1)),
+        )
 
 
 def finetune(

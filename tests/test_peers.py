@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.bench.candidate import FloatNetwork
 from export.bench.peers import FAMILIES, Family
-from export.bench.subject import stock_network
+from export.fake_quant import build_stock
 from tests.tiny_run import draw_weights, soft_pictures, spread_logits
 from train.config import PRESETS, FocalNetConfig
 from train.fold import fold_weights, folded
@@ -28,7 +28,7 @@ def tiny_network(config: FocalNetConfig) -> FloatNetwork:
     from train.weights import model_weights
 
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(config, keras)).items()}
-    model = stock_network(folded(config), fold_weights(draw_weights(shapes, seed=4), config), "test")
+    model = build_stock(folded(config), fold_weights(draw_weights(shapes, seed=4), config), "test")
     network = FloatNetwork(model, soft_pictures(48, seed=1))
     spread_logits(model_weights(model), logits(network, network.representative))
     return network

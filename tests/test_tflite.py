@@ -96,15 +96,18 @@ def partitions(content: bytes) -> int:
     return [operator["op_name"] for operator in interpreter._get_ops_details()].count("DELEGATE")
 
 
-@pytest.mark.parametrize("interpreter", ["ai_edge_litert", "tensorflow"])
-def test_float_says_what_keras_says(
-    interpreter: str, float_artifact: bytes, tiny_float: Any, pictures: NDArray[np.uint8]
-) -> None:
-    interpreter_class = None
-    if interpreter == "tensorflow":
-        import tensorflow
+@pytest.fixture(params=["ai_edge_litert", "tensorflow"])
+def interpreter_class(request: pytest.FixtureRequest) -> Any:
+    if request.param == "ai_edge_litert":
+        return Interpreter
+    import tensorflow
 
-        interpreter_class = tensorflow.lite.Interpreter
+    return tensorflow.lite.Interpreter
+
+
+def test_float_says_what_keras_says(
+    interpreter_class: Any, float_artifact: bytes, tiny_float: Any, pictures: NDArray[np.uint8]
+) -> None:
     found = run_artifact(float_artifact, pictures[:60], interpreter_class)
     expected = keras_outputs(tiny_float, "", pictures[:60])
     assert found.keys() == expected.keys() == SHAPES.keys()
@@ -114,19 +117,13 @@ def test_float_says_what_keras_says(
     assert (found["gates"] > 0).any()
 
 
-@pytest.mark.parametrize("interpreter", ["ai_edge_litert", "tensorflow"])
 def test_int8_says_what_the_fake_quantized_network_says(
-    interpreter: str,
+    interpreter_class: Any,
     int8_artifact: bytes,
     tiny_fake_quant: Any,
     tiny_run: Path,
     pictures: NDArray[np.uint8],
 ) -> None:
-    interpreter_class = None
-    if interpreter == "tensorflow":
-        import tensorflow
-
-        interpreter_class = tensorflow.lite.Interpreter
     found = run_artifact(int8_artifact, pictures, interpreter_class)
     expected = keras_outputs(tiny_fake_quant, PREFIX, pictures)
     ranges = read_calibration(tiny_run).ranges
@@ -233,15 +230,9 @@ def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes)
     assert list(source.quantization.scale) == list(target.quantization.scale) == pytest.approx([1 / 255])
 
 
-@pytest.mark.parametrize("interpreter", ["ai_edge_litert", "tensorflow"])
 def test_no_pixel_is_another_for_it(
-    interpreter: str, reading_floats: bytes, int8_artifact: bytes, pictures: NDArray[np.uint8]
+    interpreter_class: Any, reading_floats: bytes, int8_artifact: bytes, pictures: NDArray[np.uint8]
 ) -> None:
-    interpreter_class = None
-    if interpreter == "tensorflow":
-        import tensorflow
-
-        interpreter_class = tensorflow.lite.Interpreter
     extremes = np.stack([np.full_like(pictures[0], value) for value in (0, 1, 127, 128, 254, 255)])
     seen = np.concatenate([pictures[:40], extremes])
     before, after = (run_artifact(content, seen, interpreter_class) for content in (reading_floats, int8_artifact))

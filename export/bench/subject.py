@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tf_keras
-
 from calibration.record import read_calibration
 from calibration.sample import draw_representative_set
 from export.bench.candidate import FloatNetwork
+from export.fake_quant import build_stock
 from export.qat import logits
 from runtime.compare import SAMPLE_SEED
 from runtime.metrics import Classes, agreement
 from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices
-from train.config import FocalNetConfig
 from train.data import load_dataset
-from train.focalnet import build_focalnet
 from train.run import WEIGHTS_FILE, read_run
 from train.splits import resize_all
-from train.weights import Tensors, assign_weights, model_weights, read_tensors
+from train.weights import read_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
     size = run.deployed.input_size
     dataset = load_dataset(run.dataset, data_dir=data_dir, image_size=run.image_size)
     sample = draw_representative_set(dataset.train, len(calibration.ids), calibration.seed)
-    model = stock_network(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
+    model = build_stock(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
     chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)
     images, labels = resize_all(dataset.test.images[chosen], size), dataset.test.labels[chosen]
     reference = logits(model, images).argmax(axis=-1)
@@ -71,19 +68,3 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
         "representative_is_the_bundles": sample.sha256 == calibration.sha256,
     }
     return Subject(FloatNetwork(model, resize_all(sample.images, size)), images, labels, reference, data)
-
-
-def stock_network(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
-    """Build a float network of Keras' own layers, as the peers' users have it.
-
-    Args:
-        config: the network.
-        weights: arrays by `layer/variable`.
-        source: where they come from, for the error.
-
-    Returns:
-        A `tf_keras` functional model; none of its layers is replaced by one that converts better.
-    """
-    model = build_focalnet(config, tf_keras)
-    assign_weights(model_weights(model), weights, source)
-    return model

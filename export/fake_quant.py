@@ -8,7 +8,7 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -145,22 +145,14 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
     matched = match_rules(rules, [layer.name for layer in model.layers])
-    ranges = {**ranges, "normalise": _pixel_range(config)}
-    missing = sorted(name for name in matched if name not in ranges)
-    if missing:
-        raise ArtifactError(
-            f"the calibration has no range for {', '.join(missing[:6])}; run `python -m calibration` on this run"
-        )
+    ends = quantized_ranges(matched, config, ranges)
 
     def annotate(layer: Any) -> Any:
         rule = matched.get(layer.name)
         if rule is None:
             return layer
-        low, high = ranges[layer.name]
-        if low == high:
-            high = 1.0  # The output was always 0, and a scale needs some width all the same.
-        output = not _runs_with_its_relu(model.get_layer(layer.name), matched)
-        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, low, high, output))
+        output = fused_relu(model.get_layer(layer.name), matched) is None
+        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, *ends[layer.name], output))
 
     with quantization_scope():
         # A clone without a function of its own copies the layers, so that the float model stays whole.
@@ -172,15 +164,40 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
     return quantized
 
 
-def _runs_with_its_relu(layer: Any, quantized: Container[str]) -> bool:
-    """Tell whether a layer's only reader is a ReLU that is int8 too: converters fuse the two into one product."""
+def quantized_ranges(quantized: Iterable[str], config: FocalNetConfig, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return the ranges that int8 outputs are quantized over.
+
+    Args:
+        quantized: names of the layers whose outputs are int8.
+        config: the network.
+        ranges: calibrated `(min, max)` of layers' outputs.
+
+    Returns:
+        `(low, high)` by layer, `low < high`.
+
+    Raises:
+        ArtifactError: the calibration lacks a range.
+    """
+    known = {**ranges, "normalise": _pixel_range(config)}
+    missing = sorted(name for name in quantized if name not in known)
+    if missing:
+        raise ArtifactError(
+            f"the calibration has no range for {', '.join(missing[:6])}; run `python -m calibration` on this run"
+        )
+    # Of an output that was always 0, the scale needs some width all the same.
+    return {name: (known[name][0], known[name][1] if known[name] != (0.0, 0.0) else 1.0) for name in quantized}
+
+
+def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
+    """Name the ReLU that a product's only reader is, if it is int8 too: converters fuse the two into one product."""
     readers = [node.outbound_layer for node in layer.outbound_nodes]
-    return (
+    fused = (
         len(readers) == 1
         and readers[0].name in quantized
         and readers[0].get_config().get("activation") == "relu"
         and isinstance(layer, tf_keras.layers.Conv2D)
     )
+    return readers[0].name if fused else None
 
 
 def update_weight_ranges(model: Any) -> None:

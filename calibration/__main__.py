@@ -21,6 +21,7 @@ from calibration.observers import DEFAULT_PERCENTILE, OBSERVERS, choose_ranges, 
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
 from calibration.record import CALIBRATION_FILE, Calibration, describe_observer, write_calibration
 from calibration.sample import draw_representative_set
+from calibration.steps import step_views
 from runtime.errors import run_cli
 from train.data import load_dataset
 from train.focalnet import build_focalnet
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_figures(calibration), indent=2))
     else:
         print(
-            f"ranges of {len(ranges)} layers over {len(sample.ids)} pictures of {dataset.name} "
+            f"{len(ranges)} ranges over {len(sample.ids)} pictures of {dataset.name} "
             f"({describe_observer(calibration)}): {args.run / CALIBRATION_FILE}, drawn in {RANGE_PLOT_FILE}"
         )
     return 0
@@ -79,13 +80,13 @@ def _figures(calibration: Calibration) -> dict[str, Any]:
 
 
 def _layer_views(run: Run, weights: Path) -> Any:
-    """Build the trained network with every layer's output as an output, by layer name."""
+    """Build the trained network with every layer's output, and every step inside one, as an output by its name."""
     import keras
 
     model = build_focalnet(run.deployed, keras)
     load_weights(model, weights)
     outputs = {layer.name: layer.output for layer in model.layers if not _is_passive(layer, keras)}
-    return keras.Model(model.input, outputs)
+    return keras.Model(model.input, outputs | step_views(model, run.deployed))
 
 
 def _is_passive(layer: Any, keras: Any) -> bool:

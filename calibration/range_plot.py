@@ -58,7 +58,7 @@ def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -
         "value / the layer's value furthest from 0 (the darker, the more values: logarithmic)", fontsize=TEXT_PT + 1
     )
     axes.set_title(
-        f"observer {describe_observer(calibration)}: {len(seen)} layers over "
+        f"observer {describe_observer(calibration)}: {len(seen)} ranges over "
         f"{len(calibration.ids)} pictures of {calibration.dataset}",
         fontsize=TEXT_PT + 3,
         loc="left",

@@ -70,7 +70,7 @@ def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
-    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE.rules)
+    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE)
     validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 # First, as it makes TensorFlow take Keras 2.
-from export.fake_quant import PREFIX
+from export.flatbuffer import layer_of
 
 import tf_keras  # isort: skip
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.schemes import FACE, SELECTIVE, Scheme
+from export.schemes import SELECTIVE, Scheme
 from runtime.errors import ArtifactError, run_cli
 from runtime.litert import load_interpreter
 from runtime.manifest import Artifact, Audit, read_manifest, verified_file
@@ -34,6 +33,7 @@ from train.focalnet import build_focalnet
 
 NAMED_IN_ERRORS = 6
 DELEGATE = "DELEGATE"
+PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Operator:
         inputs: types of what it reads, e.g. `("int8",)`; constants, such as weights and axes, are left out.
         outputs: types of what it gives.
         partition: number of the delegate's partition that it is in, or `None` outside the delegate.
+        weights: type of a product's kernel.
     """
 
     name: str
@@ -53,12 +54,14 @@ class Operator:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     partition: int | None
+    weights: str | None = None
 
     @property
     def dtype(self) -> str:
         """The types in short: `"int8"`, or `"int8 -> float32"` where what it gives differs from what it reads."""
         before, after = ("/".join(dict.fromkeys(types)) for types in (self.inputs, self.outputs))
-        return after if before in ("", after) else f"{before} -> {after}"
+        dtype = after if before in ("", after) else f"{before} -> {after}"
+        return dtype if self.weights in (None, before) else f"{dtype}, {self.weights} weights"
 
     @property
     def is_float(self) -> bool:
@@ -106,6 +109,7 @@ def list_operators(content: bytes, layers: Iterable[str]) -> Listing:
                 inputs=tuple(_dtype(graph.tensors[tensor]) for tensor in operator.inputs if tensor in computed),
                 outputs=tuple(_dtype(tensor) for tensor in outputs),
                 partition=partitions.get(index),
+                weights=_dtype(graph.tensors[operator.inputs[1]]) if name in PRODUCTS else None,
             )
         )
     return Listing(interpreter, sum(node["op_name"] == DELEGATE for node in nodes), tuple(operators))
@@ -127,25 +131,6 @@ def _operator_name(code: Any) -> str:
 
 def _dtype(tensor: Any) -> str:
     return TYPE_NAMES[tensor.type].lower()
-
-
-def layer_of(tensors: Iterable[str], layers: Collection[str]) -> str:
-    """Find the layer that an operator belongs to.
-
-    Converters name a tensor by its path in the network, such as
-    `focalnet/quant_stage0.block0.norm1/Reshape`. To one that several operations were fused into they give all
-    the names, the last operation's first: `focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D`.
-
-    Args:
-        tensors: names of the operator's outputs.
-        layers: names of the network's layers.
-
-    Returns:
-        The last layer named, which is that of the product where an activation is fused into it; `FACE` if
-        there is none.
-    """
-    parts = [part.removeprefix(PREFIX) for name in tensors for part in re.split("[/;]", name)]
-    return next((part for part in reversed(parts) if part in layers), FACE)
 
 
 def interpreter_nodes(content: bytes) -> tuple[str, list[dict[str, Any]]]:

@@ -18,9 +18,9 @@ from typing import TextIO
 
 from calibration.record import CALIBRATION_FILE, read_calibration
 from export.audit import check_scheme, list_operators, summarise
-from export.fake_quant import PREFIX, build_fake_quant, build_float
+from export.fake_quant import build_float
 from export.schemes import SELECTIVE
-from export.tflite import convert
+from export.tflite import convert_float, convert_int8
 from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
 from runtime.compare import classify
 from runtime.engine import open_engine
@@ -62,8 +62,10 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
     model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
     tuned = source / QAT_WEIGHTS_FILE
     base = build_float(run.deployed, read_tensors(tuned), str(tuned)) if tuned.exists() else model
-    quantized = build_fake_quant(base, run.deployed, calibration.ranges, SELECTIVE.rules)
-    contents = {"float32": convert(model, run.deployed), "int8": convert(quantized, run.deployed, PREFIX)}
+    contents = {
+        "float32": convert_float(model, run.deployed),
+        "int8": convert_int8(base, run.deployed, calibration.ranges, SELECTIVE),
+    }
     listings = {
         precision: list_operators(content, [layer.name for layer in model.layers])
         for precision, content in contents.items()

@@ -8,9 +8,10 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
@@ -21,13 +22,14 @@ from tensorflow_model_optimization.quantization.keras import QuantizeConfig, Qua
 
 from calibration.observers import Range
 from export.layer_norm import ChannelNorm, lower_layer_norms
-from export.schemes import Rule, match_rules
+from export.schemes import Scheme, match_rules
 from runtime.errors import ArtifactError
 from train.config import FocalNetConfig
 from train.focalnet import build_focalnet
 from train.weights import Tensors, assign_weights, model_weights
 
 PREFIX = "quant_"
+TINY = np.finfo(np.float32).tiny
 
 
 class Int8Config(QuantizeConfig):
@@ -45,11 +47,17 @@ class Int8Config(QuantizeConfig):
         """Return the kernel with its quantizer: symmetric, one scale per output channel (last axis)."""
         if not self.weights:
             return []
+        if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
+            return [(layer.depthwise_kernel, DepthwiseKernelQuantizer())]
         return [(layer.kernel, default_8bit_quantizers.Default8BitConvWeightsQuantizer())]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         """Put the fake-quantized kernel in the layer's place for it."""
-        if self.weights:
+        if not self.weights:
+            return
+        if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
+            layer.depthwise_kernel = quantize_weights[0]
+        else:
             layer.kernel = quantize_weights[0]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
@@ -73,6 +81,20 @@ class Int8Config(QuantizeConfig):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"weights": self.weights, "low": self.low, "high": self.high, "output": self.output}
+
+
+class DepthwiseKernelQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
+    """Quantizes a depthwise kernel `[k, k, C, 1]`: symmetric, one scale per channel, which is not its last axis."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> Any:
+        """Make the ranges of C channels."""
+        return super().build(tensor_shape[:3], name, layer)
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:
+        """Return the kernel, rounded to what int8 has."""
+        # [k, k, C, 1] -> [1, k, k, C], as TFLite has it, and back
+        channels_last = tf.reshape(inputs, (1, *inputs.shape[:3]))
+        return tf.reshape(super().__call__(channels_last, training, weights, **kwargs), inputs.shape)
 
 
 class AnnotatedOnly(QuantizeScheme, QuantizeRegistry):
@@ -105,7 +127,9 @@ class _NoTransform:
 
 def quantization_scope() -> Any:
     """Return the scope in which tfmot can clone models that hold this module's classes."""
-    return quantization.quantize_scope({"Int8Config": Int8Config, "ChannelNorm": ChannelNorm})
+    return quantization.quantize_scope(
+        {"Int8Config": Int8Config, "ChannelNorm": ChannelNorm, "DepthwiseKernelQuantizer": DepthwiseKernelQuantizer}
+    )
 
 
 def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
@@ -129,14 +153,14 @@ def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
     return lower_layer_norms(build_stock(config, weights, source))
 
 
-def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range], rules: Iterable[Rule]) -> Any:
+def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], scheme: Scheme) -> Any:
     """Fake-quantize a float network, its weights copied.
 
     Args:
-        model: a `tf_keras` model of `build_focalnet`.
+        model: a `tf_keras` model of `build_float`.
         config: its configuration.
-        ranges: calibrated `(min, max)` of every layer's output.
-        rules: those of a scheme.
+        ranges: calibrated `(min, max)` of every layer's output and of the steps inside layers.
+        scheme: what is int8.
 
     Returns:
         A trainable `tf_keras` model; quantized layers carry `PREFIX` before their names.
@@ -144,23 +168,29 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
-    matched = match_rules(rules, [layer.name for layer in model.layers])
-    ends = quantized_ranges(matched, config, ranges)
+    matched = match_rules(scheme.rules, [layer.name for layer in model.layers])
+    dynamic = scheme.activations == "dynamic"
+    ends = dict.fromkeys(matched, (0.0, 1.0)) if dynamic else quantized_ranges(matched, config, ranges)
+
+    def copied(layer: Any) -> Any:
+        settings = layer.get_config()
+        if scheme.activations == "all" and isinstance(layer, ChannelNorm):
+            settings["ranges"] = step_ranges(layer.name, ranges)
+        return type(layer).from_config(settings)
 
     def annotate(layer: Any) -> Any:
         rule = matched.get(layer.name)
         if rule is None:
             return layer
-        output = fused_relu(model.get_layer(layer.name), matched) is None
+        output = not dynamic and fused_relu(model.get_layer(layer.name), matched) is None
         return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, *ends[layer.name], output))
 
     with quantization_scope():
-        # A clone without a function of its own copies the layers, so that the float model stays whole.
-        copy = tf_keras.models.clone_model(model)
+        copy = tf_keras.models.clone_model(model, clone_function=copied)
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
         quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), PREFIX)
-    update_weight_ranges(quantized)
+    settle_weights(quantized)
     return quantized
 
 
@@ -181,11 +211,33 @@ def quantized_ranges(quantized: Iterable[str], config: FocalNetConfig, ranges: M
     known = {**ranges, "normalise": _pixel_range(config)}
     missing = sorted(name for name in quantized if name not in known)
     if missing:
-        raise ArtifactError(
-            f"the calibration has no range for {', '.join(missing[:6])}; run `python -m calibration` on this run"
-        )
-    # Of an output that was always 0, the scale needs some width all the same.
-    return {name: (known[name][0], known[name][1] if known[name] != (0.0, 0.0) else 1.0) for name in quantized}
+        raise _without_range(missing)
+    return {name: _with_width(known[name]) for name in quantized}
+
+
+def step_ranges(name: str, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return the ranges of the steps inside a layer, `low < high`, by the step's own name.
+
+    Raises:
+        ArtifactError: the calibration has none, as those before there were any.
+    """
+    steps = {
+        key.removeprefix(f"{name}."): _with_width(ends) for key, ends in ranges.items() if key.startswith(f"{name}.")
+    }
+    if not steps:
+        raise _without_range([f"{name}'s steps"])
+    return steps
+
+
+def _without_range(names: Sequence[str]) -> ArtifactError:
+    return ArtifactError(
+        f"the calibration has no range for {', '.join(names[:6])}; run `python -m calibration` on this run"
+    )
+
+
+def _with_width(ends: Range) -> Range:
+    """Return a range as it is or, of an output that was always 0, one whose scale is not 0."""
+    return ends if ends != (0.0, 0.0) else (0.0, 1.0)
 
 
 def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
@@ -195,17 +247,28 @@ def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
         len(readers) == 1
         and readers[0].name in quantized
         and readers[0].get_config().get("activation") == "relu"
-        and isinstance(layer, tf_keras.layers.Conv2D)
+        and isinstance(layer, (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D))
     )
     return readers[0].name if fused else None
 
 
-def update_weight_ranges(model: Any) -> None:
-    """Set the range of every int8 kernel from its present values.
+def settle_weights(model: Any) -> None:
+    """Set the range of every int8 kernel from its present values, and round biases to what int32 holds.
 
-    tfmot does this in training mode only; without it kernels would be quantized over +-6.
+    tfmot sets ranges in training mode only; without it kernels would be quantized over +-6. It leaves biases as they
+    are, while converters store `bias / (input's scale * kernel's scale)` as an integer.
     """
     model(tf.zeros((1, *model.input_shape[1:])), training=True)
+    for wrapper in model.layers:
+        config = getattr(wrapper, "quantize_config", None)
+        if config is None or not config.weights or not wrapper.layer.use_bias:
+            continue
+        source = getattr(wrapper.inbound_nodes[0].inbound_layers, "quantize_config", None)
+        if source is not None and source.output:
+            (kernel,) = (variable for variable in wrapper.variables if variable.name.endswith("kernel:0"))
+            scale = (source.high - source.low) / 255.0 * np.abs(kernel.numpy()).max(axis=(0, 1, 2)) / 127.0  # [out]
+            bias = wrapper.layer.bias
+            bias.assign(np.where(scale > 0, np.rint(bias / np.maximum(scale, TINY)) * scale, bias))
 
 
 def fake_quant_weights(model: Any) -> Tensors:

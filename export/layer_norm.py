@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
+
+from calibration.observers import Range
 
 
 class ChannelNorm(tf_keras.layers.LayerNormalization):
@@ -15,14 +18,41 @@ class ChannelNorm(tf_keras.layers.LayerNormalization):
     slowest axis, and transpose it back.
     """
 
-    def call(self, inputs: Any) -> Any:
+    def __init__(self, ranges: Mapping[str, Range] | None = None, **config: Any) -> None:
+        """Take LayerNormalization's arguments and, if the steps are int8 too, the range of each.
+
+        Args:
+            ranges: `(low, high)` by the step's name, as in `calibration.steps.norm_steps`; none leaves them float.
+            config: what Keras' own takes.
+        """
+        super().__init__(**config)
+        self._ranges = dict(ranges or {})
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
         """Normalise each token of `inputs`, float32 `[..., C]`."""
-        centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-        x = centred * tf.math.rsqrt(variance + self.epsilon)
+        mean = self._step("mean", tf.reduce_mean(inputs, axis=-1, keepdims=True))
+        centred = self._step("centred", inputs - mean)
+        square = self._step("square", centred * centred if self._ranges else tf.square(centred))
+        variance = self._step("variance", tf.reduce_mean(square, axis=-1, keepdims=True))
+        if not self._ranges:
+            variance = variance + self.epsilon
+        elif training:
+            # Int8 may round a variance to 0, whose rsqrt ends at its range's end; its gradient would not be finite.
+            variance = tf.maximum(variance, self.epsilon)
+        rsqrt = self._step("rsqrt", tf.math.rsqrt(variance))
+        x = centred * rsqrt
         if self.scale:
-            x = x * self.gamma
-        return x + self.beta if self.center else x
+            x = self._step("normalised", x) * self.gamma
+        return self._step("scaled", x) + self.beta if self.center else x
+
+    def _step(self, name: str, values: Any) -> Any:
+        if not self._ranges:
+            return values
+        return tf.quantization.fake_quant_with_min_max_args(values, *self._ranges[name])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {"ranges": self._ranges}
 
 
 def lower_layer_norms(model: Any) -> Any:

@@ -18,7 +18,7 @@ import tf_keras
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.fake_quant import update_weight_ranges
+from export.fake_quant import settle_weights
 from runtime.errors import ConfigError, TrainingError
 from runtime.metrics import agreement
 from runtime.preprocess import Image
@@ -123,7 +123,7 @@ class Validator:
 
     def __call__(self, student: Any) -> Validated:
         """Compare a fake-quantized network, its kernels' ranges those of its present kernels."""
-        update_weight_ranges(student)
+        settle_weights(student)
         found = logits(student, self._images)
         divergence = tf_keras.losses.KLDivergence()(tf.nn.softmax(self._target), tf.nn.softmax(found))
         return Validated(
@@ -177,7 +177,7 @@ def finetune(
             _assign(weights, trained)
             tqdm.write(f"QAT epoch {epoch}/{config.epochs} loss {loss:.5f} {_line(epochs[-1].val)}", file=sys.stderr)
     _assign(weights, best)
-    update_weight_ranges(student)
+    settle_weights(student)
     return epochs
 
 

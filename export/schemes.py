@@ -8,11 +8,13 @@ audit refuses an artifact with any other float operator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from runtime.errors import ConfigError
 
+Activations = Literal["named", "all", "dynamic"]
 # What the audit calls the layer of operators that are of none: an artifact's own, around its network.
 FACE = "face"
 
@@ -59,12 +61,16 @@ class Scheme:
         why: what it is for.
         rules: what is int8.
         float_ops: what may be float. One that no operator matches is sound, as networks differ: GELU or ReLU.
+        activations: how outputs of layers are int8. "named": those of layers with a rule, over calibrated ranges;
+            "all": those, the steps inside layers and the artifact's outputs; "dynamic": none is, and each product
+            quantizes what it reads over the range that it finds.
     """
 
     name: str
     why: str
     rules: tuple[Rule, ...]
     float_ops: tuple[FloatOps, ...]
+    activations: Activations = "named"
 
     def allows_float(self, op: str, layer: str) -> bool:
         """Tell whether a layer may compute an operator in float."""
@@ -112,7 +118,7 @@ SELECTIVE = Scheme(
         ),
         FloatOps(r".+\.(global_pool|pool)", frozenset({"MEAN"}), "global pooling, of the float context or stream"),
         FloatOps(r".+\.gated\d+", frozenset({"MUL"}), "the gating sum, of float levels"),
-        FloatOps(r".+\.aggregate", frozenset({"ADD"}), "the gating sum, of float levels"),
+        FloatOps(r".+\.aggregate\d*", frozenset({"ADD"}), "the gating sum, of float levels"),
         FloatOps(r".+\.add[12]", frozenset({"ADD"}), "the residual stream"),
         FloatOps(
             FACE,
@@ -121,6 +127,69 @@ SELECTIVE = Scheme(
         ),
     ),
 )
+
+INTEGER_ONLY = Scheme(
+    name="integer-only",
+    why="NPUs and microcontrollers, which have no float: every tensor is an integer, from the uint8 picture on",
+    rules=(
+        Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
+        Rule(
+            r"logits|(.+\.)?embed\.(proj|conv\d+)|.+\.(query|context|gate\d+|modulator|proj|expand|contract)",
+            True,
+            "matrix products",
+        ),
+        Rule(r".+\.focal\d+", True, "depthwise convolutions; one scale per channel, as channels differ much"),
+        Rule(r"(.+\.)?(embed\.norm\d*|norm\d|embed\.input)|head\.norm", False, "LayerNorms, and taps of the stream"),
+        Rule(r".+\.((focal\d+|global|mlp)_act|act\d+)", False, "activations: a ReLU is part of its product"),
+        Rule(r".+\.(global_)?pool", False, "global pooling"),
+        Rule(r".+\.(gated\d+|aggregate\d*|modulate)", False, "the gating sum and the modulation"),
+        Rule(r".+\.add[12]", False, "the residual stream"),
+    ),
+    float_ops=(),
+    activations="all",
+)
+
+DYNAMIC = Scheme(
+    name="dynamic",
+    why="where there is no data to calibrate by: int8 weights, activations quantized as they come",
+    rules=(
+        Rule(r"logits|(.+\.)?embed\.(proj|conv\d+)", True, "matrix products"),
+        Rule(
+            r".+\.(query|context|modulator|proj|expand|contract)",
+            True,
+            "1x1 convolutions; not the gates', for which quantizing what they read would cost more than they do",
+        ),
+    ),
+    float_ops=(
+        FloatOps(
+            r".*",
+            frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "MEAN", "MUL", "ADD", "GELU", "RELU"}),
+            "products read and give float, whatever their weights are; and so does all between them",
+        ),
+        FloatOps(
+            r".+\.norm\d*",
+            frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
+            "LayerNorm",
+        ),
+        FloatOps(
+            FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 picture taken in, the modulator's norm"
+        ),
+        FloatOps(r"logits", frozenset({"RESHAPE"}), "from a picture of one pixel to a vector"),
+    ),
+    activations="dynamic",
+)
+SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (SELECTIVE, INTEGER_ONLY, DYNAMIC)}
+
+
+def find_scheme(name: str) -> Scheme:
+    """Return a scheme by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in SCHEMES:
+        raise ConfigError(f"received scheme {name!r}; expected one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
 
 
 def match_rules(rules: Iterable[Rule], layers: Iterable[str]) -> dict[str, Rule]:

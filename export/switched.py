@@ -1,4 +1,4 @@
-"""The float network with every int8 product behind a switch: what quantizing one costs is seen without another graph."""
+"""The float network with every int8 product behind a switch, so that quantizing one needs no other graph."""
 
 from __future__ import annotations
 

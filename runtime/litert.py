@@ -55,7 +55,8 @@ class LiteRTEngine:
         outputs = _by_name(self._interpreter.get_output_details())
         self._input = _index(path, inputs, INPUT_NAME, manifest.input_shape, np.uint8)
         self._outputs = {
-            name: _index(path, outputs, name, shape, np.float32) for name, shape in manifest.outputs.items()
+            name: (_index(path, outputs, name, shape, np.float32, np.int8), _scale_and_zero_point(outputs[name]))
+            for name, shape in manifest.outputs.items()
         }
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
@@ -67,7 +68,15 @@ class LiteRTEngine:
             )
         self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
-        return Outputs(**{name: self._interpreter.get_tensor(i)[0] for name, i in self._outputs.items()})
+        return Outputs(**{name: self._read(*output) for name, output in self._outputs.items()})
+
+    def _read(self, index: int, quantization: tuple[float, int]) -> NDArray[np.float32]:
+        """Return an output of the one picture in float32: of an artifact without floats, `scale * (q - zero point)`."""
+        values: NDArray[Any] = self._interpreter.get_tensor(index)[0]
+        if values.dtype == np.float32:
+            return values
+        scale, zero_point = quantization
+        return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 def load_interpreter() -> tuple[str, Any]:
@@ -97,8 +106,14 @@ def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {detail["name"]: detail for detail in details}
 
 
+def _scale_and_zero_point(tensor: dict[str, Any]) -> tuple[float, int]:
+    """Return how an integer tensor is quantized; (0, 0) of a float one."""
+    scale, zero_point = tensor["quantization"]
+    return float(scale), int(zero_point)
+
+
 def _index(
-    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], dtype: type[np.generic]
+    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: type[np.generic]
 ) -> int:
     if name not in tensors:
         raise ArtifactError(
@@ -107,9 +122,10 @@ def _index(
         )
     tensor = tensors[name]
     received = (np.dtype(tensor["dtype"]), tuple(int(side) for side in tensor["shape"]))
-    if received != (np.dtype(dtype), shape):
+    if received not in [(np.dtype(dtype), shape) for dtype in dtypes]:
+        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
         raise ArtifactError(
             f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects "
-            f"{np.dtype(dtype)} {list(shape)}; make the bundle anew with `{MADE_BY}`"
+            f"{expected} {list(shape)}; make the bundle anew with `{MADE_BY}`"
         )
     return int(tensor["index"])

@@ -84,4 +84,4 @@ def tiny_fake_quant(tiny_run: Path, tiny_float: Any) -> Any:
     from export.schemes import SELECTIVE
     from tests.tiny_run import CONFIG
 
-    return build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
+    return build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)

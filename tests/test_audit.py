@@ -21,7 +21,6 @@ from export.audit import (
     check_scheme,
     describe,
     interpreter_nodes,
-    layer_of,
     list_operators,
     main,
     partitions_of,
@@ -29,6 +28,7 @@ from export.audit import (
     unlisted_float,
 )
 from export.bundle import write_artifacts
+from export.flatbuffer import layer_of
 from export.schemes import FACE, SELECTIVE, FloatOps, Scheme
 from runtime.errors import ArtifactError, run_cli
 from runtime.files import sha256_of

@@ -298,15 +298,14 @@ def test_compare_passes_what_is_sound_and_fails_what_is_damaged(
 def test_int8_is_a_third_of_float_for_edge_nano(tmp_path: Path) -> None:
     import tf_keras
 
-    from export.fake_quant import PREFIX, build_fake_quant
     from export.schemes import SELECTIVE
-    from export.tflite import convert
+    from export.tflite import convert_float, convert_int8
     from train.config import PRESETS
     from train.focalnet import build_focalnet
 
     config = PRESETS["edge-nano"].model
     model = build_focalnet(config, tf_keras)
-    quantized = build_fake_quant(model, config, {layer.name: (-4.0, 4.0) for layer in model.layers}, SELECTIVE.rules)
-    float_bytes, int8_bytes = len(convert(model, config)), len(convert(quantized, config, PREFIX))
+    ranges = {layer.name: (-4.0, 4.0) for layer in model.layers}
+    float_bytes, int8_bytes = len(convert_float(model, config)), len(convert_int8(model, config, ranges, SELECTIVE))
     assert float_bytes > 4 * PRESETS["edge-nano"].parameters
     assert int8_bytes <= 0.35 * float_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from export.schemes import SELECTIVE, match_rules
 from runtime.errors import run_cli
 from tests.tiny_run import CLASSES, CONFIG, RUN
 from train.data import load_dataset
+from train.focalnet import overlay_tensors
 from train.weights import read_tensors
 
 
@@ -74,17 +76,34 @@ def test_minmax_of_the_first_layers_is_numpys(own_run: Path, picture_folder: Pat
 
     centred = embedded - embedded.mean(axis=-1, keepdims=True)
     normed = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + CONFIG.embed_norm_epsilon)
+    assert ranges["embed.norm.normalised"] == pytest.approx((normed.min(), normed.max()), abs=1e-4)
+    variance = (centred**2).mean(axis=-1)
+    assert ranges["embed.norm.centred"] == pytest.approx((centred.min(), centred.max()), abs=1e-4)
+    assert ranges["embed.norm.square"] == pytest.approx((0.0, (centred**2).max()), abs=1e-4)
+    assert ranges["embed.norm.variance"] == pytest.approx((0.0, variance.max()), abs=1e-4)
+    largest = 1 / np.sqrt(variance.min() + CONFIG.embed_norm_epsilon)
+    assert ranges["embed.norm.rsqrt"] == pytest.approx((0.0, largest), rel=1e-3)
     normed = normed * weights["embed.norm/gamma"] + weights["embed.norm/beta"]
     assert ranges["embed.norm"] == pytest.approx((normed.min(), normed.max()), abs=1e-4)
 
 
-def test_minmax_of_the_logits_is_that_of_the_other_keras(
-    own_run: Path, picture_folder: Path, tiny_float: object
-) -> None:
+def test_minmax_of_the_logits_is_that_of_the_other_keras(own_run: Path, picture_folder: Path, tiny_float: Any) -> None:
     assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
     pictures = (255.0 * sampled_pictures(own_run, picture_folder)).astype(np.float32)
-    logits = tiny_float.predict_on_batch(pictures)  # type: ignore[attr-defined]
+    logits = tiny_float.predict_on_batch(pictures)
     assert read_calibration(own_run).ranges["logits"] == pytest.approx((logits.min(), logits.max()), abs=1e-3)
+
+
+def test_minmax_of_the_modulators_norm_is_numpys(own_run: Path, picture_folder: Path, tiny_float: Any) -> None:
+    import tf_keras
+
+    assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
+    ranges = read_calibration(own_run).ranges
+    pictures = (255.0 * sampled_pictures(own_run, picture_folder)).astype(np.float32)
+    _, modulator = overlay_tensors(tiny_float, CONFIG)
+    total = (tf_keras.Model(tiny_float.input, modulator).predict_on_batch(pictures) ** 2).sum(axis=-1)
+    assert ranges["overlay.modulator.sum"] == pytest.approx((0.0, total.max()), rel=1e-4)
+    assert ranges["overlay.modulator.norm"] == pytest.approx((0.0, np.sqrt(total.max())), rel=1e-4)
 
 
 def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, picture_folder: Path) -> None:

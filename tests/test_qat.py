@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.record import read_calibration
-from export.fake_quant import build_fake_quant, fake_quant_weights, update_weight_ranges
+from export.fake_quant import build_fake_quant, fake_quant_weights, settle_weights
 from export.qat import PictureBatches, QatConfig, QatEpoch, Validated, Validator, best_epoch, finetune, logits
 from export.schemes import SELECTIVE
 from runtime.errors import ConfigError, TrainingError
@@ -22,12 +22,12 @@ from train.weights import model_weights
 @pytest.fixture
 def student(tiny_run: Path, tiny_float: Any) -> Any:
     """A student whose kernels have been disturbed."""
-    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
+    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
         if name.endswith("/kernel"):
             variable.assign(variable * rng.normal(1.0, 0.1, variable.shape).astype(np.float32))
-    update_weight_ranges(model)
+    settle_weights(model)
     return model
 
 
@@ -80,17 +80,18 @@ def test_averages_move_less_than_the_weights(
     tiny_float: Any, tiny_run: Path, batches: PictureBatches, validate: Validator
 ) -> None:
     def moved(ema_momentum: float) -> float:
-        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
+        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
         before = fake_quant_weights(student)
         seen: list[dict[str, NDArray[np.float32]]] = []
 
         def always_better(model: Any) -> Validated:
+            settle_weights(model)
             seen.append(fake_quant_weights(model))
             return Validated(divergence_nats=-float(len(seen)), agreement=1.0)
 
         finetune(student, tiny_float, batches, always_better, QatConfig(learning_rate=1e-3, ema_momentum=ema_momentum))
         after = fake_quant_weights(student)
-        assert all(np.array_equal(after[name], value) for name, value in seen[-1].items())
+        assert all(np.allclose(after[name], value, rtol=1e-6) for name, value in seen[-1].items())
         return float(sum(np.abs(after[name] - value).sum() for name, value in before.items()))
 
     # 4 steps of equal size, of which an average of momentum 0.9 has followed but a part.
@@ -102,20 +103,21 @@ def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any
     seen: list[dict[str, NDArray[np.float32]]] = []
 
     def validate(model: Any) -> Validated:
+        settle_weights(model)
         seen.append(fake_quant_weights(model))
         return Validated(divergence_nats=next(scores), agreement=0.5)
 
     epochs = finetune(student, tiny_float, batches, validate, QatConfig(epochs=3, learning_rate=1e-3))
     assert best_epoch(epochs).epoch == 1
     after = fake_quant_weights(student)
-    assert all(np.array_equal(after[name], value) for name, value in seen[1].items())
-    assert any(not np.array_equal(after[name], value) for name, value in seen[3].items())
+    assert all(np.allclose(after[name], value, rtol=1e-6) for name, value in seen[1].items())
+    assert not any(np.allclose(after[name], value, rtol=1e-6) for name, value in seen[3].items() if "kernel" in name)
 
 
 def test_training_that_only_harms_leaves_the_calibrated_network(
     tiny_run: Path, tiny_float: Any, batches: PictureBatches, validate: Validator
 ) -> None:
-    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
+    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
     before, logits_before = fake_quant_weights(student), logits(student, VALIDATION)
     config = QatConfig(epochs=2, learning_rate=1.0, ema_momentum=0.0)
     epochs = finetune(student, tiny_float, batches, validate, config)

@@ -60,7 +60,7 @@ def test_rows_are_the_layers_in_order_with_what_was_seen_and_chosen() -> None:
 
 def test_the_title_says_what_was_measured_and_how() -> None:
     axes = draw_ranges(HISTOGRAMS, CALIBRATION).axes[0]
-    assert axes.get_title(loc="left") == "observer percentile 99.9: 4 layers over 3 pictures of blobs"
+    assert axes.get_title(loc="left") == "observer percentile 99.9: 4 ranges over 3 pictures of blobs"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from export.schemes import SELECTIVE, Rule, match_rules
+from export.schemes import DYNAMIC, INTEGER_ONLY, SCHEMES, SELECTIVE, Rule, Scheme, find_scheme, match_rules
 from runtime.errors import ConfigError
 from train.config import PRESETS
 from train.focalnet import build_focalnet
@@ -59,12 +59,39 @@ def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
     assert [(name, source) for name, source in sources.items() if source not in matched] == []
 
 
-@pytest.mark.parametrize("place", range(len(SELECTIVE.rules)))
-def test_a_rule_that_matches_nothing_is_named(place: int, layers: dict[str, Any]) -> None:
-    stale = dataclasses.replace(SELECTIVE.rules[place], pattern=f"old_{SELECTIVE.rules[place].pattern}")
+def test_integer_only_leaves_out_nothing_that_computes(layers: dict[str, Any]) -> None:
+    matched = match_rules(INTEGER_ONLY.rules, layers)
+    assert {kind(layer) for name, layer in layers.items() if name not in matched} <= {"InputLayer", "Flatten", "Dropout"}
+    kernels = {name for name, rule in matched.items() if rule.weights}
+    assert kernels == {name for name, layer in layers.items() if kind(layer) in ("Conv2D", "DepthwiseConv2D")}
+
+
+def test_dynamic_names_products_alone_and_not_the_gates(layers: dict[str, Any]) -> None:
+    matched = match_rules(DYNAMIC.rules, layers)
+    products = {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
+    assert set(matched) == {name for name in products if ".gate" not in name}
+    assert all(rule.weights for rule in matched.values())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "place"), [(scheme, place) for scheme in SCHEMES.values() for place in range(len(scheme.rules))]
+)
+def test_a_rule_that_matches_nothing_is_named(scheme: Scheme, place: int, layers: dict[str, Any]) -> None:
+    rules = scheme.rules
+    stale = dataclasses.replace(rules[place], pattern=f"old_({rules[place].pattern})")
     with pytest.raises(ConfigError, match="matches no layer") as caught:
-        match_rules([*SELECTIVE.rules[:place], stale, *SELECTIVE.rules[place + 1 :]], layers)
+        match_rules([*rules[:place], stale, *rules[place + 1 :]], layers)
     assert repr(stale.pattern) in str(caught.value)
+
+
+def test_schemes_are_found_by_name() -> None:
+    assert [find_scheme(name) for name in ("selective", "integer-only", "dynamic")] == [
+        SELECTIVE,
+        INTEGER_ONLY,
+        DYNAMIC,
+    ]
+    with pytest.raises(ConfigError, match=r"received scheme 'int4'; expected one of selective, integer-only, dynamic"):
+        find_scheme("int4")
 
 
 def test_the_first_rule_that_matches_holds() -> None:

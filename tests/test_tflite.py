@@ -11,10 +11,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-import export.tflite
+import export.flatbuffer
 from calibration.record import read_calibration
 from export.fake_quant import PREFIX, build_float
-from export.tflite import convert, finish
+from export.flatbuffer import finish
+from export.schemes import SELECTIVE
+from export.tflite import convert_int8
 from runtime.errors import ArtifactError
 from runtime.split_file import read_split
 from tests.tiny_run import CONFIG, run_artifact
@@ -44,11 +46,11 @@ def pictures(tiny_run: Path) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def unmended(tiny_fake_quant: Any) -> bytes:
+def unmended(tiny_float: Any, tiny_run: Path) -> bytes:
     """The int8 artifact as the converter makes it, its GELUs between int8 tensors in int8."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.tflite, "_compute_gelu_in_float", lambda model: None)
-        return convert(tiny_fake_quant, CONFIG, PREFIX)
+        patch.setattr(export.flatbuffer, "_compute_gelu_in_float", lambda model: None)
+        return convert_int8(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
 
 
 def keras_outputs(model: Any, prefix: str, pictures: NDArray[np.uint8]) -> Outputs:
@@ -213,11 +215,11 @@ def test_a_finished_model_is_left_as_it_is(int8_artifact: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def reading_floats(tiny_fake_quant: Any) -> bytes:
+def reading_floats(tiny_float: Any, tiny_run: Path) -> bytes:
     """The int8 artifact as the converter makes it, its pixels cast, scaled and quantized."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.tflite, "_read_pixels_as_int8", lambda model: None)
-        return convert(tiny_fake_quant, CONFIG, PREFIX)
+        patch.setattr(export.flatbuffer, "_read_pixels_as_int8", lambda model: None)
+        return convert_int8(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
 
 
 def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes) -> None:
@@ -241,13 +243,10 @@ def test_no_pixel_is_another_for_it(
 
 
 def test_pixels_that_need_more_than_their_scale_stay_float(tiny_float: Any, tiny_run: Path) -> None:
-    from export.fake_quant import build_fake_quant
-    from export.schemes import SELECTIVE
-
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
     model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
-    student = build_fake_quant(model, config, read_calibration(tiny_run).ranges, SELECTIVE.rules)
-    names = [name for name, _, _ in operators(convert(student, config, PREFIX))]
+    content = convert_int8(model, config, read_calibration(tiny_run).ranges, SELECTIVE)
+    names = [name for name, _, _ in operators(content)]
     assert names[0] == "CAST"
     assert names.index("QUANTIZE") > 1
 

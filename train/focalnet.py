@@ -189,12 +189,16 @@ def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, 
         context = layers.Activation(config.activation, name=f"{name}.focal{level}_act")(context)
         gated.append(layers.Multiply(name=f"{name}.gated{level}")([context, gates[level]]))
 
-    # z_{L+1} = act(AvgPool(z_L)) [B, 1, 1, C]
+    # z_{L+1} = act(AvgPool(z_L)) [B, 1, 1, C]; the mean of what a ReLU gives is its own ReLU
     context = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.global_pool")(context)
-    context = layers.Activation(config.activation, name=f"{name}.global_act")(context)
+    if config.activation != "relu":
+        context = layers.Activation(config.activation, name=f"{name}.global_act")(context)
     gated.append(layers.Multiply(name=f"{name}.gated{levels}")([context, gates[levels]]))
 
-    aggregate = layers.Add(name=f"{name}.aggregate")(gated)  # sum_l g_l * z_l [B, H, W, C]
+    aggregate = gated[0]  # sum_l g_l * z_l [B, H, W, C], two terms at a time, so that each sum has a range
+    for level in range(1, levels + 1):
+        place = "" if level == levels else f"{level}"
+        aggregate = layers.Add(name=f"{name}.aggregate{place}")([aggregate, gated[level]])
     modulator = _linear(aggregate, f"{name}.modulator", dim, config, keras)  # m = h(...) [B, H, W, C]
     x = layers.Multiply(name=f"{name}.modulate")([query, modulator])
     x = _linear(x, f"{name}.proj", dim, config, keras)  # y [B, H, W, C]

@@ -1,0 +1,97 @@
+"""The contract's face around a network: what an artifact takes in and gives out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from calibration.observers import Range
+from calibration.steps import MODULATOR_NORM
+from export.fake_quant import step_ranges
+from train.config import FocalNetConfig
+
+
+class Face(tf.Module):
+    """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
+
+    def __init__(self, views: Any, size: int, maps: Maps) -> None:
+        """Wrap a network with its logits, list of gates and modulator; its input is `size` pixels a side."""
+        super().__init__()
+
+        def classify(image: Any) -> dict[str, Any]:
+            outputs = views(tf.cast(image, tf.float32), training=False)
+            return {
+                "logits": outputs["logits"],  # [1, K]
+                "gates": maps.gates(outputs["gates"]),  # [1, h, w, L+1]
+                # The strength of the modulation at each place: [1, h, w, C] -> [1, h, w]
+                "modulator": maps.norm(outputs["modulator"]),
+            }
+
+        # The weights alone: the converter would save a network in here layer by layer, which takes it thrice as long.
+        self._weights = views.variables
+        self._classify = tf.function(classify, autograph=False)
+        self._size = size
+
+    def concrete_function(self) -> Any:
+        """Return the function to convert, its batch and sizes static, as delegates need."""
+        image = tf.TensorSpec((1, self._size, self._size, 3), tf.uint8, name="image")
+        return self._classify.get_concrete_function(image)
+
+
+class Maps(Protocol):
+    """How the overlay's maps are computed."""
+
+    def gates(self, maps: list[Any]) -> Any:
+        """Join L+1 maps `[1, h, w, 1]` as channels, `[1, h, w, L+1]`."""
+
+    def norm(self, modulator: Any) -> Any:
+        """Return the L2 norm of `[1, h, w, C]` over its channels, `[1, h, w]`."""
+
+
+class FloatMaps:
+    """The overlay's maps in float; see `Maps`."""
+
+    def gates(self, maps: list[Any]) -> Any:
+        """Join maps `[1, h, w, 1]` as channels, without a concatenation.
+
+        Of int8 maps the converter makes an int8 concatenation, which needs one range for all: it takes that
+        of the first map and clips the others to it.
+        """
+        places = np.eye(len(maps), dtype=np.float32)
+        return sum(place * values for values, place in zip(maps, places, strict=True))
+
+    def norm(self, modulator: Any) -> Any:
+        """Return the L2 norm of `[1, h, w, C]` over its channels."""
+        return tf.sqrt(tf.reduce_sum(tf.square(modulator), axis=-1))
+
+
+class IntegerMaps:
+    """The overlay's maps in integers; see `Maps`."""
+
+    def __init__(self, config: FocalNetConfig, ranges: Mapping[str, Range]) -> None:
+        """Take the calibrated ranges of layers and steps."""
+        name, levels = config.overlay_layer, config.focal_levels[config.overlay_stage]
+        ends = [ranges[f"{name}.gate{level}"] for level in range(levels + 1)]
+        self._gates = min(low for low, _ in ends), max(high for _, high in ends)
+        self._steps = step_ranges(MODULATOR_NORM, ranges)
+
+    def gates(self, maps: list[Any]) -> Any:
+        """Join maps `[1, h, w, 1]` as channels, all of them over the widest of their ranges."""
+        places = np.eye(len(maps), dtype=np.float32)
+        joint, *others = (_fake_quant(place * values, self._gates) for values, place in zip(maps, places, strict=True))
+        for other in others:
+            joint = _fake_quant(joint + other, self._gates)
+        return joint
+
+    def norm(self, modulator: Any) -> Any:
+        """Return the L2 norm of `[1, h, w, C]` over its channels, `s / sqrt(s)`, as there is no int8 square root."""
+        square = _fake_quant(modulator * modulator, self._steps["square"])
+        total = _fake_quant(tf.reduce_sum(square, axis=-1), self._steps["sum"])
+        return _fake_quant(total * _fake_quant(tf.math.rsqrt(total), self._steps["rsqrt"]), self._steps["norm"])
+
+
+def _fake_quant(values: Any, ends: Range) -> Any:
+    return tf.quantization.fake_quant_with_min_max_args(values, *ends)

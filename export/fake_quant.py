@@ -8,7 +8,7 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +20,7 @@ from tensorflow_model_optimization.quantization import keras as quantization
 from tensorflow_model_optimization.quantization.keras import QuantizeConfig, QuantizeRegistry, QuantizeScheme
 
 from calibration.observers import Range
+from export.float_layers import FloatConv2D, Int8InputConv2D, copy_for, fused_relu, place
 from export.layer_norm import ChannelNorm, lower_layer_norms
 from export.schemes import Rule, match_rules
 from runtime.errors import ArtifactError
@@ -105,7 +106,8 @@ class _NoTransform:
 
 def quantization_scope() -> Any:
     """Return the scope in which tfmot can clone models that hold this module's classes."""
-    return quantization.quantize_scope({"Int8Config": Int8Config, "ChannelNorm": ChannelNorm})
+    classes = (Int8Config, ChannelNorm, Int8InputConv2D, FloatConv2D)
+    return quantization.quantize_scope({each.__name__: each for each in classes})
 
 
 def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
@@ -129,7 +131,13 @@ def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
     return lower_layer_norms(build_stock(config, weights, source))
 
 
-def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range], rules: Iterable[Rule]) -> Any:
+def build_fake_quant(
+    model: Any,
+    config: FocalNetConfig,
+    ranges: dict[str, Range],
+    rules: Iterable[Rule],
+    float_layers: Collection[str] = (),
+) -> Any:
     """Fake-quantize a float network, its weights copied.
 
     Args:
@@ -137,27 +145,29 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: dict[str, Range
         config: its configuration.
         ranges: calibrated `(min, max)` of every layer's output.
         rules: those of a scheme.
+        float_layers: products that stay in float in spite of their rule, see `export.float_layers.place`.
 
     Returns:
         A trainable `tf_keras` model; quantized layers carry `PREFIX` before their names.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
+        ConfigError: a rule matches no layer, or a layer to leave in float is no int8 product.
     """
     matched = match_rules(rules, [layer.name for layer in model.layers])
+    placed = place(model, matched, float_layers)
     ends = quantized_ranges(matched, config, ranges)
 
     def annotate(layer: Any) -> Any:
-        rule = matched.get(layer.name)
+        rule = placed.outputs.get(layer.name)
         if rule is None:
             return layer
-        output = fused_relu(model.get_layer(layer.name), matched) is None
+        output = fused_relu(model.get_layer(layer.name), placed.outputs) is None
         return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, *ends[layer.name], output))
 
     with quantization_scope():
-        # A clone without a function of its own copies the layers, so that the float model stays whole.
-        copy = tf_keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
+        # Of a copy, as annotating takes the layers themselves, and the float model is to stay whole.
+        copy = copy_for(model, placed, ends)
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
         quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), PREFIX)
     update_weight_ranges(quantized)
@@ -186,18 +196,6 @@ def quantized_ranges(quantized: Iterable[str], config: FocalNetConfig, ranges: M
         )
     # Of an output that was always 0, the scale needs some width all the same.
     return {name: (known[name][0], known[name][1] if known[name] != (0.0, 0.0) else 1.0) for name in quantized}
-
-
-def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
-    """Name the ReLU that a product's only reader is, if it is int8 too: converters fuse the two into one product."""
-    readers = [node.outbound_layer for node in layer.outbound_nodes]
-    fused = (
-        len(readers) == 1
-        and readers[0].name in quantized
-        and readers[0].get_config().get("activation") == "relu"
-        and isinstance(layer, tf_keras.layers.Conv2D)
-    )
-    return readers[0].name if fused else None
 
 
 def update_weight_ranges(model: Any) -> None:

@@ -8,13 +8,19 @@ audit refuses an artifact with any other float operator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from runtime.errors import ConfigError
 
 # What the audit calls the layer of operators that are of none: an artifact's own, around its network.
 FACE = "face"
+PRODUCT_OPS = frozenset({"CONV_2D"})
+# What a product that is left in float may compute: itself, and what keeps it so, see `export.float_layers.FloatConv2D`.
+FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS"})
+# A block's layers beside its product of query and modulator: where one of them is in float, so is that product.
+BESIDE_MODULATE = ("query", "modulator", "proj")
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,26 @@ class Scheme:
         why: what it is for.
         rules: what is int8.
         float_ops: what may be float. One that no operator matches is sound, as networks differ: GELU or ReLU.
+        float_layers: names of layers with int8 kernels that stay in float in spite of their rule.
     """
 
     name: str
     why: str
     rules: tuple[Rule, ...]
     float_ops: tuple[FloatOps, ...]
+    float_layers: tuple[str, ...] = ()
+
+    def leaving_float(self, layers: Iterable[str]) -> Scheme:
+        """Return this scheme with these layers in float, and with them alone."""
+        return replace(self, float_layers=tuple(dict.fromkeys(layers)))
 
     def allows_float(self, op: str, layer: str) -> bool:
         """Tell whether a layer may compute an operator in float."""
+        if op in FLOAT_PRODUCT_OPS and layer in self.float_layers:
+            return True
+        block = layer.removesuffix(".modulate")
+        if op == "MUL" and block != layer and any(f"{block}.{each}" in self.float_layers for each in BESIDE_MODULATE):
+            return True
         return any(op in allowed.ops and re.fullmatch(allowed.pattern, layer) for allowed in self.float_ops)
 
 
@@ -121,6 +138,19 @@ SELECTIVE = Scheme(
         ),
     ),
 )
+
+SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in (SELECTIVE,)})
+
+
+def find_scheme(name: str) -> Scheme:
+    """Return the scheme of a name.
+
+    Raises:
+        ConfigError: there is none; the message lists those there are.
+    """
+    if name not in SCHEMES:
+        raise ConfigError(f"received scheme {name!r}; expected one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
 
 
 def match_rules(rules: Iterable[Rule], layers: Iterable[str]) -> dict[str, Rule]:

@@ -148,7 +148,7 @@ def build_fake_quant(
         float_layers: products that stay in float in spite of their rule, see `export.float_layers.place`.
 
     Returns:
-        A trainable `tf_keras` model; quantized layers carry `PREFIX` before their names.
+        A trainable `tf_keras` model; the layers that rules match carry `PREFIX` before their names.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
@@ -159,11 +159,13 @@ def build_fake_quant(
     ends = quantized_ranges(matched, config, ranges)
 
     def annotate(layer: Any) -> Any:
-        rule = placed.outputs.get(layer.name)
+        rule = matched.get(layer.name)
         if rule is None:
             return layer
-        output = fused_relu(model.get_layer(layer.name), placed.outputs) is None
-        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, *ends[layer.name], output))
+        # What is left in float is annotated too, with nothing quantized: under its prefix it is found all the same.
+        int8 = layer.name in placed.outputs
+        output = int8 and fused_relu(model.get_layer(layer.name), placed.outputs) is None
+        return quantization.quantize_annotate_layer(layer, Int8Config(int8 and rule.weights, *ends[layer.name], output))
 
     with quantization_scope():
         # Of a copy, as annotating takes the layers themselves, and the float model is to stay whole.

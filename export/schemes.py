@@ -17,8 +17,8 @@ from runtime.errors import ConfigError
 # What the audit calls the layer of operators that are of none: an artifact's own, around its network.
 FACE = "face"
 PRODUCT_OPS = frozenset({"CONV_2D"})
-# What a product that is left in float may compute: itself; what keeps it so, see `export.float_layers.FloatConv2D`; and,
-# as the artifact's output is called what the head's layer is, the flattening of the head's.
+# What a product that is left in float may compute: itself; what keeps it so (`export.float_layers.FloatConv2D`); and
+# the flattening of the head's output, as the artifact's output is called what the head's layer is.
 FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
 # A block's layers beside its product of query and modulator: where one of them is in float, so is that product.
 BESIDE_MODULATE = ("query", "modulator", "proj")

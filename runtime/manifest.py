@@ -194,7 +194,9 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "overlay": fields["overlay"],
         "dataset": fields["dataset"],
         "calibration_sha256": fields["calibration_sha256"],
-        "scheme": fields["scheme"],
+        "scheme": None
+        if manifest.scheme is None
+        else {"name": manifest.scheme.name, "float_layers": list(manifest.scheme.float_layers)},
         "artifacts": [artifact | {"audit": _audit_to_json(artifact["audit"])} for artifact in fields["artifacts"]],
         "tools": fields["tools"],
     }

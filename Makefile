@@ -6,6 +6,7 @@ EPOCHS   ?=
 OBSERVER ?= percentile
 QAT_EPOCHS ?= 1
 MAX_DROP ?= 0.5
+MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(PRESET)
 BUNDLE   ?= models/edge-nano-cifar10
 
@@ -21,7 +22,7 @@ BENCH_READY := $(VENV)/.bench-ready
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate export report demo latency bench bench-train models test test-slow lint clean
+.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -39,6 +40,9 @@ train: $(READY)  ## train PRESET on DATASET, or go on with RUN
 
 calibrate: $(READY)  ## measure activation ranges of RUN, chosen by OBSERVER
 	$(PY) -m calibration --run $(RUN) $(DATA) --observer $(OBSERVER)
+
+sensitivity: $(READY)  ## rank RUN's products by what int8 costs; MAX_DROP_PP searches those to leave in float
+	$(PY) -m export.sensitivity --run $(RUN) $(DATA) $(if $(MAX_DROP_PP),--max-drop $(MAX_DROP_PP))
 
 export: $(READY) calibrate  ## make RUN int8 (QAT_EPOCHS, 0 for PTQ) and write its artifacts
 	$(PY) -m export --run $(RUN) $(DATA) --qat-epochs $(QAT_EPOCHS)

@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# First, as it makes TensorFlow take Keras 2.
-from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
-
-from calibration.record import read_calibration  # isort: skip
+from export.audit import layer_names
 from export.bundle import (
     ARTIFACTS_FOLDER,
     QAT_WEIGHTS_FILE,
+    calibration_for,
     measure_accuracy,
     print_closing_lines,
     write_artifacts,
 )
+
+# First, as it makes TensorFlow take Keras 2.
+from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
+from export.float_layers import check_float_layers
 from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune
-from export.schemes import SELECTIVE
+from export.scheme_file import write_scheme
+from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
 from runtime.errors import run_cli
 from runtime.files import write_json
 from runtime.split_file import read_split
@@ -38,15 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
     run = read_run(args.run)
+    scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
+    check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
         dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
-        figures = quantization_aware_training(run, args.run, dataset, config)
+        figures = quantization_aware_training(run, args.run, dataset, config, scheme)
         write_json(args.run / QAT_FILE, figures)
         print(describe_qat(figures), file=sys.stderr)
     else:
         # Weights of an earlier fine-tuning would make this run's artifacts something else than PTQ.
         (args.run / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
         (args.run / QAT_FILE).unlink(missing_ok=True)
+    write_scheme(args.run, scheme)
     bundle = args.run / ARTIFACTS_FOLDER
     write_artifacts(args.run, bundle)
     manifest = measure_accuracy(bundle, read_split(args.run / TEST_FILE))
@@ -56,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config: QatConfig) -> dict[str, Any]:
+def quantization_aware_training(
+    run: Run, folder: Path, dataset: Dataset, config: QatConfig, scheme: Scheme
+) -> dict[str, Any]:
     """Fine-tune a run's network under fake quantization, and keep its weights as qat.safetensors.
 
     Args:
@@ -64,13 +72,15 @@ def quantization_aware_training(run: Run, folder: Path, dataset: Dataset, config
         folder: its folder, with float.safetensors and calibration.json.
         dataset: its pictures.
         config: the recipe.
+        scheme: what is int8.
 
     Returns:
         What qat.json holds: the recipe, every epoch as a `QatEpoch`, and `chosen_epoch`, whose weights are kept.
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
-    student = build_fake_quant(teacher, run.deployed, read_calibration(folder).ranges, SELECTIVE)
+    calibration = calibration_for(scheme, folder)
+    student = build_fake_quant(teacher, run.deployed, calibration.ranges if calibration else {}, scheme)
     validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)
@@ -94,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description="Quantize a run and write its artifacts.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument(
+        "--scheme", choices=SCHEMES, default=SELECTIVE.name, help="what is int8, see export/schemes.py (%(default)s)"
+    )
+    parser.add_argument(
+        "--float-layers",
+        nargs="+",
+        default=(),
+        metavar="LAYER",
+        help="int8 products to leave in float; `python -m export.sensitivity` finds out which (none)",
+    )
     parser.add_argument("--qat-epochs", type=int, default=1, help="0 is calibration alone, PTQ (%(default)s)")
     parser.add_argument("--qat-learning-rate", type=float, default=2e-5, help="Adam's first rate (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the manifest")

@@ -24,11 +24,11 @@ import tf_keras  # isort: skip
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.schemes import SELECTIVE, Scheme
+from export.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
 from runtime.errors import ArtifactError, run_cli
 from runtime.litert import load_interpreter
-from runtime.manifest import Artifact, Audit, read_manifest, verified_file
-from train.config import config_from_dict
+from runtime.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
+from train.config import FocalNetConfig, config_from_dict
 from train.focalnet import build_focalnet
 
 NAMED_IN_ERRORS = 6
@@ -76,6 +76,11 @@ class Listing:
     interpreter: str
     partitions: int
     operators: tuple[Operator, ...]
+
+
+def layer_names(config: FocalNetConfig) -> list[str]:
+    """Return the names of a network's layers, in its order."""
+    return [layer.name for layer in build_focalnet(config, tf_keras).layers]
 
 
 def list_operators(content: bytes, layers: Iterable[str]) -> Listing:
@@ -232,8 +237,15 @@ def check_scheme(listing: Listing, scheme: Scheme) -> None:
         scheme: what it was quantized by.
 
     Raises:
-        ArtifactError: operators are float that the scheme does not list; the message names them.
+        ArtifactError: operators are float that the scheme does not list, or int8 that it leaves in float; the
+            message names them.
     """
+    int8 = [each.layer for each in listing.operators if each.name in PRODUCT_OPS and not each.is_float]
+    if strays := [layer for layer in scheme.float_layers if layer in int8]:
+        raise ArtifactError(
+            f"the int8 artifact computes {', '.join(strays[:NAMED_IN_ERRORS])} in int8, and the scheme {scheme.name!r} "
+            "was to leave them in float; make it anew with `make export`"
+        )
     unlisted = unlisted_float(listing, scheme)
     if not unlisted:
         return
@@ -282,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the audit of a bundle's artifacts, and hold the int8 one to the scheme."""
     args = _parser().parse_args(argv)
     manifest = read_manifest(args.bundle)
-    layers = [layer.name for layer in build_focalnet(config_from_dict(manifest.config), tf_keras).layers]
+    layers = layer_names(config_from_dict(manifest.config))
     listings = [
         (artifact, list_operators(verified_file(args.bundle, artifact).read_bytes(), layers))
         for artifact in manifest.artifacts
@@ -294,8 +306,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n\n".join(texts))
     for artifact, listing in listings:
         if artifact.precision == "int8":
-            check_scheme(listing, SELECTIVE)
+            check_scheme(listing, _scheme_of(manifest))
     return 0
+
+
+def _scheme_of(manifest: Manifest) -> Scheme:
+    """Return the scheme that a bundle was made by; bundles of before there were several do not say."""
+    if manifest.scheme is None:
+        return SELECTIVE
+    return find_scheme(manifest.scheme.name).leaving_float(manifest.scheme.float_layers)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,24 +11,36 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from calibration.record import CALIBRATION_FILE, read_calibration
-from export.audit import check_scheme, list_operators, summarise
+from calibration.observers import Range
+from calibration.record import CALIBRATION_FILE, Calibration, read_calibration
+from export.audit import Listing, check_scheme, list_operators, summarise
 from export.fake_quant import build_float
-from export.schemes import SELECTIVE
+from export.scheme_file import SCHEME_FILE, read_scheme
+from export.schemes import Scheme
 from export.tflite import convert_float, convert_int8
 from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
 from runtime.compare import classify
 from runtime.engine import open_engine
 from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import replacing, sha256_of
-from runtime.manifest import Accuracy, Artifact, Audit, Manifest, Overlay, read_manifest, write_manifest
+from runtime.manifest import (
+    Accuracy,
+    AppliedScheme,
+    Artifact,
+    Audit,
+    Manifest,
+    Overlay,
+    read_manifest,
+    write_manifest,
+)
 from runtime.metrics import agreement
 from runtime.split_file import LabelledPictures, read_split
+from train.config import FocalNetConfig
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.weights import read_tensors
 
@@ -45,8 +57,8 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
     """Convert a run's weights to both artifacts, audit them, and write them with their manifest.
 
     Args:
-        source: a folder with config.json, float.safetensors, calibration.json and, after
-            quantization-aware training, qat.safetensors.
+        source: a folder with config.json, float.safetensors, calibration.json; after quantization-aware
+            training, qat.safetensors; and, unless the scheme is the default one, scheme.json.
         target: the bundle's folder.
 
     Returns:
@@ -56,29 +68,66 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
     Raises:
         ArtifactError: a file of the source is missing, damaged or does not fit; or the int8 artifact
             computes in float what its scheme does not list, and then nothing of `target` is replaced.
+        ConfigError: a layer to leave in float is no int8 product of the network.
     """
-    run, calibration = read_run(source), read_calibration(source)
+    run, scheme = read_run(source), read_scheme(source)
+    calibration = calibration_for(scheme, source)
+    ranges = calibration.ranges if calibration else {}
     floats = read_tensors(source / WEIGHTS_FILE)
     model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
     tuned = source / QAT_WEIGHTS_FILE
     base = build_float(run.deployed, read_tensors(tuned), str(tuned)) if tuned.exists() else model
-    contents = {
-        "float32": convert_float(model, run.deployed),
-        "int8": convert_int8(base, run.deployed, calibration.ranges, SELECTIVE),
-    }
-    listings = {
-        precision: list_operators(content, [layer.name for layer in model.layers])
-        for precision, content in contents.items()
-    }
-    check_scheme(listings["int8"], SELECTIVE)
+    exact = convert_float(model, run.deployed)
+    quantized, listing = convert_audited(base, run.deployed, ranges, scheme)
+    contents = {"float32": exact, "int8": quantized}
+    listings = {"float32": list_operators(exact, [layer.name for layer in model.layers]), "int8": listing}
     known = _known_accuracies(target)
     for precision, content in contents.items():
         with replacing(target / FILES[precision]) as temporary:
             temporary.write_bytes(content)
     artifacts = tuple(_describe(target, precision, known, summarise(listings[precision])) for precision in contents)
-    manifest = _manifest(run, calibration.sha256, artifacts)
+    applied = AppliedScheme(scheme.name, scheme.float_layers)
+    manifest = dataclasses.replace(
+        describe_run(run),
+        calibration_sha256=calibration.sha256 if calibration else None,
+        scheme=applied,
+        artifacts=artifacts,
+    )
     write_manifest(target, manifest)
     return manifest
+
+
+def calibration_for(scheme: Scheme, folder: Path) -> Calibration | None:
+    """Read the calibration of a run or bundle; none where the scheme needs none.
+
+    Raises:
+        ArtifactError: calibration.json is missing or damaged.
+    """
+    return None if scheme.activations == "dynamic" else read_calibration(folder)
+
+
+def convert_audited(
+    model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], scheme: Scheme
+) -> tuple[bytes, Listing]:
+    """Convert a float network to an int8 artifact, as `convert_int8` does, and audit it.
+
+    Args:
+        model: a `tf_keras` network of `build_float`.
+        config: its configuration.
+        ranges: calibrated `(min, max)` of layers and of the steps inside them.
+        scheme: what is int8.
+
+    Returns:
+        The flatbuffer, and its operators.
+
+    Raises:
+        ArtifactError: it computes in float what the scheme does not list.
+        ConfigError: a layer to leave in float is no int8 product of the network.
+    """
+    content = convert_int8(model, config, ranges, scheme)
+    listing = list_operators(content, [layer.name for layer in model.layers])
+    check_scheme(listing, scheme)
+    return content, listing
 
 
 def measure_accuracy(folder: Path, pictures: LabelledPictures) -> Manifest:
@@ -132,7 +181,8 @@ def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None], a
     )
 
 
-def _manifest(run: Run, calibration_sha256: str, artifacts: tuple[Artifact, ...]) -> Manifest:
+def describe_run(run: Run) -> Manifest:
+    """Return the manifest of a run's network, of which there are no artifacts yet."""
     config = run.deployed
     side = config.input_size // config.overlay_stride_px
     levels = config.focal_levels[config.overlay_stage]
@@ -148,8 +198,8 @@ def _manifest(run: Run, calibration_sha256: str, artifacts: tuple[Artifact, ...]
         },
         overlay=Overlay(config.overlay_layer, config.overlay_stride_px, levels),
         dataset=run.dataset,
-        calibration_sha256=calibration_sha256,
-        artifacts=artifacts,
+        calibration_sha256=None,
+        artifacts=(),
         tools={tool: version(tool) for tool in TOOLS},
     )
 
@@ -159,7 +209,8 @@ def copy_sources(source: Path, target: Path) -> None:
 
     Of these files `target` keeps none that `source` has not: weights of another run's fine-tuning, say.
     """
-    wanted = [CONFIG_FILE, WEIGHTS_FILE, QAT_WEIGHTS_FILE, CALIBRATION_FILE, *TRAINING_FILES, f"report/{REPORT_FILE}"]
+    made_from = [CONFIG_FILE, WEIGHTS_FILE, QAT_WEIGHTS_FILE, CALIBRATION_FILE, SCHEME_FILE]
+    wanted = [*made_from, *TRAINING_FILES, f"report/{REPORT_FILE}"]
     for name in wanted:
         copy = target / Path(name).name
         if (source / name).exists():

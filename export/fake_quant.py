@@ -8,7 +8,7 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tensorflow_model_optimization.quantization import keras as quantization
 from tensorflow_model_optimization.quantization.keras import QuantizeConfig, QuantizeRegistry, QuantizeScheme
 
 from calibration.observers import Range
+from export.float_layers import FloatConv2D, Int8InputConv2D, fused_relu, place, source_of
 from export.layer_norm import ChannelNorm, lower_layer_norms
 from export.schemes import Scheme, match_rules
 from runtime.errors import ArtifactError
@@ -127,9 +128,8 @@ class _NoTransform:
 
 def quantization_scope() -> Any:
     """Return the scope in which tfmot can clone models that hold this module's classes."""
-    return quantization.quantize_scope(
-        {"Int8Config": Int8Config, "ChannelNorm": ChannelNorm, "DepthwiseKernelQuantizer": DepthwiseKernelQuantizer}
-    )
+    classes = (Int8Config, ChannelNorm, DepthwiseKernelQuantizer, Int8InputConv2D, FloatConv2D)
+    return quantization.quantize_scope({each.__name__: each for each in classes})
 
 
 def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
@@ -163,17 +163,23 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
         scheme: what is int8.
 
     Returns:
-        A trainable `tf_keras` model; quantized layers carry `PREFIX` before their names.
+        A trainable `tf_keras` model; the layers that rules match carry `PREFIX` before their names.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
+        ConfigError: a rule matches no layer, or a layer to leave in float is no int8 product.
     """
     matched = match_rules(scheme.rules, [layer.name for layer in model.layers])
+    placed = place(model, matched, scheme.float_layers)
     dynamic = scheme.activations == "dynamic"
     ends = dict.fromkeys(matched, (0.0, 1.0)) if dynamic else quantized_ranges(matched, config, ranges)
 
     def copied(layer: Any) -> Any:
         settings = layer.get_config()
+        if layer.name in placed.inputs:
+            return Int8InputConv2D(ends[placed.inputs[layer.name]], **settings)
+        if layer.name in placed.between:
+            return FloatConv2D.from_config(settings)
         if scheme.activations == "all" and isinstance(layer, ChannelNorm):
             settings["ranges"] = step_ranges(layer.name, ranges)
         return type(layer).from_config(settings)
@@ -182,10 +188,13 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
         rule = matched.get(layer.name)
         if rule is None:
             return layer
-        output = not dynamic and fused_relu(model.get_layer(layer.name), matched) is None
-        return quantization.quantize_annotate_layer(layer, Int8Config(rule.weights, *ends[layer.name], output))
+        # What is left in float is annotated too, with nothing quantized: under its prefix it is found all the same.
+        int8 = layer.name in placed.outputs
+        output = int8 and not dynamic and fused_relu(model.get_layer(layer.name), placed.outputs) is None
+        return quantization.quantize_annotate_layer(layer, Int8Config(int8 and rule.weights, *ends[layer.name], output))
 
     with quantization_scope():
+        # Of a copy, as annotating takes the layers themselves, and the float model is to stay whole.
         copy = tf_keras.models.clone_model(model, clone_function=copied)
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
@@ -240,18 +249,6 @@ def _with_width(ends: Range) -> Range:
     return ends if ends != (0.0, 0.0) else (0.0, 1.0)
 
 
-def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
-    """Name the ReLU that a product's only reader is, if it is int8 too: converters fuse the two into one product."""
-    readers = [node.outbound_layer for node in layer.outbound_nodes]
-    fused = (
-        len(readers) == 1
-        and readers[0].name in quantized
-        and readers[0].get_config().get("activation") == "relu"
-        and isinstance(layer, (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D))
-    )
-    return readers[0].name if fused else None
-
-
 def settle_weights(model: Any) -> None:
     """Set the range of every int8 kernel from its present values, and round biases to what int32 holds.
 
@@ -263,12 +260,20 @@ def settle_weights(model: Any) -> None:
         config = getattr(wrapper, "quantize_config", None)
         if config is None or not config.weights or not wrapper.layer.use_bias:
             continue
-        source = getattr(wrapper.inbound_nodes[0].inbound_layers, "quantize_config", None)
-        if source is not None and source.output:
+        source = _input_range(wrapper)
+        if source is not None:
             (kernel,) = (variable for variable in wrapper.variables if variable.name.endswith("kernel:0"))
-            scale = (source.high - source.low) / 255.0 * np.abs(kernel.numpy()).max(axis=(0, 1, 2)) / 127.0  # [out]
+            scale = (source[1] - source[0]) / 255.0 * np.abs(kernel.numpy()).max(axis=(0, 1, 2)) / 127.0  # [out]
             bias = wrapper.layer.bias
             bias.assign(np.where(scale > 0, np.rint(bias / np.maximum(scale, TINY)) * scale, bias))
+
+
+def _input_range(wrapper: Any) -> Range | None:
+    """Return the range that a product's int8 input has; none if it reads float."""
+    if isinstance(wrapper.layer, Int8InputConv2D):
+        return wrapper.layer.input_range
+    source = getattr(source_of(wrapper), "quantize_config", None)
+    return (source.low, source.high) if source is not None and source.output else None
 
 
 def fake_quant_weights(model: Any) -> Tensors:

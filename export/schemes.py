@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from runtime.errors import ConfigError
@@ -17,6 +18,12 @@ from runtime.errors import ConfigError
 Activations = Literal["named", "all", "dynamic"]
 # What the audit calls the layer of operators that are of none: an artifact's own, around its network.
 FACE = "face"
+PRODUCT_OPS = frozenset({"CONV_2D"})
+# What a product that is left in float may compute: itself; what keeps it so (`export.float_layers.FloatConv2D`); and
+# the flattening of the head's output, as the artifact's output is called what the head's layer is.
+FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
+# A block's layers beside its product of query and modulator: where one of them is in float, so is that product.
+BESIDE_MODULATE = ("query", "modulator", "proj")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Scheme:
         activations: how outputs of layers are int8. "named": those of layers with a rule, over calibrated ranges;
             "all": those, the steps inside layers and the artifact's outputs; "dynamic": none is, and each product
             quantizes what it reads over the range that it finds.
+        float_layers: names of layers with int8 kernels that stay in float in spite of their rule.
     """
 
     name: str
@@ -71,9 +79,28 @@ class Scheme:
     rules: tuple[Rule, ...]
     float_ops: tuple[FloatOps, ...]
     activations: Activations = "named"
+    float_layers: tuple[str, ...] = ()
+
+    def leaving_float(self, layers: Iterable[str]) -> Scheme:
+        """Return this scheme with these layers in float, and with them alone.
+
+        Raises:
+            ConfigError: nothing of this scheme may be float.
+        """
+        layers = tuple(dict.fromkeys(layers))
+        if layers and self.activations == "all":
+            raise ConfigError(
+                f"received {', '.join(layers)} to leave in float; expected none with scheme {self.name!r}"
+            )
+        return replace(self, float_layers=layers)
 
     def allows_float(self, op: str, layer: str) -> bool:
         """Tell whether a layer may compute an operator in float."""
+        if op in FLOAT_PRODUCT_OPS and layer in self.float_layers:
+            return True
+        block = layer.removesuffix(".modulate")
+        if op == "MUL" and block != layer and any(f"{block}.{each}" in self.float_layers for each in BESIDE_MODULATE):
+            return True
         return any(op in allowed.ops and re.fullmatch(allowed.pattern, layer) for allowed in self.float_ops)
 
 
@@ -178,14 +205,14 @@ DYNAMIC = Scheme(
     ),
     activations="dynamic",
 )
-SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (SELECTIVE, INTEGER_ONLY, DYNAMIC)}
+SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in (SELECTIVE, INTEGER_ONLY, DYNAMIC)})
 
 
 def find_scheme(name: str) -> Scheme:
-    """Return a scheme by name.
+    """Return the scheme of a name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none; the message lists those there are.
     """
     if name not in SCHEMES:
         raise ConfigError(f"received scheme {name!r}; expected one of {', '.join(SCHEMES)}")

@@ -10,7 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 from calibration.observers import Range
-from export.fake_quant import fused_relu, quantized_ranges
+from export.fake_quant import quantized_ranges
+from export.float_layers import fused_relu, int8_products, source_of
 from export.schemes import Rule, match_rules
 from runtime.errors import ConfigError
 from train.config import FocalNetConfig
@@ -19,14 +20,14 @@ from train.config import FocalNetConfig
 class SwitchedProduct(tf_keras.layers.Layer):
     """A convolution in float or, once switched, as its int8 self: its input, its kernel and its output quantized.
 
-    Its ReLU is part of it where the two run as one product, in that the output's range begins at 0.
+    Its ReLU is part of it where the two run as one int8 product, in that the output's range begins at 0.
     """
 
-    def __init__(self, product: Any, source: Range, target: Range) -> None:
-        """Take a `Conv2D` and the ranges that its input and its output are quantized over."""
+    def __init__(self, product: Any, source: Range, target: Range, rectified: bool) -> None:
+        """Take a `Conv2D`, the ranges its input and output are quantized over, and whether a ReLU is fused into it."""
         super().__init__(name=product.name)
         self.product = product
-        self._source, self._target = source, target
+        self._source, self._target, self._rectified = source, target, rectified
         self.int8 = tf.Variable(False, trainable=False)
 
     def build(self, input_shape: Any) -> None:
@@ -38,6 +39,11 @@ class SwitchedProduct(tf_keras.layers.Layer):
         """Convolve float32 `[B, H, W, C]`."""
         return tf.cond(self.int8, lambda: self.quantized(x), lambda: self.product(x))
 
+    def exact(self, x: Any) -> Any:
+        """Convolve in float, and apply the ReLU that is part of the int8 product."""
+        y = self.product(x)
+        return tf.nn.relu(y) if self._rectified else y
+
     def quantized(self, x: Any) -> Any:
         """Convolve as in int8."""
         product = self.product
@@ -45,7 +51,9 @@ class SwitchedProduct(tf_keras.layers.Layer):
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             product.kernel, -reach, reach, narrow_range=True
         )
-        y = tf.nn.bias_add(product.convolution_op(_quantize(x, self._source), kernel), product.bias)
+        scale = (self._source[1] - self._source[0]) / 255.0 * reach / 127.0  # of the int32 bias, [out]
+        bias = tf.round(product.bias / scale) * scale
+        y = tf.nn.bias_add(product.convolution_op(_quantize(x, self._source), kernel), bias)
         return _quantize(y, self._target)
 
 
@@ -100,16 +108,18 @@ def build_switched(
     """
     matched = match_rules(rules, [layer.name for layer in model.layers])
     ends = quantized_ranges(matched, config, ranges)
-    products = tuple(layer.name for layer in model.layers if layer.name in matched and matched[layer.name].weights)
+    int8 = frozenset(int8_products(matched))
+    products = tuple(layer.name for layer in model.layers if layer.name in int8)
 
     def switched(layer: Any) -> Any:
         copy = type(layer).from_config(layer.get_config())
         if layer.name not in products:
             return copy
-        source = layer.inbound_nodes[0].inbound_layers.name
+        source = source_of(layer).name
         if source not in ends:
             raise ConfigError(f"{layer.name} reads {source}, which has no rule; expected one, as int8 reads int8")
-        return SwitchedProduct(copy, ends[source], ends[fused_relu(layer, matched) or layer.name])
+        relu = fused_relu(layer, matched)
+        return SwitchedProduct(copy, ends[source], ends[relu or layer.name], relu is not None)
 
     clone = tf_keras.models.clone_model(model, clone_function=switched)
     for layer in model.layers:

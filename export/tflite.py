@@ -12,6 +12,7 @@ from calibration.observers import Range
 from export.face import Face, FloatMaps, IntegerMaps
 from export.fake_quant import PREFIX, build_fake_quant
 from export.flatbuffer import finish, quantize_weights
+from export.float_layers import check_float_layers
 from export.schemes import Scheme, match_rules
 from train.config import FocalNetConfig
 from train.focalnet import overlay_tensors
@@ -42,8 +43,9 @@ def convert_int8(model: Any, config: FocalNetConfig, ranges: Mapping[str, Range]
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
     if scheme.activations == "dynamic":
-        products = match_rules(scheme.rules, [layer.name for layer in model.layers])
-        return quantize_weights(convert_float(model, config), products)
+        matched = match_rules(scheme.rules, [layer.name for layer in model.layers])
+        check_float_layers(scheme.float_layers, matched)
+        return quantize_weights(convert_float(model, config), matched.keys() - set(scheme.float_layers))
     quantized = build_fake_quant(model, config, ranges, scheme)
     every_tensor = scheme.activations == "all"
     maps = IntegerMaps(config, ranges) if every_tensor else FloatMaps()

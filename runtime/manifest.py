@@ -79,8 +79,19 @@ class Overlay:
 
 
 @dataclass(frozen=True)
+class AppliedScheme:
+    """The quantization scheme of the int8 artifact, by name, and the layers that it leaves in float all the same."""
+
+    name: str
+    float_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds: the model's face (input, outputs, labels) and its files."""
+    """What a bundle holds: the model's face (input, outputs, labels) and its files.
+
+    `scheme` is `None` in bundles of before there was more than one.
+    """
 
     preset: str
     config: dict[str, Any]
@@ -92,6 +103,7 @@ class Manifest:
     calibration_sha256: str | None
     artifacts: tuple[Artifact, ...]
     tools: dict[str, str]
+    scheme: AppliedScheme | None = None
 
     @property
     def input_size(self) -> int:
@@ -182,6 +194,9 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "overlay": fields["overlay"],
         "dataset": fields["dataset"],
         "calibration_sha256": fields["calibration_sha256"],
+        "scheme": None
+        if manifest.scheme is None
+        else {"name": manifest.scheme.name, "float_layers": list(manifest.scheme.float_layers)},
         "artifacts": [artifact | {"audit": _audit_to_json(artifact["audit"])} for artifact in fields["artifacts"]],
         "tools": fields["tools"],
     }
@@ -227,7 +242,15 @@ def _manifest(content: Any) -> Manifest:
         calibration_sha256=calibration_sha256,
         artifacts=_artifacts(_items(content, "artifacts", dict)),
         tools=_tools(_get(content, "tools", dict)),
+        scheme=_scheme(content),
     )
+
+
+def _scheme(content: dict[str, Any]) -> AppliedScheme | None:
+    if content.get("scheme") is None:
+        return None
+    scheme = _get(content, "scheme", dict)
+    return AppliedScheme(_get(scheme, "name", str, "scheme."), tuple(_items(scheme, "float_layers", str, "scheme.")))
 
 
 def _check_version(version: int) -> None:

@@ -246,7 +246,7 @@ def test_a_product_left_in_float_is_refused_and_the_bundle_stays(
         for rule in SELECTIVE.rules
     )
     assert rules != SELECTIVE.rules
-    monkeypatch.setattr(export.bundle, "SELECTIVE", dataclasses.replace(SELECTIVE, rules=rules))
+    monkeypatch.setattr(export.bundle, "read_scheme", lambda _: dataclasses.replace(SELECTIVE, rules=rules))
     target = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     with pytest.raises(ArtifactError, match=r"CONV_2D \(stage0\.block0\.query\)"):

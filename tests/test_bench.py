@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 
 import export.bench.__main__ as bench
-from export.bench.accuracy import Accuracy, accuracy_of, classify
+from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.candidate import FLOOR, OURS, Candidate, FloatNetwork, NotMeasured
 from export.bench.peers import FAMILIES, Family, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
@@ -157,7 +157,7 @@ def test_a_logit_that_is_not_finite_is_no_prediction() -> None:
     pictures = np.zeros((4, 2, 2, 3), np.uint8)
     pictures[:, 0, 0, 0] = range(4)
     classifier = Fixed([[1, 2, 3], [1, math.nan, 0], [5, 4, math.inf], [-1, -math.inf, -2]])
-    assert classify(classifier, pictures, "fixed").tolist() == [2, -1, -1, -1]
+    assert classify(classifier.run, pictures, "fixed").tolist() == [2, -1, -1, -1]
 
 
 def network() -> FloatNetwork:

@@ -14,6 +14,7 @@ import pytest
 from runtime.errors import ArtifactError
 from runtime.manifest import (
     SCHEMA_VERSION,
+    AppliedScheme,
     Artifact,
     Audit,
     Manifest,
@@ -66,6 +67,7 @@ CONTENT: dict[str, Any] = {
         },
     ],
     "tools": {"tensorflow": "2.21.0"},
+    "scheme": {"name": "selective", "float_layers": ["logits"]},
 }
 MISSING = object()
 
@@ -97,6 +99,7 @@ def test_reads_the_contract(tmp_path: Path) -> None:
     assert manifest.outputs == {"logits": (1, 2), "gates": (1, 6, 6, 3), "modulator": (1, 6, 6)}
     assert manifest.overlay == Overlay("stage1.block2", 8, 2)
     assert manifest.calibration_sha256 == SHA256
+    assert manifest.scheme == AppliedScheme("selective", ("logits",))
     accuracy = manifest.artifact("float32").accuracy
     assert accuracy is not None
     assert accuracy.top1 == 1.0
@@ -114,6 +117,12 @@ def test_reads_the_contract(tmp_path: Path) -> None:
 def test_reads_artifacts_of_before_there_was_an_audit(tmp_path: Path) -> None:
     write_content(tmp_path, changed("artifacts.0.audit", MISSING))
     assert read_manifest(tmp_path).artifact("float32").audit is None
+
+
+@pytest.mark.parametrize("value", [MISSING, None])
+def test_reads_manifests_of_before_there_were_schemes(value: object, tmp_path: Path) -> None:
+    write_content(tmp_path, changed("scheme", value))
+    assert read_manifest(tmp_path).scheme is None
 
 
 def test_writes_the_contract(tmp_path: Path) -> None:
@@ -146,7 +155,8 @@ def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *CONTENT,
+        *(key for key in CONTENT if key != "scheme"),
+        *(f"scheme.{key}" for key in CONTENT["scheme"]),
         *(f"input.{key}" for key in CONTENT["input"]),
         *(f"outputs.{key}" for key in CONTENT["outputs"]),
         *(f"overlay.{key}" for key in CONTENT["overlay"]),
@@ -221,6 +231,10 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("artifacts.0.audit.float_operators.face", 2, "artifacts[0].audit.float_operators.face"),
         ("artifacts.0.audit.float_operators.face", "CAST MUL CONV_2D", "artifacts[0].audit.float_operators"),
         ("tools.tensorflow", 2.21, "tools.tensorflow"),
+        ("scheme", "selective", "scheme"),
+        ("scheme.name", 1, "scheme.name"),
+        ("scheme.float_layers", "logits", "scheme.float_layers"),
+        ("scheme.float_layers", [1], "scheme.float_layers[0]"),
     ],
 )
 def test_wrong_field_is_named(tmp_path: Path, path: str, value: Any, field: str) -> None:

@@ -61,7 +61,11 @@ def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
 
 def test_integer_only_leaves_out_nothing_that_computes(layers: dict[str, Any]) -> None:
     matched = match_rules(INTEGER_ONLY.rules, layers)
-    assert {kind(layer) for name, layer in layers.items() if name not in matched} <= {"InputLayer", "Flatten", "Dropout"}
+    assert {kind(layer) for name, layer in layers.items() if name not in matched} <= {
+        "InputLayer",
+        "Flatten",
+        "Dropout",
+    }
     kernels = {name for name, rule in matched.items() if rule.weights}
     assert kernels == {name for name, layer in layers.items() if kind(layer) in ("Conv2D", "DepthwiseConv2D")}
 

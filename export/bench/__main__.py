@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bench.accuracy import Accuracy, accuracy_of, classify
+from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.candidate import FLOOR, Candidate
 from export.bench.floor import make_floor
 from export.bench.ours import make_ours
@@ -112,7 +112,7 @@ def bench(
 
 
 def _accuracy(candidate: Candidate, subject: Subject) -> Accuracy:
-    predicted = classify(candidate.open(1), subject.images, candidate.name)
+    predicted = classify(candidate.open(1).run, subject.images, candidate.name)
     return accuracy_of(predicted, subject.labels, subject.reference)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from export.bench.accuracy import Accuracy
+from export.accuracy import Accuracy
 from export.bench.candidate import FLOOR, OURS, OURS_PREFIX, NotMeasured
 from runtime.benchmark import Latency, speedup
 from runtime.files import replacing, write_json

@@ -1,13 +1,14 @@
-"""How accurate one row of the benchmark is, beside the float network."""
+"""How accurate a network is beside the float one that it was made from, on the same pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.bench.candidate import Classifier
 from runtime.compare import NO_CLASS
 from runtime.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
 from runtime.preprocess import Image
@@ -15,7 +16,7 @@ from runtime.preprocess import Image
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of one row, 0..1, and how it differs from the float Keras network's on the same pictures."""
+    """Top-1 of a network, 0..1, and how it differs from the float network's on the same pictures."""
 
     top1: float
     drop_pp: float
@@ -23,11 +24,11 @@ class Accuracy:
     agreement: float
 
 
-def classify(classifier: Classifier, images: Image, name: str) -> Classes:
+def classify(run: Callable[[Image], NDArray[np.float32]], images: Image, name: str) -> Classes:
     """Classify pictures one by one.
 
     Args:
-        classifier: what does it.
+        run: from a picture, uint8 `[1, S, S, 3]`, to its logits, `[K]`.
         images: uint8 `[N, S, S, 3]`.
         name: for the progress bar.
 
@@ -35,7 +36,7 @@ def classify(classifier: Classifier, images: Image, name: str) -> Classes:
         int64 `[N]`; -1 where a logit is not finite.
     """
     bar = tqdm(images, desc=name, unit="picture", disable=None, leave=False)
-    logits = np.stack([classifier.run(image[np.newaxis]) for image in bar])
+    logits = np.stack([run(image[np.newaxis]) for image in bar])
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
 
 

@@ -1,0 +1,227 @@
+"""What int8 costs, product by product: `python -m export.sensitivity --run runs/first`.
+
+Each product of the scheme is quantized alone, all others float: how far its own output moves (SQNR), and what that does
+to the network's answers. With --max-drop the fewest products are left in float that keep the drop of top-1 within a
+budget, and artifacts are made and measured with none, with those and with more of them in float. All of it on
+validation pictures, and on the trained weights, by calibration alone.
+Exit code: 0; 1 if only the float artifact is within the budget; 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+# First, as it makes TensorFlow take Keras 2.
+from export.fake_quant import build_float
+
+from tqdm import tqdm  # isort: skip
+
+from calibration.observers import Range
+from calibration.record import read_calibration
+from export.budget import Search, check_budget, search_float_layers
+from export.curve import (
+    Examiner,
+    LayerCost,
+    Point,
+    Workshop,
+    curve_selections,
+    hold_artifact_to_budget,
+    measure_latencies,
+)
+from export.ranking import Judge, Sensitivity, rank_products
+from export.schemes import SELECTIVE
+from export.sensitivity_plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
+from export.sensitivity_report import Budget, Report, export_command, to_dict, to_markdown
+from export.switched import build_switched
+from runtime.compare import cpu_model
+from runtime.errors import ConfigError, run_cli
+from runtime.files import write_json
+from runtime.litert import load_interpreter
+from runtime.metrics import Classes, agreement
+from runtime.preprocess import Image
+from runtime.sampling import class_balanced_indices
+from train.data import load_dataset
+from train.run import WEIGHTS_FILE, Run, read_run
+from train.splits import resize_all
+from train.weights import read_tensors
+
+FOLDER = "sensitivity"
+SENSITIVITY_FILE = "sensitivity.json"
+DEFAULT_PICTURES = 1000
+SAMPLE_SEED = 0
+LATENCY_ROUNDS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is examined.
+
+    Attributes:
+        folder: the run's.
+        run: its description.
+        ranges: calibrated `(min, max)` of every layer's output.
+        model: the trained float `tf_keras` network.
+        images: uint8 `[N, S, S, 3]`, of the validation split.
+        labels: int64 `[N]`, their classes.
+        data: `data` of sensitivity.json, less the accuracy.
+    """
+
+    folder: Path
+    run: Run
+    ranges: dict[str, Range]
+    model: Any
+    images: Image
+    labels: Classes
+    data: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rank a run's products, search within a budget if there is one, and write and print what was found.
+
+    Returns:
+        0, or 1 if only the float artifact is within the budget.
+    """
+    args = _parser().parse_args(argv)
+    if args.pictures < 1:
+        raise ConfigError(f"received --pictures {args.pictures}; expected 1 or more")
+    if args.max_drop is not None:
+        check_budget(args.max_drop)
+    with redirect_stdout(sys.stderr):  # for the converter, which prints
+        report = examine(load_subject(args.run, args.data_dir, args.pictures), args.max_drop)
+    write_reports(args.run / FOLDER, report)
+    print(json.dumps(to_dict(report), indent=2) if args.json else to_markdown(report))
+    return 1 if report.budget is not None and report.budget.command is None else 0
+
+
+def load_subject(folder: Path, data_dir: Path | None, pictures: int) -> Subject:
+    """Read a trained and calibrated run, and a class-balanced sample of its validation pictures."""
+    run, calibration = read_run(folder), read_calibration(folder)
+    model = build_float(run.deployed, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+    dataset = load_dataset(run.dataset, data_dir=data_dir, image_size=run.image_size)
+    chosen = class_balanced_indices(dataset.val.labels, pictures, SAMPLE_SEED)
+    images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_size), dataset.val.labels[chosen]
+    data = {"dataset": dataset.name, "split": "val", "pictures": len(labels)}
+    return Subject(folder, run, calibration.ranges, model, images, labels, data)
+
+
+def examine(subject: Subject, max_drop_pp: float | None) -> Report:
+    """Rank the products and, with a budget in percentage points, search and measure within it."""
+    network = build_switched(subject.model, subject.run.deployed, subject.ranges, SELECTIVE.rules)
+    judge = Judge(network, subject.images, subject.labels)
+    layers = rank_products(network, subject.images, judge)
+    budget = None
+    if max_drop_pp is not None:
+        search = search_float_layers(judge, [each.layer for each in layers], max_drop_pp)
+        budget = measure_budget(subject, layers, search, max_drop_pp)
+    return Report(
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        run=str(subject.folder),
+        scheme=SELECTIVE.name,
+        data=subject.data | {"float_top1": agreement(judge.predicted, subject.labels)},
+        layers=tuple(layers),
+        budget=budget,
+    )
+
+
+def measure_budget(subject: Subject, layers: Sequence[Sensitivity], search: Search, max_drop_pp: float) -> Budget:
+    """Make artifacts with none, the products found, and more of them in float, and measure them.
+
+    Args:
+        subject: what is examined.
+        layers: all products, the costliest first.
+        search: what the search found.
+        max_drop_pp: its budget, in percentage points.
+
+    Returns:
+        The artifacts' figures, and the choice, which the artifact itself keeps to the budget with.
+    """
+    load_before = os.getloadavg()[0]
+    ranked = [each.layer for each in layers]
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(subject.model, subject.run, subject.ranges, SELECTIVE, ranked, Path(folder))
+        examine_artifact = Examiner(workshop, ranked, subject.images, subject.labels)
+        chosen = hold_artifact_to_budget(examine_artifact, search.chosen.float_layers, ranked, max_drop_pp)
+        selections = curve_selections(chosen, ranked)
+        alone = [(name,) for name in chosen] if len(chosen) < len(ranked) else []
+        for selection in tqdm({*selections, *alone}, desc="artifacts", unit="artifact", disable=None):
+            workshop.path(selection)
+        accuracies = {selection: examine_artifact(selection) for selection in selections}
+        latencies = measure_latencies(workshop, [*selections, *alone], subject.images, LATENCY_ROUNDS)
+        sizes = {selection: workshop.path(selection).stat().st_size for selection in latencies}
+    return Budget(
+        max_drop_pp=max_drop_pp,
+        tried=search.tried,
+        simulated=search.chosen,
+        float_layers=chosen,
+        costs=tuple(
+            LayerCost(
+                layer=name,
+                latency_p50_ms=latencies[(name,)].p50_ms - latencies[()].p50_ms,
+                size_bytes=sizes[(name,)] - sizes[()],
+            )
+            for (name,) in alone
+        ),
+        points=tuple(
+            Point(
+                float_layers=selection,
+                accuracy=accuracies[selection],
+                size_bytes=sizes[selection],
+                latency=latencies[selection],
+            )
+            for selection in selections
+        ),
+        rounds=LATENCY_ROUNDS,
+        machine={
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "interpreter": load_interpreter()[0],
+            "load_before": load_before,
+            "load_after": os.getloadavg()[0],
+        },
+        command=export_command(subject.folder, chosen) if len(chosen) < len(ranked) else None,
+    )
+
+
+def write_reports(folder: Path, report: Report) -> None:
+    """Write sensitivity.json, sensitivity.png and, of a report with a budget, curve.png."""
+    write_json(folder / SENSITIVITY_FILE, to_dict(report))
+    write_figure(folder / RANKING_FILE, draw_ranking(report))
+    if report.budget is None:
+        (folder / CURVE_FILE).unlink(missing_ok=True)
+    else:
+        write_figure(folder / CURVE_FILE, draw_curve(report, report.budget))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.sensitivity",
+        description="Rank a run's products by what quantizing each alone costs.",
+        epilog="Exit code: 0; 1 if only the float artifact is within the budget; 2 for bad input.",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument(
+        "--pictures", type=int, default=DEFAULT_PICTURES, help="class-balanced validation pictures (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="PP",
+        help="search the fewest products to leave in float that keep the drop of top-1 to so many percentage points",
+    )
+    parser.add_argument("--json", action="store_true", help="print sensitivity.json instead of the tables")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

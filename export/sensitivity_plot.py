@@ -1,0 +1,136 @@
+"""The pictures of a sensitivity report: the ranking of its products, and accuracy against latency and size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from export.curve import Point
+from export.ranking import Sensitivity
+from export.sensitivity_report import Budget, Report
+from runtime.files import replacing
+
+RANKING_FILE = "sensitivity.png"
+CURVE_FILE = "curve.png"
+DPI = 110
+TEXT_PT = 7.0
+WIDTH_IN, ROW_IN, MARGIN_IN = 11.0, 0.17, 1.2
+CHOSEN_COLOUR, COLOUR = "#d1495b", "#30638e"
+# A marker of the largest artifact, in square points.
+LARGEST_MARKER = 500.0
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def draw_ranking(report: Report) -> Figure:
+    """Draw a row a product, the most sensitive first: SQNR, divergence, drop of top-1.
+
+    Args:
+        report: what to draw; the products that it leaves in float are red.
+
+    Returns:
+        The figure.
+    """
+    layers = report.layers
+    chosen = frozenset(report.budget.float_layers if report.budget else ())
+    colours = [CHOSEN_COLOUR if each.layer in chosen else COLOUR for each in layers]
+    figure = Figure(figsize=(WIDTH_IN, len(layers) * ROW_IN + MARGIN_IN), layout="constrained")
+    sqnr, divergence, drop = figure.subplots(1, 3, sharey=True)
+    rows = np.arange(len(layers))
+    sqnr.barh(rows, [each.sqnr_db or 0.0 for each in layers], color=colours)
+    _draw_divergence(divergence, layers, colours)
+    _draw_drops(drop, layers, colours)
+    labels = ("SQNR of its output, dB", "divergence from the float network, nats", "drop of top-1, pp ± standard error")
+    for axes, label in zip((sqnr, divergence, drop), labels, strict=True):
+        axes.set_xlabel(label, fontsize=TEXT_PT + 1)
+        axes.tick_params(axis="x", labelsize=TEXT_PT)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+    sqnr.set_yticks(rows, [each.layer for each in layers], fontsize=TEXT_PT)
+    sqnr.set_ylim(len(layers) - 0.4, -0.6)
+    for label, colour in zip(sqnr.get_yticklabels(), colours, strict=True):
+        label.set_color(colour if chosen else "black")
+    left = f"; red: left in float, for a drop of at most {report.budget.max_drop_pp:g} pp" if report.budget else ""
+    figure.suptitle(
+        f"each product alone in int8: {len(layers)} of {report.run}, {report.data['pictures']:,} pictures of "
+        f"{report.data['dataset']}, {report.data['split']} split{left}",
+        fontsize=TEXT_PT + 3,
+    )
+    return figure
+
+
+def _draw_divergence(axes: Axes, layers: Sequence[Sensitivity], colours: Sequence[str]) -> None:
+    values = [each.answers.divergence_nats for each in layers]
+    axes.barh(np.arange(len(layers)), values, color=colours)
+    if min(values) > 0:
+        axes.set_xscale("log")
+
+
+def _draw_drops(axes: Axes, layers: Sequence[Sensitivity], colours: Sequence[str]) -> None:
+    accuracies = [each.answers.accuracy for each in layers]
+    for row, (accuracy, colour) in enumerate(zip(accuracies, colours, strict=True)):
+        error = accuracy.drop_standard_error_pp
+        axes.errorbar(accuracy.drop_pp, row, xerr=error, fmt="o", color=colour, markersize=3, linewidth=0.8)
+    axes.axvline(0.0, color="0.4", linewidth=0.6, linestyle=":")
+
+
+def draw_curve(report: Report, budget: Budget) -> Figure:
+    """Draw the drop of top-1 against latency, the marker of an artifact as large as its file.
+
+    Args:
+        report: what the budget is part of.
+        budget: with the points; the chosen one is red.
+
+    Returns:
+        The figure, a labelled point an artifact.
+    """
+    points, chosen = budget.points, budget.chosen
+    figure = Figure(figsize=(WIDTH_IN, 5.5), layout="constrained")
+    axes = figure.subplots()
+    by_count = [(point.latency.p50_ms, point.accuracy.drop_pp) for point in points]
+    axes.plot(*zip(*by_count, strict=True), color="0.75", linewidth=1.0, zorder=1)
+    axes.axhline(budget.max_drop_pp, color="0.4", linestyle=":", label=f"budget, {budget.max_drop_pp:g} pp")
+    largest = max(point.size_bytes for point in points)
+    heights = np.linspace(0.03, 0.97, len(points))
+    # From the bottom up, where the axis, being turned, has the largest drops.
+    by_drop = sorted(points, key=lambda point: (-point.accuracy.drop_pp, -len(point.float_layers)))
+    for point, height in zip(by_drop, heights, strict=True):
+        _draw_point(axes, point, float(height), LARGEST_MARKER * point.size_bytes / largest, point is chosen)
+    axes.invert_yaxis()
+    axes.margins(0.1)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=TEXT_PT + 2, framealpha=1.0)
+    axes.set_xlabel(f"latency p50 of one picture, ms (1 thread, {budget.machine['cpu']})")
+    axes.set_ylabel(f"drop of top-1 on {report.data['pictures']:,} pictures, pp ± standard error")
+    axes.set_title(
+        f"{report.run}: ever more products in float (up and to the left is better; area: bytes)", fontsize=TEXT_PT + 4
+    )
+    return figure
+
+
+def _draw_point(axes: Axes, point: Point, height: float, area: float, chosen: bool) -> None:
+    """Draw an artifact, and its label in a column beside the axes, where it overlaps no other."""
+    colour = CHOSEN_COLOUR if chosen else COLOUR
+    place = (point.latency.p50_ms, point.accuracy.drop_pp)
+    axes.errorbar(*place, yerr=point.accuracy.drop_standard_error_pp, color=colour, linewidth=1.0, capsize=3)
+    axes.scatter(*place, s=area, color=colour, alpha=0.6, linewidths=0, zorder=3)
+    axes.annotate(
+        f"{len(point.float_layers)} in float: {place[0]:.2f} ms, {point.size_bytes / 1e6:.2f} MB, {place[1]:+.2f} pp",
+        place,
+        xytext=(1.04, height),
+        textcoords="axes fraction",
+        va="center",
+        color=colour,
+        fontsize=9,
+        fontweight="bold" if chosen else "normal",
+        arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "alpha": 0.35, "linewidth": 0.8},
+        annotation_clip=False,
+    )

@@ -58,7 +58,11 @@ def draw_ranking(report: Report) -> Figure:
     sqnr.set_ylim(len(layers) - 0.4, -0.6)
     for label, colour in zip(sqnr.get_yticklabels(), colours, strict=True):
         label.set_color(colour if chosen else "black")
-    left = f"; red: left in float, for a drop of at most {report.budget.max_drop_pp:g} pp" if report.budget else ""
+    left = (
+        f"; red: left in float, for a drop of at most {report.budget.max_drop_pp:g} pp"
+        if report.budget and chosen
+        else ""
+    )
     figure.suptitle(
         f"each product alone in int8: {len(layers)} of {report.run}, {report.data['pictures']:,} pictures of "
         f"{report.data['dataset']}, {report.data['split']} split{left}",

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
 import export.__main__
@@ -21,12 +22,14 @@ from export.accuracy import Accuracy
 from export.budget import Step
 from export.curve import LayerCost, Point
 from export.ranking import Answers, Sensitivity
-from export.sensitivity import Subject, examine, main, write_reports
+from export.sensitivity import main, write_reports
 from export.sensitivity_plot import draw_curve, draw_ranking
 from export.sensitivity_report import Budget, Report, export_command, to_dict, to_markdown
 from runtime.benchmark import Latency
 from runtime.errors import run_cli
-from tests.tiny_run import RUN, run_artifact, soft_pictures
+from tests.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_pictures
+from train.data import load_dataset
+from train.splits import resize_all
 
 PRODUCTS = 20
 DAMAGED = "stage1.block0.contract"
@@ -71,69 +74,76 @@ def sample_report(count: int) -> Report:
     return Report(created_utc="now", run="runs/my run", scheme="selective", data=data, layers=layers, budget=budget)
 
 
-def test_the_command_line_ranks_and_keeps_to_a_budget(
-    tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    options = ["--run", str(run), "--data-dir", str(picture_folder), "--pictures", "5"]
-    assert run_cli(main, [*options, "--max-drop", "100", "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert content == json.loads((run / "sensitivity" / "sensitivity.json").read_text())
-    assert (content["data"]["split"], content["data"]["pictures"]) == ("val", 5)
-    assert len(content["layers"]) == PRODUCTS
-    budget = content["budget"]
-    assert budget["float_layers"] == []
-    assert [len(point["float_layers"]) for point in budget["points"]] == [0, 5, 10, 15, 20]
-    sizes = [point["size_bytes"] for point in budget["points"]]
-    assert sizes[0] < sizes[1] < sizes[-1]
-    assert budget["points"][-1]["accuracy"]["drop_pp"] == 0.0
-    assert all(0 < point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] for point in budget["points"])
-    for name in ("sensitivity.png", "curve.png"):
-        assert cv2.imread(str(run / "sensitivity" / name)).std() > 5
-    # Without a budget there is no curve, and none of an earlier one stays.
-    assert run_cli(main, options) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[2].strip() for line in printed[4:]] == [each["layer"] for each in content["layers"]]
-    assert {path.name for path in (run / "sensitivity").iterdir()} == {"sensitivity.json", "sensitivity.png"}
-
-
 @pytest.fixture(scope="module")
 def damaged_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run with the range of one product's output much too narrow."""
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("damaged") / "run"))
     calibration = read_calibration(run)
     low, high = calibration.ranges[DAMAGED]
-    write_calibration(
-        run, dataclasses.replace(calibration, ranges=calibration.ranges | {DAMAGED: (low / 50, high / 50)})
-    )
+    ranges = calibration.ranges | {DAMAGED: (low / 50, high / 50)}
+    write_calibration(run, dataclasses.replace(calibration, ranges=ranges))
     return run
 
 
-def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_makes(
-    damaged_run: Path, tiny_float: Any
-) -> None:
-    images = soft_pictures(200, seed=21)
-    labels = tiny_float.predict_on_batch(images.astype(np.float32)).argmax(axis=-1)
-    data = {"dataset": "blobs", "split": "val", "pictures": 200}
-    ranges = read_calibration(damaged_run).ranges
-    report = examine(Subject(damaged_run, RUN, ranges, tiny_float, images, labels, data), 3.0)
-    assert report.layers[0].layer == DAMAGED
-    assert report.data["float_top1"] == 1.0
-    budget = report.budget
-    assert budget is not None
-    assert budget.simulated.float_layers == budget.float_layers == (DAMAGED,)
-    assert budget.points[0].accuracy.drop_pp > 3.0 >= budget.chosen.accuracy.drop_pp
-    (cost,) = budget.costs
-    assert cost.size_bytes == budget.chosen.size_bytes - budget.points[0].size_bytes > 0
+@pytest.fixture(scope="module")
+def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose classes are those that the float network is surest of; 60 pictures to validate on."""
+    folder = tmp_path_factory.mktemp("labelled")
+    pictures = soft_pictures(600, seed=21, size=RUN.image_size)
+    logits = tiny_float.predict_on_batch(resize_all(pictures, CONFIG.input_size).astype(np.float32))
+    for index in clearest(logits, 66):
+        split = ("train", "test", *["val"] * 9)[index % 11]
+        path = folder / split / CLASSES[logits[index].argmax()] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), pictures[index][..., ::-1])
+    return folder
 
-    assert budget.command is not None
-    program, *arguments = shlex.split(budget.command)[2:]
+
+def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_makes(
+    damaged_run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--run", str(damaged_run), "--data-dir", str(labelled)]
+    assert run_cli(main, [*options, "--max-drop", "2", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((damaged_run / "sensitivity" / "sensitivity.json").read_text())
+    assert (content["data"]["split"], content["data"]["float_top1"]) == ("val", 1.0)
+    assert len(content["layers"]) == PRODUCTS
+    assert content["layers"][0]["layer"] == DAMAGED
+    budget = content["budget"]
+    assert budget["simulated"]["float_layers"] == budget["float_layers"] == [DAMAGED]
+    none, chosen, *_, everything = budget["points"]
+    assert [len(point["float_layers"]) for point in budget["points"]] == [0, 1, 5, 10, 15, 20]
+    assert none["accuracy"]["drop_pp"] > 2.0 >= chosen["accuracy"]["drop_pp"]
+    assert (everything["accuracy"]["drop_pp"], everything["accuracy"]["top1"]) == (0.0, 1.0)
+    assert all(0 < point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] for point in budget["points"])
+    assert [each["size_bytes"] for each in budget["costs"]] == [chosen["size_bytes"] - none["size_bytes"]]
+    for name in ("sensitivity.png", "curve.png"):
+        assert cv2.imread(str(damaged_run / "sensitivity" / name)).std() > 5
+
+    program, *arguments = shlex.split(budget["command"])[2:]
     assert (program, arguments[:2]) == ("export", ["--run", str(damaged_run)])
     assert run_cli(export.__main__.main, arguments) == 0
     artifact = (damaged_run / "artifacts" / "int8.tflite").read_bytes()
-    assert len(artifact) == budget.chosen.size_bytes
-    right = run_artifact(artifact, images)["logits"].argmax(axis=-1) == labels
-    assert budget.chosen.accuracy.top1 == right.mean()
+    assert len(artifact) == chosen["size_bytes"]
+    val = load_dataset("folder", data_dir=labelled, image_size=RUN.image_size).val
+    predicted = run_artifact(artifact, resize_all(val.images, CONFIG.input_size))["logits"].argmax(axis=-1)
+    assert content["data"]["pictures"] == len(val.labels) > 30
+    assert chosen["accuracy"]["top1"] == np.mean(predicted == val.labels)
+
+
+def test_without_a_budget_there_is_no_curve_and_none_of_an_earlier_one_stays(
+    tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "sensitivity").mkdir()
+    (run / "sensitivity" / "curve.png").write_text("of an earlier one")
+    assert run_cli(main, ["--run", str(run), "--data-dir", str(picture_folder), "--pictures", "5"]) == 0
+    content = json.loads((run / "sensitivity" / "sensitivity.json").read_text())
+    assert content["budget"] is None
+    assert content["data"]["pictures"] == 5
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[2].strip() for line in printed[4:]] == [each["layer"] for each in content["layers"]]
+    assert {path.name for path in (run / "sensitivity").iterdir()} == {"sensitivity.json", "sensitivity.png"}
 
 
 @pytest.mark.parametrize("count", [4, 60])
@@ -142,9 +152,8 @@ def test_the_pictures_are_legible(count: int, tmp_path: Path) -> None:
     assert report.budget is not None
     for figure in (draw_ranking(report), draw_curve(report, report.budget)):
         figure.draw_without_rendering()
-        page = figure.bbox
-        boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text()]
-        assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
     ranking = draw_ranking(report)
     ranking.draw_without_rendering()
     labels = ranking.axes[0].get_yticklabels()
@@ -152,22 +161,22 @@ def test_the_pictures_are_legible(count: int, tmp_path: Path) -> None:
     rows = [label.get_window_extent() for label in labels]
     assert all(below.y1 <= above.y0 for above, below in pairwise(rows))
     assert [bar.get_width() for bar in ranking.axes[0].patches] == [each.sqnr_db or 0.0 for each in report.layers]
-    assert (
-        len(
-            {bar.get_facecolor() for bar in ranking.axes[0].patches[:2]}
-            & {bar.get_facecolor() for bar in ranking.axes[0].patches[2:]}
-        )
-        == 0
-    )
+    first, second, *others = [bar.get_facecolor() for bar in ranking.axes[0].patches]
+    assert first == second
+    assert first not in others
     curve = draw_curve(report, report.budget)
     curve.draw_without_rendering()
-    notes = [text.get_window_extent() for text in curve.axes[0].texts]
+    # Without the lines to their points, which cross.
+    notes = [Text.get_window_extent(text) for text in curve.axes[0].texts]
     assert len(notes) == len(report.budget.points)
-    assert all(above.y0 >= below.y1 for below, above in pairwise(notes))
-    places = sorted(tuple(each.get_offsets()[0]) for each in curve.axes[0].collections if len(each.get_offsets()) == 1)
+    assert all(below.y1 <= above.y0 for below, above in pairwise(notes))
+    markers = [each for each in curve.axes[0].collections if isinstance(each, PathCollection)]
+    places = sorted(tuple(each.get_offsets()[0]) for each in markers)
+    assert places == [(point.latency.p50_ms, point.accuracy.drop_pp) for point in report.budget.points]
+    areas = [float(each.get_sizes()[0]) for each in markers]
+    assert max(areas) / min(areas) == pytest.approx(1 + count / 100)
     write_reports(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {"sensitivity.json", "sensitivity.png", "curve.png"}
-    assert places[0] == pytest.approx((0.5, 1.0))
 
 
 def test_the_tables_say_what_was_chosen_and_how_to_export_it() -> None:
@@ -175,7 +184,7 @@ def test_the_tables_say_what_was_chosen_and_how_to_export_it() -> None:
     text = to_markdown(report)
     assert "2 of 5 products in float: a drop of 0.60 pp" in text
     command = text.splitlines()[-1].removeprefix("Export it with: ")
-    assert shlex.split(command)[5:7] == ["runs/my run", "--qat-epochs"][:2]
+    assert shlex.split(command)[:7] == ["python", "-m", "export", "--run", "runs/my run", "--qat-epochs", "0"]
     assert shlex.split(command)[-2:] == ["stage0.block0.contract", "stage0.block1.contract"]
     assert json.loads(json.dumps(to_dict(report)))["budget"]["machine"]["cores"] == 2
     assert report.budget is not None

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_scheme(args.run, scheme)
     bundle = args.run / ARTIFACTS_FOLDER
     write_artifacts(args.run, bundle)
-    manifest = measure_accuracy(bundle, read_split(args.run / TEST_FILE))
+    manifest = measure_accuracy(args.run, bundle, read_split(args.run / TEST_FILE))
     print_closing_lines(bundle, manifest, sys.stderr if args.json else sys.stdout)
     if args.json:
         print((bundle / "manifest.json").read_text())

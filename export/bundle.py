@@ -16,10 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from calibration.observers import Range
 from calibration.record import CALIBRATION_FILE, Calibration, read_calibration
 from export.audit import Listing, check_scheme, list_operators, summarise
-from export.fake_quant import build_float
+from export.fake_quant import build_fake_quant, build_float
+from export.qat import logits
 from export.scheme_file import SCHEME_FILE, read_scheme
 from export.schemes import Scheme
 from export.tflite import convert_float, convert_int8
@@ -38,7 +41,8 @@ from runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.metrics import agreement
+from runtime.metrics import agreement, top1
+from runtime.preprocess import preprocess
 from runtime.split_file import LabelledPictures, read_split
 from train.config import FocalNetConfig
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
@@ -130,10 +134,21 @@ def convert_audited(
     return content, listing
 
 
-def measure_accuracy(folder: Path, pictures: LabelledPictures) -> Manifest:
+def quantized_network(source: Path) -> Any:
+    """Return the fake-quantized `tf_keras` network that a run's or a bundle's int8 artifact is converted from."""
+    run, scheme = read_run(source), read_scheme(source)
+    calibration = calibration_for(scheme, source)
+    tuned = source / QAT_WEIGHTS_FILE
+    weights = tuned if tuned.exists() else source / WEIGHTS_FILE
+    model = build_float(run.deployed, read_tensors(weights), str(weights))
+    return build_fake_quant(model, run.deployed, calibration.ranges if calibration else {}, scheme)
+
+
+def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> Manifest:
     """Measure both artifacts on labelled pictures, and write what they reach into the manifest.
 
     Args:
+        source: what the bundle was made from.
         folder: the bundle.
         pictures: the test split.
 
@@ -147,10 +162,13 @@ def measure_accuracy(folder: Path, pictures: LabelledPictures) -> Manifest:
         "float32": agreement(paired.float32, pictures.labels),
         "int8": agreement(paired.int8, pictures.labels),
     }
+    inputs = np.concatenate([preprocess(image, manifest.input_size) for image in pictures.images])
+    simulated = top1(logits(quantized_network(source), inputs))
+    same = {"float32": None, "int8": agreement(paired.int8, simulated)}
+    measured_on = (pictures.dataset, pictures.split, len(pictures.labels))
     artifacts = tuple(
         dataclasses.replace(
-            artifact,
-            accuracy=Accuracy(pictures.dataset, pictures.split, len(pictures.labels), reached[artifact.precision]),
+            artifact, accuracy=Accuracy(*measured_on, reached[artifact.precision], same[artifact.precision])
         )
         for artifact in manifest.artifacts
     )
@@ -231,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             copy_sources(source, target)
         manifest = write_artifacts(source, target)
         if (source / TEST_FILE).exists():
-            manifest = measure_accuracy(target, read_split(source / TEST_FILE))
+            manifest = measure_accuracy(source, target, read_split(source / TEST_FILE))
         print_closing_lines(target, manifest, sys.stdout)
     return 0
 
@@ -281,6 +299,8 @@ def describe_bundle(folder: Path, manifest: Manifest) -> str:
         reached = "accuracy not measured on these bytes"
         if artifact.accuracy is not None:
             reached = f"{artifact.accuracy.dataset} {artifact.accuracy.split} top-1 {artifact.accuracy.top1:.2%}"
+            if artifact.accuracy.fake_quant_agreement is not None:
+                reached += f", {artifact.accuracy.fake_quant_agreement:.2%} as the fake-quantized network"
         lines.append(f"{folder / artifact.file}  {artifact.size_bytes} bytes{_delegation(artifact)}  {reached}")
     return os.linesep.join(lines)
 

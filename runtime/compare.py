@@ -22,7 +22,9 @@ report.json, schema version 1 (accuracies 0..1, cosine similarities -1..1, `pp` 
 | `size`            | `float32_bytes`, `int8_bytes`, `ratio` (float to int8)                               |
 | `machine`         | `engine`, `cpu`, `threads`                                                           |
 | `bundle`          | `preset`, `overlay_layer`; `artifacts`, a list: `precision`, `engine`, `file`,       |
-|                   | `sha256`, `size_bytes`                                                               |
+|                   | `sha256`, `size_bytes`; `scheme` (`name`, `float_layers`), and                       |
+|                   | `fake_quant_agreement` of `fake_quant_pictures`, at export: the share of equal       |
+|                   | predictions of int8 and the fake-quantized network; each null where not known        |
 
 A picture whose int8 outputs hold a NaN or an infinity counts as a wrong prediction that agrees with
 nothing, and its maps as similarity 0.
@@ -360,10 +362,14 @@ def _size_figures(manifest: Manifest) -> dict[str, Any]:
 def _bundle_figures(manifest: Manifest) -> dict[str, Any]:
     fields = ("precision", "engine", "file", "sha256", "size_bytes")
     artifacts = [manifest.artifact(precision) for precision in ("float32", "int8")]
+    int8 = manifest.artifact("int8")
     return {
         "preset": manifest.preset,
         "overlay_layer": manifest.overlay.layer,
         "artifacts": [{field: getattr(artifact, field) for field in fields} for artifact in artifacts],
+        "scheme": asdict(manifest.scheme) if manifest.scheme else None,
+        "fake_quant_agreement": int8.accuracy.fake_quant_agreement if int8.accuracy else None,
+        "fake_quant_pictures": int8.accuracy.pictures if int8.accuracy else None,
     }
 
 
@@ -472,6 +478,7 @@ def summary(report: Mapping[str, Any]) -> str:
         f"{'PASS' if report['verdict']['passed'] else 'FAIL'}: {'; '.join(report['verdict']['reasons'])}",
         f"data: {data['dataset']}, {data['split']} split, {data['sampling']}",
         f"engine: {machine['engine']}, {machine['threads']} thread(s), {machine['cpu']}",
+        *_fake_quant_line(report["bundle"]),
         "",
         f"{'':20} {'float32':>11} {'int8':>11}",
         f"{'top-1 accuracy':20} {accuracy['top1_float32']:>11.2%} {accuracy['top1_int8']:>11.2%}"
@@ -487,6 +494,15 @@ def summary(report: Mapping[str, Any]) -> str:
     for figures in report["gate_similarity"]["maps"]:
         lines.append(f"{figures['map']:20} {figures['mean']:>11.4f} {figures['p5']:>11.4f} {figures['min']:>11.4f}")
     return "\n".join(lines)
+
+
+def _fake_quant_line(bundle: Mapping[str, Any]) -> list[str]:
+    if bundle["fake_quant_agreement"] is None:
+        return []
+    return [
+        f"fake-quantized network: {bundle['fake_quant_agreement']:.2%} of {bundle['fake_quant_pictures']:,} predictions "
+        "equal to the int8 artifact's, at export"
+    ]
 
 
 def _latency_row(latency: Mapping[str, Any], key: str, note: str) -> str:

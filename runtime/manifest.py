@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,12 +25,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy (0..1) of one artifact, and what it was measured on."""
+    """Top-1 accuracy (0..1) of one artifact, and what it was measured on.
+
+    `fake_quant_agreement` is the share (0..1) of these pictures on which the fake-quantized Keras network that an int8
+    artifact was converted from predicts the same; `None` of a float one, and where it was not measured.
+    """
 
     dataset: str
     split: str
     pictures: int
     top1: float
+    fake_quant_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -344,6 +349,11 @@ def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
         pictures=_get(content, "pictures", int, at),
         top1=_get(content, "top1", float, at),
     )
+    if content.get("fake_quant_agreement") is not None:
+        share = _get(content, "fake_quant_agreement", float, at)
+        accuracy = replace(accuracy, fake_quant_agreement=share)
+        if not 0.0 <= share <= 1.0:
+            raise _wrong(f"{at}fake_quant_agreement", share, "a fraction, 0..1")
     if accuracy.pictures < 1:
         raise _wrong(f"{at}pictures", accuracy.pictures, "1 or more")
     if not 0.0 <= accuracy.top1 <= 1.0:

@@ -268,8 +268,17 @@ def _summary_table(report: Mapping[str, Any]) -> str:
             figure(report, size + "int8_bytes", ","),
             f"{figure(report, size + 'ratio', '.2f')} times smaller",
         ),
+        *_fake_quant_rows(report),
     ]
     return table(["", "float32", "int8", ""], rows)
+
+
+def _fake_quant_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    if report["bundle"]["fake_quant_agreement"] is None:
+        return []
+    share = figure(report, "bundle.fake_quant_agreement", ".2f", 100)
+    pictures = figure(report, "bundle.fake_quant_pictures", ",")
+    return [("Same prediction as its fake-quantized network, %", "", share, f"{pictures} pictures, at export")]
 
 
 def _class_note(report: Mapping[str, Any]) -> str:

@@ -73,12 +73,14 @@ def test_the_manifest_describes_it(bundle: Path, tiny_export: Path) -> None:
         assert artifact.size_bytes == (bundle / artifact.file).stat().st_size
 
 
-def test_accuracy_is_an_independent_count(bundle: Path, pictures: LabelledPictures, tmp_path: Path) -> None:
+def test_accuracy_is_an_independent_count(
+    bundle: Path, tiny_export: Path, tiny_fake_quant: Any, pictures: LabelledPictures, tmp_path: Path
+) -> None:
     shutil.copytree(bundle, tmp_path, dirs_exist_ok=True)
     labels = pictures.labels.copy()
     labels[::4] = (labels[::4] + 1) % 3
     relabelled = dataclasses.replace(pictures, labels=labels, dataset="other", split="val")
-    manifest = measure_accuracy(tmp_path, relabelled)
+    manifest = measure_accuracy(tiny_export, tmp_path, relabelled)
     assert manifest == read_manifest(tmp_path)
     for artifact in manifest.artifacts:
         assert artifact.accuracy is not None
@@ -86,6 +88,10 @@ def test_accuracy_is_an_independent_count(bundle: Path, pictures: LabelledPictur
         assert artifact.accuracy.top1 == pytest.approx(count / 200)
         assert dataclasses.astuple(artifact.accuracy)[:3] == ("other", "val", 200)
     assert manifest.artifact("float32").accuracy.top1 == 0.75  # type: ignore[union-attr]
+    simulated = tiny_fake_quant.predict_on_batch(pictures.images.astype(np.float32)).argmax(axis=-1)
+    same = (tflite_predictions(tmp_path / "int8.tflite", pictures.images) == simulated).mean()
+    assert [each.accuracy.fake_quant_agreement for each in manifest.artifacts] == [None, same]  # type: ignore[union-attr]
+    assert 0.97 < same <= 1.0
 
 
 def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path, bundle: Path, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def draw_ranking(report: Report) -> Figure:
         axes.set_axisbelow(True)
     sqnr.set_yticks(rows, [each.layer for each in layers], fontsize=TEXT_PT)
     sqnr.set_ylim(len(layers) - 0.4, -0.6)
-    for label, colour in zip(sqnr.get_yticklabels(), colours, strict=True):
-        label.set_color(colour if chosen else "black")
+    for label, each in zip(sqnr.get_yticklabels(), layers, strict=True):
+        label.set_color(CHOSEN_COLOUR if each.layer in chosen else "black")
     left = (
         f"; red: left in float, for a drop of at most {report.budget.max_drop_pp:g} pp"
         if report.budget and chosen

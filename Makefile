@@ -4,6 +4,7 @@ DATASET  ?= shapes
 DATA_DIR ?=
 EPOCHS   ?=
 OBSERVER ?= percentile
+SCHEME   ?= selective
 QAT_EPOCHS ?= 1
 MAX_DROP ?= 0.5
 MAX_DROP_PP ?=
@@ -44,8 +45,8 @@ calibrate: $(READY)  ## measure activation ranges of RUN, chosen by OBSERVER
 sensitivity: $(READY)  ## rank RUN's products by what int8 costs; MAX_DROP_PP searches those to leave in float
 	$(PY) -m export.sensitivity --run $(RUN) $(DATA) $(if $(MAX_DROP_PP),--max-drop $(MAX_DROP_PP))
 
-export: $(READY) calibrate  ## make RUN int8 (QAT_EPOCHS, 0 for PTQ) and write its artifacts
-	$(PY) -m export --run $(RUN) $(DATA) --qat-epochs $(QAT_EPOCHS)
+export: $(READY) calibrate  ## make RUN int8 by SCHEME (QAT_EPOCHS, 0 for PTQ) and write its artifacts
+	$(PY) -m export --run $(RUN) $(DATA) --scheme $(SCHEME) --qat-epochs $(QAT_EPOCHS)
 
 report: $(READY)  ## compare float and int8 of RUN on its test split
 	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report --max-drop $(MAX_DROP)

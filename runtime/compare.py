@@ -499,10 +499,8 @@ def summary(report: Mapping[str, Any]) -> str:
 def _fake_quant_line(bundle: Mapping[str, Any]) -> list[str]:
     if bundle["fake_quant_agreement"] is None:
         return []
-    return [
-        f"fake-quantized network: {bundle['fake_quant_agreement']:.2%} of {bundle['fake_quant_pictures']:,} predictions "
-        "equal to the int8 artifact's, at export"
-    ]
+    share, pictures = bundle["fake_quant_agreement"], bundle["fake_quant_pictures"]
+    return [f"fake-quantized network: {share:.2%} of {pictures:,} predictions equal to the int8 artifact's, at export"]
 
 
 def _latency_row(latency: Mapping[str, Any], key: str, note: str) -> str:

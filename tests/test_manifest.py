@@ -43,7 +43,13 @@ CONTENT: dict[str, Any] = {
             "engine": "tflite",
             "sha256": SHA256,
             "size_bytes": 5,
-            "accuracy": {"dataset": "pets", "split": "test", "pictures": 100, "top1": 1},
+            "accuracy": {
+                "dataset": "pets",
+                "split": "test",
+                "pictures": 100,
+                "top1": 1,
+                "fake_quant_agreement": 0.99,
+            },
             "audit": {
                 "interpreter": "interpreter 1.0",
                 "operators": {
@@ -103,6 +109,7 @@ def test_reads_the_contract(tmp_path: Path) -> None:
     accuracy = manifest.artifact("float32").accuracy
     assert accuracy is not None
     assert accuracy.top1 == 1.0
+    assert accuracy.fake_quant_agreement == 0.99
     assert isinstance(accuracy.top1, float)
     assert manifest.artifact("float32").audit == Audit(
         interpreter="interpreter 1.0",
@@ -161,7 +168,7 @@ def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
         *(f"outputs.{key}" for key in CONTENT["outputs"]),
         *(f"overlay.{key}" for key in CONTENT["overlay"]),
         *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0] if key != "audit"),
-        *(f"artifacts.0.accuracy.{key}" for key in CONTENT["artifacts"][0]["accuracy"]),
+        *(f"artifacts.0.accuracy.{key}" for key in ("dataset", "split", "pictures", "top1")),
         *(f"artifacts.0.audit.{key}" for key in CONTENT["artifacts"][0]["audit"]),
     ],
 )
@@ -212,6 +219,7 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("artifacts.1.size_bytes", 5.0, "artifacts[1].size_bytes"),
         ("artifacts.0.accuracy.top1", 81.0, "artifacts[0].accuracy.top1"),
         ("artifacts.0.accuracy.top1", float("nan"), "artifacts[0].accuracy.top1"),
+        ("artifacts.0.accuracy.fake_quant_agreement", 1.5, "artifacts[0].accuracy.fake_quant_agreement"),
         ("artifacts.0.accuracy.pictures", 0, "artifacts[0].accuracy.pictures"),
         ("artifacts.0.audit", "fine", "artifacts[0].audit"),
         ("artifacts.0.audit.interpreter", None, "artifacts[0].audit.interpreter"),

@@ -258,13 +258,14 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     assert content["data"]["pictures"] == 6 < TEST_PICTURES
     assert content["data"]["representative_is_the_bundles"] is True
     rows = {each["name"]: each for each in content["rows"]}
-    assert list(rows) == ["FocalEdge float32", OURS, f"{OURS}, calibrated alone", *FAMILIES[0].peers, FLOOR]
+    made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]
+    assert list(rows) == ["FocalEdge float32", OURS, *made, *FAMILIES[0].peers, FLOOR]
     assert [each["name"] for each in content["not_measured"]] == ["absent"]
     for exact in ("FocalEdge float32", "TFLite float"):
         assert rows[exact]["accuracy"]["agreement"] == 1.0
         assert rows[exact]["accuracy"]["drop_pp"] == 0.0
     # The weights of the fine-tuning are the float ones here, so that the artifact is the one calibrated alone.
-    alone = tmp_path / "out" / "artifacts" / "calibrated" / "int8.tflite"
+    alone = tmp_path / "out" / "artifacts" / "calibrated_alone" / "int8.tflite"
     assert rows[f"{OURS}, calibrated alone"]["size_bytes"] == alone.stat().st_size
     assert alone.read_bytes() == (bundle / "int8.tflite").read_bytes()
     assert rows[OURS]["latency"]["1"]["times_ours"] == 1.0

@@ -10,38 +10,48 @@ from numpy.typing import NDArray
 
 from export.bench.candidate import OURS, OURS_PREFIX, Candidate
 from export.bundle import QAT_WEIGHTS_FILE, copy_sources, write_artifacts
+from export.scheme_file import read_scheme, write_scheme
+from export.schemes import SCHEMES, Scheme
 from runtime.engine import open_engine
 from runtime.manifest import read_manifest, verified_file
 
+FACE = "uint8 input; logits, gates and modulator out"
+
 
 def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
-    """Open this project's artifacts: as shipped and, if fine-tuned, calibrated alone too, as peers are.
+    """Open this project's artifacts: as shipped; if fine-tuned, calibrated alone too, as peers are; by other schemes.
 
     Args:
         bundle: as shipped.
-        folder: where the artifact that is calibrated alone goes.
+        folder: where the artifacts go that are made for the comparison.
 
     Returns:
         The candidates.
     """
-    tuned = (bundle / QAT_WEIGHTS_FILE).exists()
+    tuned, shipped = (bundle / QAT_WEIGHTS_FILE).exists(), read_scheme(bundle)
     how = "quantization-aware training from the float weights" if tuned else "calibration alone"
-    maps = "uint8 input; logits, gates and modulator out"
     candidates = [
-        _shipped(f"{OURS_PREFIX} float32", f"the bundle's, {maps}", bundle, "float32"),
-        _shipped(OURS, f"the bundle's, by {how}, {maps}", bundle, "int8"),
+        _candidate(f"{OURS_PREFIX} float32", f"the bundle's, {FACE}", bundle, "float32"),
+        _candidate(OURS, f"the bundle's, by {how}, {FACE}", bundle, "int8"),
     ]
-    if tuned:
-        calibrated = folder / "calibrated"
-        copy_sources(bundle, calibrated)
-        (calibrated / QAT_WEIGHTS_FILE).unlink()
-        write_artifacts(calibrated, calibrated)
-        alone = f"made now from the float weights by calibration alone, {maps}"
-        candidates.append(_shipped(f"{OURS}, calibrated alone", alone, calibrated, "int8"))
+    others = [scheme for scheme in SCHEMES.values() if scheme.name != shipped.name]
+    for scheme in ([shipped] if tuned else []) + others:
+        name = "calibrated alone" if scheme is shipped else scheme.name
+        made = _made_without_training(bundle, folder / name.replace(" ", "_"), scheme)
+        candidates.append(_candidate(f"{OURS}, {name}", f"made now from the float weights, {FACE}", made, "int8"))
     return candidates
 
 
-def _shipped(name: str, what: str, bundle: Path, precision: str) -> Candidate:
+def _made_without_training(bundle: Path, folder: Path, scheme: Scheme) -> Path:
+    """Make a bundle's artifacts from its float weights, and return the folder they are in."""
+    copy_sources(bundle, folder)
+    (folder / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
+    write_scheme(folder, scheme)
+    write_artifacts(folder, folder)
+    return folder
+
+
+def _candidate(name: str, what: str, bundle: Path, precision: str) -> Candidate:
     file = verified_file(bundle, read_manifest(bundle).artifact(precision))
     return Candidate(name, what, (file,), partial(ShippedClassifier, bundle, precision))
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.accuracy import Accuracy
-from export.budget import check_budget, search_float_layers
-from export.curve import curve_selections, hold_artifact_to_budget
-from export.ranking import Answers
+from export.sensitivity.budget import check_budget, search_float_layers
+from export.sensitivity.curve import curve_selections, hold_artifact_to_budget
+from export.sensitivity.ranking import Answers
 from runtime.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from export.bundle import convert_audited
 from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.float_layers import place
 from export.schemes import SELECTIVE, match_rules
-from export.switched import build_switched
+from export.sensitivity.switched import build_switched
 from runtime.errors import ArtifactError, ConfigError
 from tests.tiny_run import CONFIG, draw_weights, run_artifact, soft_pictures
 from train.config import FocalNetConfig

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from calibration.observers import Range
 from calibration.record import read_calibration
 from export.fake_quant import build_fake_quant, build_float
-from export.ranking import Judge, output_sqnr_db, rank_products
 from export.schemes import SELECTIVE
-from export.switched import SwitchedNetwork, build_switched
+from export.sensitivity.ranking import Judge, output_sqnr_db, rank_products
+from export.sensitivity.switched import SwitchedNetwork, build_switched
 from tests.tiny_run import CONFIG, soft_pictures
 from train.weights import read_tensors
 

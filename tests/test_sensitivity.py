@@ -19,12 +19,12 @@ from matplotlib.text import Text
 import export.__main__
 from calibration.record import read_calibration, write_calibration
 from export.accuracy import Accuracy
-from export.budget import Step
-from export.curve import LayerCost, Point
-from export.ranking import Answers, Sensitivity
-from export.sensitivity import main, write_reports
-from export.sensitivity_plot import draw_curve, draw_ranking
-from export.sensitivity_report import Budget, Report, export_command, to_dict, to_markdown
+from export.sensitivity.__main__ import main, write_reports
+from export.sensitivity.budget import Step
+from export.sensitivity.curve import LayerCost, Point
+from export.sensitivity.plot import draw_curve, draw_ranking
+from export.sensitivity.ranking import Answers, Sensitivity
+from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from runtime.benchmark import Latency
 from runtime.errors import run_cli
 from tests.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_pictures

@@ -10,7 +10,7 @@ import pytest
 
 from calibration.record import read_calibration
 from export.schemes import SELECTIVE, Rule
-from export.switched import SwitchedNetwork, build_switched
+from export.sensitivity.switched import SwitchedNetwork, build_switched
 from runtime.errors import ArtifactError, ConfigError
 from tests.tiny_run import CONFIG, soft_pictures
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from export.curve import Point
-from export.ranking import Sensitivity
-from export.sensitivity_report import Budget, Report
+from export.sensitivity.curve import Point
+from export.sensitivity.ranking import Sensitivity
+from export.sensitivity.report import Budget, Report
 from runtime.files import replacing
 
 RANKING_FILE = "sensitivity.png"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from export.ranking import Answers
+from export.sensitivity.ranking import Answers
 from runtime.errors import ConfigError
 
 

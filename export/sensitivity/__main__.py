@@ -21,15 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# First, as it makes TensorFlow take Keras 2.
-from export.fake_quant import build_float
-
-from tqdm import tqdm  # isort: skip
+from tqdm import tqdm
 
 from calibration.observers import Range
 from calibration.record import read_calibration
-from export.budget import Search, check_budget, search_float_layers
-from export.curve import (
+from export.fake_quant import build_float
+from export.schemes import SELECTIVE
+from export.sensitivity.budget import Search, check_budget, search_float_layers
+from export.sensitivity.curve import (
     Examiner,
     LayerCost,
     Point,
@@ -38,11 +37,10 @@ from export.curve import (
     hold_artifact_to_budget,
     measure_latencies,
 )
-from export.ranking import Judge, Sensitivity, rank_products
-from export.schemes import SELECTIVE
-from export.sensitivity_plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
-from export.sensitivity_report import Budget, Report, export_command, to_dict, to_markdown
-from export.switched import build_switched
+from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
+from export.sensitivity.ranking import Judge, Sensitivity, rank_products
+from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
+from export.sensitivity.switched import build_switched
 from runtime.compare import cpu_model
 from runtime.errors import ConfigError, run_cli
 from runtime.files import write_json

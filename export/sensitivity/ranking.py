@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from export.accuracy import Accuracy, accuracy_of
 from export.qat import divergence_nats, logits
-from export.switched import SwitchedNetwork
+from export.sensitivity.switched import SwitchedNetwork
 from runtime.metrics import Classes
 from runtime.preprocess import Image
 

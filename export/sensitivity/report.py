@@ -33,9 +33,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.budget import Step
-from export.curve import LayerCost, Point
-from export.ranking import Sensitivity
+from export.sensitivity.budget import Step
+from export.sensitivity.curve import LayerCost, Point
+from export.sensitivity.ranking import Sensitivity
 
 SCHEMA_VERSION = 1
 

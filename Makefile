@@ -78,7 +78,7 @@ models: $(READY)  ## make every shipped bundle's artifacts anew from its weights
 	$(PY) -m export.bundle --source models/*
 
 test: $(READY)  ## the tests
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)  ## the tests that take longer
 	$(PY) -m pytest -m slow

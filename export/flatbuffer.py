@@ -156,12 +156,28 @@ def _return_int8(model: Any) -> None:
     for place, index in enumerate(graph.outputs):
         if index in last:
             source = last[index].inputs[0]
-            graph.tensors[source].name, graph.tensors[index].name = graph.tensors[index].name, b"unused"
+            graph.tensors[source].name = graph.tensors[index].name
             graph.outputs[place] = source
             for each in model.signatureDefs[0].outputs:
                 if each.tensorIndex == index:
                     each.tensorIndex = source
     graph.operators = [operator for operator in graph.operators if operator not in last.values()]
+    _drop_unused_tensors(model)
+
+
+def _drop_unused_tensors(model: Any) -> None:
+    """Leave out the tensors that no operator reads or gives any more, and number the others anew."""
+    graph = model.subgraphs[0]
+    signature = [*model.signatureDefs[0].inputs, *model.signatureDefs[0].outputs]
+    used = {int(i) for operator in graph.operators for i in (*operator.inputs, *operator.outputs)}
+    kept = sorted(used | {int(i) for i in (*graph.inputs, *graph.outputs)})
+    numbers = {-1: -1} | {old: new for new, old in enumerate(kept)}  # -1 is an input that is left out, such as a bias
+    graph.tensors = [graph.tensors[i] for i in kept]
+    for each in (graph, *graph.operators):
+        each.inputs = [numbers[int(i)] for i in each.inputs]
+        each.outputs = [numbers[int(i)] for i in each.outputs]
+    for each in signature:
+        each.tensorIndex = numbers[each.tensorIndex]
 
 
 def _compute_gelu_in_float(model: Any) -> None:

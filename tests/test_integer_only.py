@@ -75,6 +75,16 @@ def test_every_operator_reads_and_gives_integers(artifact: Path, tiny_float: Any
     check_scheme(listing, INTEGER_ONLY)
 
 
+def test_there_is_no_float_tensor_in_the_file(artifact: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_path=str(artifact), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    types = {np.dtype(detail["dtype"]).name for detail in interpreter.get_tensor_details()}
+    assert types == {"uint8", "int8", "int32"}
+
+
 def test_a_selective_artifact_is_not_integer_only(tiny_export: Path, tiny_float: Any) -> None:
     content = (tiny_export / "artifacts" / "int8.tflite").read_bytes()
     listing = list_operators(content, [layer.name for layer in tiny_float.layers])

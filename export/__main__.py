@@ -13,9 +13,9 @@ from export.audit import layer_names
 from export.bundle import (
     ARTIFACTS_FOLDER,
     QAT_WEIGHTS_FILE,
-    calibration_for,
     measure_accuracy,
     print_closing_lines,
+    ranges_for,
     write_artifacts,
 )
 
@@ -79,8 +79,7 @@ def quantization_aware_training(
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
-    calibration = calibration_for(scheme, folder)
-    student = build_fake_quant(teacher, run.deployed, calibration.ranges if calibration else {}, scheme)
+    student = build_fake_quant(teacher, run.deployed, ranges_for(scheme, folder), scheme)
     validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)

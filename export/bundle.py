@@ -75,8 +75,7 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
         ConfigError: a layer to leave in float is no int8 product of the network.
     """
     run, scheme = read_run(source), read_scheme(source)
-    calibration = calibration_for(scheme, source)
-    ranges = calibration.ranges if calibration else {}
+    calibration, ranges = calibration_for(scheme, source), ranges_for(scheme, source)
     floats = read_tensors(source / WEIGHTS_FILE)
     model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
     tuned = source / QAT_WEIGHTS_FILE
@@ -110,6 +109,12 @@ def calibration_for(scheme: Scheme, folder: Path) -> Calibration | None:
     return None if scheme.activations == "dynamic" else read_calibration(folder)
 
 
+def ranges_for(scheme: Scheme, folder: Path) -> Mapping[str, Range]:
+    """Return the calibrated ranges of a run or bundle; none where the scheme needs none."""
+    calibration = calibration_for(scheme, folder)
+    return calibration.ranges if calibration else {}
+
+
 def convert_audited(
     model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], scheme: Scheme
 ) -> tuple[bytes, Listing]:
@@ -137,11 +142,10 @@ def convert_audited(
 def quantized_network(source: Path) -> Any:
     """Return the fake-quantized `tf_keras` network that a run's or a bundle's int8 artifact is converted from."""
     run, scheme = read_run(source), read_scheme(source)
-    calibration = calibration_for(scheme, source)
     tuned = source / QAT_WEIGHTS_FILE
     weights = tuned if tuned.exists() else source / WEIGHTS_FILE
     model = build_float(run.deployed, read_tensors(weights), str(weights))
-    return build_fake_quant(model, run.deployed, calibration.ranges if calibration else {}, scheme)
+    return build_fake_quant(model, run.deployed, ranges_for(scheme, source), scheme)
 
 
 def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> Manifest:

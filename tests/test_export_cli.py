@@ -143,3 +143,35 @@ def test_a_refused_layer_leaves_the_run_as_it_was(tiny_run: Path, capsys: pytest
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: received head.pool to leave in float; expected int8 products of this network")
     assert sorted(path.name for path in tiny_run.iterdir()) == before
+
+
+@pytest.mark.parametrize("scheme", ["integer-only", "dynamic"])
+def test_the_other_schemes_are_fine_tuned_converted_and_measured(
+    scheme: str, tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    options = ["--run", str(run), "--data-dir", str(picture_folder), "--qat-epochs", "1"]
+    assert run_cli(main, [*options, "--scheme", scheme]) == 0
+    figures = json.loads((run / "qat.json").read_text())
+    assert all(0.5 <= each["val"]["agreement"] <= 1.0 for each in figures["epochs"])
+    manifest = read_manifest(run / "artifacts")
+    assert manifest.scheme == AppliedScheme(scheme, ())
+    accuracy = manifest.artifact("int8").accuracy
+    assert accuracy is not None
+    assert accuracy.top1 > 0.8
+    assert accuracy.fake_quant_agreement is not None
+    assert f"{accuracy.fake_quant_agreement:.2%} as the fake-quantized network" in capsys.readouterr().out
+    assert export.audit.main(["--bundle", str(run / "artifacts")]) == 0
+
+
+def test_the_dynamic_scheme_needs_no_calibration(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "calibration.json").unlink()
+    assert run_cli(main, ["--run", str(run), "--qat-epochs", "0", "--scheme", "dynamic"]) == 0
+    assert read_manifest(run / "artifacts").calibration_sha256 is None
+
+
+def test_nothing_of_integer_only_can_be_left_in_float(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--run", str(tiny_run), "--qat-epochs", "0", "--scheme", "integer-only", "--float-layers", "logits"]
+    assert run_cli(main, options) == 2
+    assert "expected none with scheme 'integer-only'" in capsys.readouterr().err

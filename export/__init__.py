@@ -1,1 +1,7 @@
 """The export stage: quantization-aware training, and the artifacts of a bundle."""
+
+import os
+
+# tensorflow-model-optimization works on Keras 2 alone, and this must be said before TensorFlow's import.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

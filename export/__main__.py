@@ -18,8 +18,6 @@ from export.bundle import (
     ranges_for,
     write_artifacts,
 )
-
-# First, as it makes TensorFlow take Keras 2.
 from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.float_layers import check_float_layers
 from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune

@@ -17,13 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# First, as it makes TensorFlow take Keras 2.
-from export.flatbuffer import layer_of
-
-import tf_keras  # isort: skip
+import tf_keras
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
+from export.flatbuffer import layer_of
 from export.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
 from runtime.errors import ArtifactError, run_cli
 from runtime.litert import load_interpreter

@@ -75,11 +75,12 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
         ConfigError: a layer to leave in float is no int8 product of the network.
     """
     run, scheme = read_run(source), read_scheme(source)
-    calibration, ranges = calibration_for(scheme, source), ranges_for(scheme, source)
+    calibration = calibration_for(scheme, source)
+    ranges = calibration.ranges if calibration else {}
     floats = read_tensors(source / WEIGHTS_FILE)
     model = build_float(run.deployed, floats, str(source / WEIGHTS_FILE))
-    tuned = source / QAT_WEIGHTS_FILE
-    base = build_float(run.deployed, read_tensors(tuned), str(tuned)) if tuned.exists() else model
+    tuned = _weights_to_quantize(source)
+    base = model if tuned.name == WEIGHTS_FILE else build_float(run.deployed, read_tensors(tuned), str(tuned))
     exact = convert_float(model, run.deployed)
     quantized, listing = convert_audited(base, run.deployed, ranges, scheme)
     contents = {"float32": exact, "int8": quantized}
@@ -142,10 +143,14 @@ def convert_audited(
 def quantized_network(source: Path) -> Any:
     """Return the fake-quantized `tf_keras` network that a run's or a bundle's int8 artifact is converted from."""
     run, scheme = read_run(source), read_scheme(source)
-    tuned = source / QAT_WEIGHTS_FILE
-    weights = tuned if tuned.exists() else source / WEIGHTS_FILE
+    weights = _weights_to_quantize(source)
     model = build_float(run.deployed, read_tensors(weights), str(weights))
     return build_fake_quant(model, run.deployed, ranges_for(scheme, source), scheme)
+
+
+def _weights_to_quantize(source: Path) -> Path:
+    tuned = source / QAT_WEIGHTS_FILE
+    return tuned if tuned.exists() else source / WEIGHTS_FILE
 
 
 def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> Manifest:

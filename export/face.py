@@ -11,6 +11,7 @@ import tensorflow as tf
 from calibration.observers import Range
 from calibration.steps import MODULATOR_NORM
 from export.fake_quant import step_ranges
+from export.rounding import fake_quantize
 from train.config import FocalNetConfig
 
 
@@ -81,17 +82,15 @@ class IntegerMaps:
     def gates(self, maps: list[Any]) -> Any:
         """Join maps `[1, h, w, 1]` as channels, all of them over the widest of their ranges."""
         places = np.eye(len(maps), dtype=np.float32)
-        joint, *others = (_fake_quant(place * values, self._gates) for values, place in zip(maps, places, strict=True))
+        joint, *others = (
+            fake_quantize(place * values, self._gates) for values, place in zip(maps, places, strict=True)
+        )
         for other in others:
-            joint = _fake_quant(joint + other, self._gates)
+            joint = fake_quantize(joint + other, self._gates)
         return joint
 
     def norm(self, modulator: Any) -> Any:
         """Return the L2 norm of `[1, h, w, C]` over its channels, `s / sqrt(s)`, as there is no int8 square root."""
-        square = _fake_quant(modulator * modulator, self._steps["square"])
-        total = _fake_quant(tf.reduce_sum(square, axis=-1), self._steps["sum"])
-        return _fake_quant(total * _fake_quant(tf.math.rsqrt(total), self._steps["rsqrt"]), self._steps["norm"])
-
-
-def _fake_quant(values: Any, ends: Range) -> Any:
-    return tf.quantization.fake_quant_with_min_max_args(values, *ends)
+        square = fake_quantize(modulator * modulator, self._steps["square"])
+        total = fake_quantize(tf.reduce_sum(square, axis=-1), self._steps["sum"])
+        return fake_quantize(total * fake_quantize(tf.math.rsqrt(total), self._steps["rsqrt"]), self._steps["norm"])

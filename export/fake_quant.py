@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-# tensorflow-model-optimization works on Keras 2 alone, and this must be said before TensorFlow's import.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
@@ -23,6 +16,7 @@ from tensorflow_model_optimization.quantization.keras import QuantizeConfig, Qua
 from calibration.observers import Range
 from export.float_layers import FloatConv2D, Int8InputConv2D, fused_relu, place, source_of
 from export.layer_norm import ChannelNorm, lower_layer_norms
+from export.rounding import round_bias
 from export.schemes import Scheme, match_rules
 from runtime.errors import ArtifactError
 from train.config import FocalNetConfig
@@ -30,7 +24,6 @@ from train.focalnet import build_focalnet
 from train.weights import Tensors, assign_weights, model_weights
 
 PREFIX = "quant_"
-TINY = np.finfo(np.float32).tiny
 
 
 class Int8Config(QuantizeConfig):
@@ -263,9 +256,7 @@ def settle_weights(model: Any) -> None:
         source = _input_range(wrapper)
         if source is not None:
             (kernel,) = (variable for variable in wrapper.variables if variable.name.endswith("kernel:0"))
-            scale = (source[1] - source[0]) / 255.0 * np.abs(kernel.numpy()).max(axis=(0, 1, 2)) / 127.0  # [out]
-            bias = wrapper.layer.bias
-            bias.assign(np.where(scale > 0, np.rint(bias / np.maximum(scale, TINY)) * scale, bias))
+            wrapper.layer.bias.assign(round_bias(wrapper.layer.bias, source, kernel))
 
 
 def _input_range(wrapper: Any) -> Range | None:

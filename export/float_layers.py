@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from calibration.observers import Range
+from export.rounding import fake_quantize
 from export.schemes import Rule
 from runtime.errors import ConfigError
 
@@ -137,7 +138,7 @@ class Int8InputConv2D(tf_keras.layers.Conv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolve float32 `[B, H, W, C]`."""
-        return super().call(tf.quantization.fake_quant_with_min_max_args(inputs, *self.input_range))
+        return super().call(fake_quantize(inputs, self.input_range))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from calibration.observers import Range
+from export.rounding import fake_quantize
 
 
 class ChannelNorm(tf_keras.layers.LayerNormalization):
@@ -46,9 +47,7 @@ class ChannelNorm(tf_keras.layers.LayerNormalization):
         return self._step("scaled", x) + self.beta if self.center else x
 
     def _step(self, name: str, values: Any) -> Any:
-        if not self._ranges:
-            return values
-        return tf.quantization.fake_quant_with_min_max_args(values, *self._ranges[name])
+        return fake_quantize(values, self._ranges[name]) if self._ranges else values
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -19,6 +19,7 @@ Activations = Literal["named", "all", "dynamic"]
 # What the audit calls the layer of operators that are of none: an artifact's own, around its network.
 FACE = "face"
 PRODUCT_OPS = frozenset({"CONV_2D"})
+LAYER_NORM_OPS = frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"})
 # What a product that is left in float may compute: itself; what keeps it so (`export.float_layers.FloatConv2D`); and
 # the flattening of the head's output, as the artifact's output is called what the head's layer is.
 FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
@@ -132,7 +133,7 @@ SELECTIVE = Scheme(
         FloatOps(r"normalise", frozenset({"MUL", "ADD"}), "pixels to the network's range, before their quantization"),
         FloatOps(
             r".+\.norm\d*",
-            frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
+            LAYER_NORM_OPS,
             "LayerNorm: XNNPACK takes neither int8 RSQRT nor int8 SQUARED_DIFFERENCE",
         ),
         FloatOps(
@@ -193,11 +194,7 @@ DYNAMIC = Scheme(
             frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "MEAN", "MUL", "ADD", "GELU", "RELU"}),
             "products read and give float, whatever their weights are; and so does all between them",
         ),
-        FloatOps(
-            r".+\.norm\d*",
-            frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"}),
-            "LayerNorm",
-        ),
+        FloatOps(r".+\.norm\d*", LAYER_NORM_OPS, "LayerNorm"),
         FloatOps(
             FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 picture taken in, the modulator's norm"
         ),

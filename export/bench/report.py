@@ -32,6 +32,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from export.accuracy import Accuracy
 from export.bench.candidate import FLOOR, OURS, OURS_PREFIX, NotMeasured
+from export.label_column import label_beside
 from runtime.benchmark import Latency, speedup
 from runtime.files import replacing, write_json
 
@@ -170,25 +171,13 @@ def draw(result: Benchmark) -> Figure:
     figure = Figure(figsize=(12, 0.32 * len(shown) + 2.2), layout="constrained")
     axes = figure.subplots()
     by_accuracy = sorted(shown, key=lambda pair: (pair[1].top1, -pair[0].latency[threads].p50_ms))
-    # The names stand in a column beside the axes, in the order of their points, where they cannot overlap.
     for (row, accuracy), height in zip(by_accuracy, np.linspace(0.02, 0.98, len(by_accuracy)), strict=True):
         ours = row.name.startswith(OURS_PREFIX)
         colour = OURS_COLOUR if ours else PEER_COLOUR
         point = (row.latency[threads].p50_ms, 100 * accuracy.top1)
         axes.plot(*point, "*" if ours else "o", color=colour, markersize=13 if ours else 7, zorder=3)
-        axes.annotate(
-            f"{row.name}  {point[0]:.2f} ms, {point[1]:.2f}%",
-            point,
-            xytext=(1.04, height),
-            textcoords="axes fraction",
-            va="center",
-            color=colour,
-            fontsize=9,
-            fontweight="bold" if row.name == OURS else "normal",
-            # From the middle of the name's left edge.
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "alpha": 0.35, "linewidth": 0.8},
-            annotation_clip=False,
-        )
+        label = f"{row.name}  {point[0]:.2f} ms, {point[1]:.2f}%"
+        label_beside(axes, label, point, float(height), colour, bold=row.name == OURS)
     for row in result.rows:
         if row.name == FLOOR:
             p50_ms = row.latency[threads].p50_ms

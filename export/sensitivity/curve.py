@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# First, as it makes TensorFlow take Keras 2.
-from export.bundle import convert_audited, describe_run
-
-import numpy as np  # isort: skip
+import numpy as np
 
 from calibration.observers import Range
 from export.accuracy import Accuracy, accuracy_of, classify
+from export.bundle import convert_audited, describe_run
 from export.schemes import Scheme
 from export.tflite import convert_float
 from runtime.benchmark import Latency, measure

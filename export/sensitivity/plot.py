@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from export.label_column import label_beside
 from export.sensitivity.curve import Point
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.report import Budget, Report
@@ -126,15 +127,5 @@ def _draw_point(axes: Axes, point: Point, height: float, area: float, chosen: bo
     place = (point.latency.p50_ms, point.accuracy.drop_pp)
     axes.errorbar(*place, yerr=point.accuracy.drop_standard_error_pp, color=colour, linewidth=1.0, capsize=3)
     axes.scatter(*place, s=area, color=colour, alpha=0.6, linewidths=0, zorder=3)
-    axes.annotate(
-        f"{len(point.float_layers)} in float: {place[0]:.2f} ms, {point.size_bytes / 1e6:.2f} MB, {place[1]:+.2f} pp",
-        place,
-        xytext=(1.04, height),
-        textcoords="axes fraction",
-        va="center",
-        color=colour,
-        fontsize=9,
-        fontweight="bold" if chosen else "normal",
-        arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "alpha": 0.35, "linewidth": 0.8},
-        annotation_clip=False,
-    )
+    figures = f"{place[0]:.2f} ms, {point.size_bytes / 1e6:.2f} MB, {place[1]:+.2f} pp"
+    label_beside(axes, f"{len(point.float_layers)} in float: {figures}", place, height, colour, bold=chosen)

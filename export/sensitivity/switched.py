@@ -12,6 +12,7 @@ import tf_keras
 from calibration.observers import Range
 from export.fake_quant import quantized_ranges
 from export.float_layers import fused_relu, int8_products, source_of
+from export.rounding import fake_quantize, round_bias
 from export.schemes import Rule, match_rules
 from runtime.errors import ConfigError
 from train.config import FocalNetConfig
@@ -51,14 +52,9 @@ class SwitchedProduct(tf_keras.layers.Layer):
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             product.kernel, -reach, reach, narrow_range=True
         )
-        scale = (self._source[1] - self._source[0]) / 255.0 * reach / 127.0  # of the int32 bias, [out]
-        bias = tf.round(product.bias / scale) * scale
-        y = tf.nn.bias_add(product.convolution_op(_quantize(x, self._source), kernel), bias)
-        return _quantize(y, self._target)
-
-
-def _quantize(x: Any, ends: Range) -> Any:
-    return tf.quantization.fake_quant_with_min_max_args(x, *ends)
+        y = product.convolution_op(fake_quantize(x, self._source), kernel)
+        y = tf.nn.bias_add(y, round_bias(product.bias, self._source, product.kernel))
+        return fake_quantize(y, self._target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -183,6 +183,8 @@ def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, 
             kernel,
             padding="same",
             use_bias=False,
+            # oneDNN has no fast bfloat16 gradient of kernels wider than 3: float32's takes a third of the time.
+            dtype="float32" if kernel > 3 else None,
             depthwise_initializer=_conv_init(config, kernel * kernel, keras),
             name=f"{name}.focal{level}",
         )(context)

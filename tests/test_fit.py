@@ -254,6 +254,18 @@ def test_the_rate_after_each_epoch_is_the_schedule_s(finished: Finished) -> None
     assert [row["learning_rate"] for row in finished.history] == pytest.approx(expected, rel=1e-4, abs=1e-8)
 
 
+def test_a_longer_run_goes_on_at_the_longer_schedule_s_rate(finished: Finished, tmp_path: Path) -> None:
+    shutil.copy(finished.folder / CHECKPOINT_FILE, tmp_path)
+    recipe = dataclasses.replace(RECIPE, epochs=RECIPE.epochs + 2)
+    model, history = fit(dataclasses.replace(RUN, recipe=recipe), easy_dataset(), tmp_path, resume=True)
+    assert history[: RECIPE.epochs] == finished.history
+    total = STEPS_PER_EPOCH * recipe.epochs
+    expected = [tutorial_rate(total - STEPS_PER_EPOCH, recipe, total), tutorial_rate(total, recipe, total)]
+    assert expected[0] > 0
+    assert [row["learning_rate"] for row in history[RECIPE.epochs :]] == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    assert any((now != then).any() for now, then in zip(weights(model), weights(finished.model), strict=True))
+
+
 @pytest.mark.parametrize("kernels_only", [True, False])
 def test_weight_decay_spares_biases_and_norms_if_asked(kernels_only: bool) -> None:
     recipe = TrainConfig(

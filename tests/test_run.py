@@ -11,8 +11,9 @@ import pytest
 
 from runtime.errors import ArtifactError, ConfigError
 from tests.tiny_training import NETWORK, RECIPE, RUN
+from train.checkpoint import CHECKPOINT_FILE
 from train.config import PRESETS
-from train.run import CONFIG_FILE, Run, check_same_run, read_run, write_run
+from train.run import CONFIG_FILE, Run, begin_run, read_run, resumed_run, write_run
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -74,9 +75,9 @@ def test_a_description_of_what_cannot_be_built_is_refused(tmp_path: Path, part: 
 
 def test_the_same_run_may_go_on(tmp_path: Path) -> None:
     write_run(tmp_path, RUN)
-    check_same_run(read_run(tmp_path), RUN, tmp_path)
+    assert resumed_run(read_run(tmp_path), RUN, tmp_path) == RUN
     with pytest.raises(ConfigError):
-        check_same_run(read_run(tmp_path), dataclasses.replace(RUN, preset="other"), tmp_path)
+        resumed_run(read_run(tmp_path), dataclasses.replace(RUN, preset="other"), tmp_path)
 
 
 def test_every_difference_is_listed_with_both_values(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_every_difference_is_listed_with_both_values(tmp_path: Path) -> None:
         labels=("red", "green", "black"),
     )
     with pytest.raises(ConfigError) as caught:
-        check_same_run(RUN, asked, tmp_path)
+        resumed_run(RUN, asked, tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message
     for part in ("model.dims was [8], is [16]", "recipe.learning_rate was 0.02, is 0.5", "recipe.seed was 5, is 9"):
@@ -95,3 +96,21 @@ def test_every_difference_is_listed_with_both_values(tmp_path: Path) -> None:
     assert "labels was ['red', 'green', 'blue'], is ['red', 'green', 'black']" in message
     # And nothing else.
     assert message.count(" was ") == 4
+
+
+def planned(epochs: int) -> Run:
+    return dataclasses.replace(RUN, recipe=dataclasses.replace(RECIPE, epochs=epochs))
+
+
+def test_a_run_may_be_made_longer_and_says_what_it_was_planned_for(tmp_path: Path) -> None:
+    begin_run(tmp_path, planned(4), resume=False)
+    (tmp_path / CHECKPOINT_FILE).touch()
+    for epochs in (6, 6, 9):
+        begin_run(tmp_path, planned(epochs), resume=True)
+    found = read_run(tmp_path)
+    assert (found.recipe.epochs, found.lengthened_after) == (9, (4, 6))
+
+
+def test_a_run_is_not_made_shorter(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe.epochs was 4, is 3; .*more epochs it may get"):
+        resumed_run(planned(4), planned(3), tmp_path)

@@ -37,6 +37,8 @@ class Run:
         recipe: the training recipe.
         dataset: name of the data set, as `train.data.load_dataset` takes it.
         labels: class names; the index is the label.
+        lengthened_after: epochs that it was planned for before, if it was made longer: up to each of them its rate
+            followed the cosine of that length.
     """
 
     preset: str
@@ -44,6 +46,7 @@ class Run:
     recipe: TrainConfig
     dataset: str
     labels: tuple[str, ...]
+    lengthened_after: tuple[int, ...] = ()
 
     @property
     def image_size(self) -> int:
@@ -60,6 +63,7 @@ def run_to_dict(run: Run) -> dict[str, Any]:
     """Return a run's JSON form."""
     content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(run)}
     content["labels"] = list(run.labels)
+    content["lengthened_after"] = list(run.lengthened_after)
     return content
 
 
@@ -87,23 +91,36 @@ def read_run(folder: Path) -> Run:
             recipe=TrainConfig(**content["recipe"]),
             dataset=str(content["dataset"]),
             labels=tuple(content["labels"]),
+            lengthened_after=tuple(content.get("lengthened_after", ())),
         )
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is no complete run description ({error}); train the run anew") from error
 
 
-def check_same_run(found: Run, asked: Run, folder: Path) -> None:
-    """Hold a run that is resumed to what it was begun as.
+def resumed_run(found: Run, asked: Run, folder: Path) -> Run:
+    """Hold a run that is resumed to what it was begun as; it may be made longer, and keeps what it was planned for.
+
+    Returns:
+        The run as it goes on.
 
     Raises:
         ConfigError: listing each field that differs, with both values.
     """
     before, now = _flat(run_to_dict(found)), _flat(run_to_dict(asked))
-    changed = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in now if before.get(name) != now[name]]
+    now["lengthened_after"] = before["lengthened_after"]
+    longer = asked.recipe.epochs > found.recipe.epochs
+    changed = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in now
+        if before.get(name) != now[name] and not (longer and name == "recipe.epochs")
+    ]
     if changed:
         raise ConfigError(
-            f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings or name another --run"
+            f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings (more epochs it may "
+            "get) or name another --run"
         )
+    ends = (*found.lengthened_after, found.recipe.epochs) if longer else found.lengthened_after
+    return dataclasses.replace(asked, lengthened_after=ends)
 
 
 def begin_run(folder: Path, run: Run, resume: bool) -> None:
@@ -123,7 +140,7 @@ def begin_run(folder: Path, run: Run, resume: bool) -> None:
             raise TrainingError(
                 f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
             )
-        check_same_run(read_run(folder), run, folder)
+        run = resumed_run(read_run(folder), run, folder)
     write_run(folder, run)
 
 

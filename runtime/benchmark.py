@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from runtime.engine import open_engine
 from runtime.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.manifest import ENGINES
 from runtime.metrics import percentile
 
 WARM_UP_RUNS = 10
@@ -148,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="measured runs each (%(default)s)")
+    parser.add_argument("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (the manifest's first)")
     parser.add_argument("--threads", type=int, default=1, help="interpreter threads (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
@@ -159,7 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.threads < 1:
         raise ConfigError(f"received --threads {arguments.threads}; expected 1 or more")
     engines = {
-        precision: open_engine(arguments.bundle, precision=precision, threads=arguments.threads)
+        precision: open_engine(
+            arguments.bundle, precision=precision, engine=arguments.engine, threads=arguments.threads
+        )
         for precision in ("float32", "int8")
     }
     pictures = synthetic_pictures(engines["float32"].input_size)

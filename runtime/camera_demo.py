@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from runtime.engine import Engine, open_engine
 from runtime.errors import ConfigError, SourceError, run_cli
-from runtime.manifest import PRECISIONS, Manifest, read_manifest
+from runtime.manifest import ENGINES, PRECISIONS, Manifest, read_manifest
 from runtime.outputs import Outputs
 from runtime.overlay import gate_panel
 from runtime.preprocess import Image, preprocess
@@ -125,7 +125,7 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
     """
     manifest = read_manifest(args.bundle)
     view = View(manifest, parse_level(args.level, manifest.overlay.focal_levels))
-    engine = open_engine(args.bundle, precision=args.precision, threads=args.threads)
+    engine = open_engine(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
     warm_up(engine)
     tally = Tally()
     show_frames(args, engine, view, tally, stopped)
@@ -259,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--bundle", type=Path, default=DEFAULT_BUNDLE, help="folder with manifest.json (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
+    add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
     add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     add(
         "--source",

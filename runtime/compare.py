@@ -52,7 +52,7 @@ from runtime.benchmark import DEFAULT_ROUNDS, measure, speedup
 from runtime.engine import Engine, open_engine
 from runtime.errors import ArtifactError, ConfigError, DataError, FocalEdgeError, run_cli
 from runtime.files import replacing, write_json
-from runtime.manifest import Manifest, read_manifest
+from runtime.manifest import ENGINES, Manifest, read_manifest
 from runtime.metrics import (
     Classes,
     Floats,
@@ -150,13 +150,13 @@ def compare(
         "classes": _class_figures(labels, paired, manifest.labels),
         "gate_similarity": _similarity_figures(paired.similarity),
         "latency": _latency_figures(engines, images[:TIMED_PICTURES], rounds),
-        "size": _size_figures(manifest),
+        "size": _size_figures(manifest, engines["int8"].kind),
         "machine": {
             "engine": engines["int8"].name,
             "cpu": cpu_model(),
             "threads": engines["int8"].threads,
         },
-        "bundle": _bundle_figures(manifest),
+        "bundle": _bundle_figures(manifest, engines["int8"].kind),
     }
     ids = [pictures.ids[index] for index in chosen]
     panels = _panels(engines, manifest.labels, ids, images, labels, paired)
@@ -354,15 +354,15 @@ def _latency_figures(engines: Mapping[str, Engine], images: Sequence[Image], rou
     }
 
 
-def _size_figures(manifest: Manifest) -> dict[str, Any]:
-    float32, int8 = manifest.artifact("float32").size_bytes, manifest.artifact("int8").size_bytes
+def _size_figures(manifest: Manifest, engine: str) -> dict[str, Any]:
+    float32, int8 = (manifest.artifact(precision, engine).size_bytes for precision in ("float32", "int8"))
     return {"float32_bytes": float32, "int8_bytes": int8, "ratio": float32 / int8}
 
 
-def _bundle_figures(manifest: Manifest) -> dict[str, Any]:
+def _bundle_figures(manifest: Manifest, engine: str) -> dict[str, Any]:
     fields = ("precision", "engine", "file", "sha256", "size_bytes")
-    artifacts = [manifest.artifact(precision) for precision in ("float32", "int8")]
-    int8 = manifest.artifact("int8")
+    artifacts = [manifest.artifact(precision, engine) for precision in ("float32", "int8")]
+    int8 = artifacts[1]
     return {
         "preset": manifest.preset,
         "overlay_layer": manifest.overlay.layer,
@@ -521,6 +521,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-drop", type=float, default=0.5, help="largest top-1 drop, percentage points (%(default)s)"
     )
     parser.add_argument("--limit", type=int, help="compare a class-balanced sample of this many pictures")
+    parser.add_argument("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (the manifest's first)")
     parser.add_argument("--threads", type=int, default=1, help="interpreter threads (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print report.json instead of a summary")
     parser.add_argument("--no-html", action="store_true", help="write report.json only")
@@ -538,8 +539,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = read_manifest(arguments.bundle)
     pictures = read_split(arguments.data)
     _check_data(manifest, pictures)
+    engine = arguments.engine or manifest.artifact("int8").engine
     engines = {
-        precision: open_engine(arguments.bundle, precision=precision, threads=arguments.threads)
+        precision: open_engine(arguments.bundle, precision=precision, engine=engine, threads=arguments.threads)
         for precision in ("float32", "int8")
     }
     comparison = compare(engines, manifest, pictures, max_drop_pp=arguments.max_drop, limit=arguments.limit)

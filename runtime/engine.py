@@ -17,12 +17,14 @@ class Engine(Protocol):
     """One opened artifact.
 
     Attributes:
-        name: the interpreter and its version, e.g. `"ai-edge-litert 2.3.0"`.
+        kind: which artifacts it takes, `"tflite"` or `"ort"`, as `runtime.manifest.ENGINES` names them.
+        name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
         precision: `"float32"` or `"int8"`.
         threads: how many CPU threads it may use.
         input_size: the side of its square input, in pixels.
     """
 
+    kind: str
     name: str
     precision: str
     threads: int
@@ -42,12 +44,14 @@ class Engine(Protocol):
         """
 
 
-def open_engine(folder: Path, *, precision: str = "int8", threads: int = 1) -> Engine:
+def open_engine(folder: Path, *, precision: str = "int8", engine: str | None = None, threads: int = 1) -> Engine:
     """Open one artifact of a bundle, after checking its manifest and hash.
 
     Args:
         folder: the bundle.
         precision: `"float32"` or `"int8"`.
+        engine: what runs it: `"tflite"`, whichever TFLite interpreter is installed, or `"ort"`, ONNX Runtime; by
+            default that of the first artifact of this precision in the manifest.
         threads: CPU threads, 1 or more.
 
     Returns:
@@ -61,7 +65,13 @@ def open_engine(folder: Path, *, precision: str = "int8", threads: int = 1) -> E
     if threads < 1:
         raise ConfigError(f"received {threads} threads; give 1 or more")
     manifest = read_manifest(folder)
-    path = verified_file(folder, manifest.artifact(precision))
+    artifact = manifest.artifact(precision, engine)
+    path = verified_file(folder, artifact)
+    # Imported here, as no device needs to have both.
+    if artifact.engine == "ort":
+        from runtime.ort import OrtEngine
+
+        return OrtEngine(path, manifest, precision=precision, threads=threads)
     from runtime.litert import LiteRTEngine
 
     return LiteRTEngine(path, manifest, precision=precision, threads=threads)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ArtifactError, DataError
+from runtime.errors import ArtifactError
 from runtime.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.outputs import Outputs
+from runtime.preprocess import check_input
 
 # package to report, module to import, where its class is in that module
 INTERPRETERS = (
@@ -24,6 +25,8 @@ INTERPRETERS = (
 
 class LiteRTEngine:
     """One TFLite artifact, allocated and checked against its manifest; see `runtime.engine.Engine`."""
+
+    kind = "tflite"
 
     def __init__(self, path: Path, manifest: Manifest, *, precision: str, threads: int) -> None:
         """Open `path`.
@@ -61,11 +64,7 @@ class LiteRTEngine:
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """Classify one uint8 `[1, S, S, 3]` RGB picture; see `runtime.engine.Engine.run`."""
-        if image.dtype != np.uint8 or image.shape != self._input_shape:
-            raise DataError(
-                f"received a picture of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
-                f"{list(self._input_shape)}: pass it through runtime.preprocess.preprocess"
-            )
+        check_input(image, self._input_shape)
         self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
         return Outputs(**{name: self._read(*output) for name, output in self._outputs.items()})

@@ -14,7 +14,7 @@ from runtime.files import read_json, sha256_of, write_json
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MADE_BY = "make export"
-ENGINES = ("tflite",)
+ENGINES = ("tflite", "ort")
 PRECISIONS = ("float32", "int8")
 INPUT_NAME = "image"
 INPUT_DTYPE = "uint8"
@@ -115,17 +115,22 @@ class Manifest:
         """The side of the square input, in pixels."""
         return self.input_shape[1]
 
-    def artifact(self, precision: str) -> Artifact:
-        """Return the artifact of a precision (`"float32"` or `"int8"`).
+    def artifact(self, precision: str, engine: str | None = None) -> Artifact:
+        """Return the artifact of a precision for an engine, or the first of that precision.
+
+        Args:
+            precision: `"float32"` or `"int8"`.
+            engine: one of `ENGINES`, or `None` for any.
 
         Raises:
             ArtifactError: the bundle has none; the message lists those it has.
         """
         for artifact in self.artifacts:
-            if artifact.precision == precision:
+            if artifact.precision == precision and engine in (None, artifact.engine):
                 return artifact
-        available = ", ".join(artifact.precision for artifact in self.artifacts)
-        raise ArtifactError(f"the bundle has no {precision} artifact; choose one of: {available}")
+        available = ", ".join(f"{artifact.precision} {artifact.engine}" for artifact in self.artifacts)
+        wanted = f"{precision} artifact" + (f" for {engine}" if engine else "")
+        raise ArtifactError(f"the bundle has no {wanted}; choose one of: {available}")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -311,9 +316,9 @@ def _overlay(content: dict[str, Any]) -> Overlay:
 
 def _artifacts(contents: list[dict[str, Any]]) -> tuple[Artifact, ...]:
     artifacts = tuple(_artifact(content, f"artifacts[{i}].") for i, content in enumerate(contents))
-    precisions = [artifact.precision for artifact in artifacts]
-    if not precisions or len(set(precisions)) != len(precisions):
-        raise _wrong("artifacts", precisions, "one or more, each of its own precision")
+    kinds = [(artifact.precision, artifact.engine) for artifact in artifacts]
+    if not kinds or len(set(kinds)) != len(kinds):
+        raise _wrong("artifacts", kinds, "one or more, each of its own precision and engine")
     return artifacts
 
 

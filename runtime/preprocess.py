@@ -95,3 +95,16 @@ def read_picture(path: str) -> Image:
     if frame is None:
         raise DataError(f"{path} cannot be read as a picture; give a JPEG, PNG or WebP file")
     return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))
+
+
+def check_input(image: Image, shape: tuple[int, ...]) -> None:
+    """Hold a picture to what a network takes in, uint8 of a shape.
+
+    Raises:
+        DataError: it has another shape or dtype.
+    """
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise DataError(
+            f"received a picture of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
+            f"{list(shape)}: pass it through runtime.preprocess.preprocess"
+        )

@@ -28,6 +28,7 @@ class ClockedEngine:
     clock: Clock
     times_ms: list[float]
     log: list[tuple[str, int]] = field(default_factory=list)
+    kind: str = "tflite"
     name: str = "clocked 1.0"
     threads: int = 1
     input_size: int = 4
@@ -118,7 +119,9 @@ def fake_bundle(monkeypatch, clock):
     monkeypatch.setattr(
         runtime.benchmark,
         "open_engine",
-        lambda folder, precision, threads: ClockedEngine(precision, clock, times_ms[precision], threads=threads),
+        lambda folder, precision, engine, threads: ClockedEngine(
+            precision, clock, times_ms[precision], threads=threads
+        ),
     )
 
 

@@ -53,6 +53,7 @@ class FakeEngine:
 
     precision: str
     damage: Callable[[Outputs, int], Outputs] = lambda outputs, index: outputs
+    kind: str = "tflite"
     name: str = "fake 1.0"
     threads: int = 1
     input_size: int = SIZE
@@ -147,7 +148,7 @@ def command(tmp_path, manifest, pictures, monkeypatch):
 
     def run(*arguments: str, damage=rounded) -> int:
         pair = engines(damage)
-        monkeypatch.setattr(runtime.compare, "open_engine", lambda folder, precision, threads: pair[precision])
+        monkeypatch.setattr(runtime.compare, "open_engine", lambda folder, precision, engine, threads: pair[precision])
         base = ["--bundle", str(bundle), "--data", str(data), "--out", str(tmp_path / "report")]
         return run_cli(main, [*base, *arguments])
 

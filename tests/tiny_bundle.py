@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,45 @@ def rename_tensors(model: bytes, renames: dict[str, str] | None = None) -> bytes
     return bytes(builder.Output())
 
 
-def write_bundle(folder: Path, model: bytes, **changes: Any) -> Manifest:
+TINY_ONNX = """
+<ir_version: 9, opset_import: ["": OPSET]>
+tiny (uint8[1, 16, 16, 3] image) => (float[1, 3] logits, float[1, 4, 4, 3] gates, float[1, 4, 4] modulator)
+<float half = {127.5}, float one = {1.0}, float four = {4.0}, float small = {1e-6},
+ int64[2] places = {1, 2}, int64[1] channels = {3}>
+{
+    floats = Cast <to = 1> (image)
+    halves = Div (floats, half)
+    scaled = Sub (halves, one)
+    first = Transpose <perm = [0, 3, 1, 2]> (scaled)
+    pooled = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (first)
+    gates = Transpose <perm = [0, 2, 3, 1]> (pooled)
+    mean = ReduceMean <keepdims = 0> (gates, places)
+    logits = Mul (mean, four)
+    squares = Mul (gates, gates)
+    sums = ReduceSum <keepdims = 0> (squares, channels)
+    positive = Add (sums, small)
+    modulator = Sqrt (positive)
+}
+"""
+
+
+def tiny_onnx(opset: int = 18, **renames: str) -> bytes:
+    """Write the model that `expected_outputs` describes in ONNX, with the tensor names of the contract or others."""
+    import onnx.parser
+
+    text = TINY_ONNX.replace("OPSET", str(opset))
+    for name, other in renames.items():
+        text = re.sub(rf"\b{name}\b", other, text)
+    return bytes(onnx.parser.parse_model(text).SerializeToString())
+
+
+def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **changes: Any) -> Manifest:
     """Write `model` as both artifacts of a bundle, with its manifest.
 
     Args:
         folder: made if missing.
         model: the content of both .tflite files.
+        onnx: the content of both .onnx files, if there are to be any.
         **changes: fields of the manifest to replace.
 
     Returns:
@@ -86,10 +120,13 @@ def write_bundle(folder: Path, model: bytes, **changes: Any) -> Manifest:
     """
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = []
-    for precision, file in (("float32", "float.tflite"), ("int8", "int8.tflite")):
-        (folder / file).write_bytes(model)
-        accuracy = Accuracy("colours", "test", 30, 0.9)
-        artifacts.append(Artifact(file, precision, "tflite", sha256_of(folder / file), len(model), accuracy))
+    for engine, suffix, content in (("tflite", "tflite", model), ("ort", "onnx", onnx)):
+        if content is None:
+            continue
+        for precision, file in (("float32", f"float.{suffix}"), ("int8", f"int8.{suffix}")):
+            (folder / file).write_bytes(content)
+            accuracy = Accuracy("colours", "test", 30, 0.9)
+            artifacts.append(Artifact(file, precision, engine, sha256_of(folder / file), len(content), accuracy))
     fields: dict[str, Any] = {
         "preset": "tiny",
         "config": {"image_size": SIDE},

@@ -6,6 +6,7 @@ EPOCHS   ?=
 OBSERVER ?= percentile
 SCHEME   ?= selective
 QAT_EPOCHS ?= 1
+ENGINE   ?= tflite
 MAX_DROP ?= 0.5
 MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(PRESET)
@@ -49,7 +50,7 @@ export: $(READY) calibrate  ## make RUN int8 by SCHEME (QAT_EPOCHS, 0 for PTQ) a
 	$(PY) -m export --run $(RUN) $(DATA) --scheme $(SCHEME) --qat-epochs $(QAT_EPOCHS)
 
 report: $(READY)  ## compare float and int8 of RUN on its test split
-	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report --max-drop $(MAX_DROP)
+	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report --max-drop $(MAX_DROP) --engine $(ENGINE)
 
 demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated video
 	$(MAKE) train DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
@@ -61,8 +62,8 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 	@echo "report     $(DEMO_RUN)/report/report.html"
 	@echo "video      $(DEMO_RUN)/demo.mp4"
 
-latency: $(READY)  ## latency of BUNDLE's two artifacts on this machine, interleaved, one thread
-	$(PY) -m runtime.benchmark --bundle $(BUNDLE)
+latency: $(READY)  ## latency of float and int8 of BUNDLE on this machine, interleaved, one thread
+	$(PY) -m runtime.benchmark --bundle $(BUNDLE) --engine $(ENGINE)
 
 bench: $(BENCH_READY)  ## BUNDLE's artifacts against what other converters and runtimes make of its weights
 	$(PY) -m export.bench --bundle $(BUNDLE) $(DATA)

@@ -296,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listings = [
         (artifact, list_operators(verified_file(args.bundle, artifact).read_bytes(), layers))
         for artifact in manifest.artifacts
+        if artifact.engine == "tflite"
     ]
     if args.json:
         print(json.dumps([_to_json(artifact, listing) for artifact, listing in listings], indent=2))

@@ -20,9 +20,11 @@ import numpy as np
 
 from calibration.observers import Range
 from calibration.record import CALIBRATION_FILE, Calibration, read_calibration
+from export import onnx
 from export.audit import Listing, check_scheme, list_operators, summarise
 from export.fake_quant import build_fake_quant, build_float
 from export.qat import logits
+from export.quantized import QuantizedNetwork
 from export.scheme_file import SCHEME_FILE, read_scheme
 from export.schemes import Scheme
 from export.tflite import convert_float, convert_int8
@@ -32,6 +34,8 @@ from runtime.engine import open_engine
 from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import replacing, sha256_of
 from runtime.manifest import (
+    ENGINES,
+    PRECISIONS,
     Accuracy,
     AppliedScheme,
     Artifact,
@@ -41,10 +45,9 @@ from runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.metrics import agreement, top1
+from runtime.metrics import Classes, agreement, top1
 from runtime.preprocess import preprocess
 from runtime.split_file import LabelledPictures, read_split
-from train.config import FocalNetConfig
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.weights import read_tensors
 
@@ -52,13 +55,18 @@ QAT_WEIGHTS_FILE = "qat.safetensors"
 TRAINING_FILES = ("train.json", "history.csv", "curves.png")
 ARTIFACTS_FOLDER = "artifacts"
 REPORT_FILE = "report.json"
-TOOLS = ("tensorflow", "tensorflow-model-optimization", "tf_keras", "keras")
-FILES = {"float32": "float.tflite", "int8": "int8.tflite"}
+TOOLS = ("tensorflow", "tensorflow-model-optimization", "tf_keras", "keras", "tf2onnx", "onnx", "onnxscript")
+FILES = {
+    ("float32", "tflite"): "float.tflite",
+    ("int8", "tflite"): "int8.tflite",
+    ("float32", "ort"): "float.onnx",
+    ("int8", "ort"): "int8.onnx",
+}
 LATENCY_ROUNDS = 50
 
 
 def write_artifacts(source: Path, target: Path) -> Manifest:
-    """Convert a run's weights to both artifacts, audit them, and write them with their manifest.
+    """Convert a run's weights to the artifacts, audit TFLite's, and write all of them with their manifest.
 
     Args:
         source: a folder with config.json, float.safetensors, calibration.json; after quantization-aware
@@ -82,20 +90,28 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
     tuned = _weights_to_quantize(source)
     base = model if tuned.name == WEIGHTS_FILE else build_float(run.deployed, read_tensors(tuned), str(tuned))
     exact = convert_float(model, run.deployed)
-    quantized, listing = convert_audited(base, run.deployed, ranges, scheme)
-    contents = {"float32": exact, "int8": quantized}
-    listings = {"float32": list_operators(exact, [layer.name for layer in model.layers]), "int8": listing}
+    network = QuantizedNetwork(base, run.deployed, ranges, scheme)
+    quantized, listing = convert_audited(network)
+    audits = {
+        FILES["float32", "tflite"]: summarise(list_operators(exact, [layer.name for layer in model.layers])),
+        FILES["int8", "tflite"]: summarise(listing),
+    }
+    properties = onnx_properties(run)
+    contents = {
+        ("float32", "tflite"): exact,
+        ("int8", "tflite"): quantized,
+        ("float32", "ort"): onnx.convert_float(model, run.deployed, properties),
+        ("int8", "ort"): onnx.convert_int8(network, properties),
+    }
     known = _known_accuracies(target)
-    for precision, content in contents.items():
-        with replacing(target / FILES[precision]) as temporary:
+    for kind, content in contents.items():
+        with replacing(target / FILES[kind]) as temporary:
             temporary.write_bytes(content)
-    artifacts = tuple(_describe(target, precision, known, summarise(listings[precision])) for precision in contents)
-    applied = AppliedScheme(scheme.name, scheme.float_layers)
     manifest = dataclasses.replace(
         describe_run(run),
         calibration_sha256=calibration.sha256 if calibration else None,
-        scheme=applied,
-        artifacts=artifacts,
+        scheme=AppliedScheme(scheme.name, scheme.float_layers),
+        artifacts=tuple(_describe(target / FILES[kind], *kind, known, audits.get(FILES[kind])) for kind in contents),
     )
     write_manifest(target, manifest)
     return manifest
@@ -116,16 +132,8 @@ def ranges_for(scheme: Scheme, folder: Path) -> Mapping[str, Range]:
     return calibration.ranges if calibration else {}
 
 
-def convert_audited(
-    model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], scheme: Scheme
-) -> tuple[bytes, Listing]:
-    """Convert a float network to an int8 artifact, as `convert_int8` does, and audit it.
-
-    Args:
-        model: a `tf_keras` network of `build_float`.
-        config: its configuration.
-        ranges: calibrated `(min, max)` of layers and of the steps inside them.
-        scheme: what is int8.
+def convert_audited(network: QuantizedNetwork) -> tuple[bytes, Listing]:
+    """Convert a network to an int8 TFLite artifact, and audit it.
 
     Returns:
         The flatbuffer, and its operators.
@@ -134,9 +142,9 @@ def convert_audited(
         ArtifactError: it computes in float what the scheme does not list.
         ConfigError: a layer to leave in float is no int8 product of the network.
     """
-    content = convert_int8(model, config, ranges, scheme)
-    listing = list_operators(content, [layer.name for layer in model.layers])
-    check_scheme(listing, scheme)
+    content = convert_int8(network)
+    listing = list_operators(content, [layer.name for layer in network.model.layers])
+    check_scheme(listing, network.scheme)
     return content, listing
 
 
@@ -154,7 +162,7 @@ def _weights_to_quantize(source: Path) -> Path:
 
 
 def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> Manifest:
-    """Measure both artifacts on labelled pictures, and write what they reach into the manifest.
+    """Measure all artifacts on labelled pictures, and write what they reach into the manifest.
 
     Args:
         source: what the bundle was made from.
@@ -165,23 +173,25 @@ def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> 
         The manifest as written.
     """
     manifest = read_manifest(folder)
-    engines = [open_engine(folder, precision=precision) for precision in FILES]
-    paired = classify(engines[0], engines[1], list(pictures.images), len(manifest.labels))
-    reached = {
-        "float32": agreement(paired.float32, pictures.labels),
-        "int8": agreement(paired.int8, pictures.labels),
-    }
+    predicted: dict[tuple[str, str], Classes] = {}
+    for engine in ENGINES:
+        pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
+        paired = classify(pair[0], pair[1], list(pictures.images), len(manifest.labels))
+        predicted |= {("float32", engine): paired.float32, ("int8", engine): paired.int8}
     inputs = np.concatenate([preprocess(image, manifest.input_size) for image in pictures.images])
     simulated = top1(logits(quantized_network(source), inputs))
-    same = {"float32": None, "int8": agreement(paired.int8, simulated)}
-    measured_on = (pictures.dataset, pictures.split, len(pictures.labels))
-    artifacts = tuple(
-        dataclasses.replace(
-            artifact, accuracy=Accuracy(*measured_on, reached[artifact.precision], same[artifact.precision])
+    artifacts = []
+    for artifact in manifest.artifacts:
+        classes = predicted[artifact.precision, artifact.engine]
+        accuracy = Accuracy(
+            dataset=pictures.dataset,
+            split=pictures.split,
+            pictures=len(pictures.labels),
+            top1=agreement(classes, pictures.labels),
+            fake_quant_agreement=agreement(classes, simulated) if artifact.precision == "int8" else None,
         )
-        for artifact in manifest.artifacts
-    )
-    manifest = dataclasses.replace(manifest, artifacts=artifacts)
+        artifacts.append(dataclasses.replace(artifact, accuracy=accuracy))
+    manifest = dataclasses.replace(manifest, artifacts=tuple(artifacts))
     write_manifest(folder, manifest)
     return manifest
 
@@ -194,13 +204,14 @@ def _known_accuracies(folder: Path) -> dict[str, Accuracy | None]:
         return {}
 
 
-def _describe(folder: Path, precision: str, known: dict[str, Accuracy | None], audit: Audit) -> Artifact:
-    path = folder / FILES[precision]
+def _describe(
+    path: Path, precision: str, engine: str, known: dict[str, Accuracy | None], audit: Audit | None
+) -> Artifact:
     digest = sha256_of(path)
     return Artifact(
         file=path.name,
         precision=precision,
-        engine="tflite",
+        engine=engine,
         sha256=digest,
         size_bytes=path.stat().st_size,
         accuracy=known.get(digest),
@@ -229,6 +240,15 @@ def describe_run(run: Run) -> Manifest:
         artifacts=(),
         tools={tool: version(tool) for tool in TOOLS},
     )
+
+
+def onnx_properties(run: Run) -> dict[str, Any]:
+    """Return what an ONNX artifact says of itself: its labels, and what its input must be made of a picture."""
+    side = run.deployed.input_size
+    return {
+        "labels": list(run.labels),
+        "preprocessing": f"the centred square, resized to {side} pixels a side; RGB, 0..255: normalised in the graph",
+    }
 
 
 def copy_sources(source: Path, target: Path) -> None:
@@ -269,34 +289,40 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
     The latencies are measured here and now, in a second or two for a network of the edge presets' size.
     """
     print(describe_bundle(folder, manifest), file=out)
-    latencies = measure_latencies(folder)
-    print(describe_latencies(latencies["float32"], latencies["int8"]), file=out)
-    warning = latency_warning(latencies["float32"], latencies["int8"])
-    if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr)
+    for engine in ENGINES:
+        latencies = measure_latencies(folder, engine)
+        print(describe_latencies(latencies["float32"], latencies["int8"], engine), file=out)
+        warning = latency_warning(latencies["float32"], latencies["int8"], engine)
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
-def measure_latencies(folder: Path) -> dict[str, Latency]:
-    """Measure both artifacts of a bundle by turns on noise pictures, one thread; by precision."""
-    engines = {precision: open_engine(folder, precision=precision) for precision in FILES}
+def measure_latencies(folder: Path, engine: str) -> dict[str, Latency]:
+    """Measure an engine's artifacts of a bundle by turns on noise pictures, one thread; by precision."""
+    engines = {precision: open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS}
     return measure(engines, synthetic_pictures(engines["int8"].input_size), LATENCY_ROUNDS)
 
 
-def describe_latencies(float32: Latency, int8: Latency) -> str:
-    """Return a line on how fast the int8 artifact is, by the ratio of medians."""
+def describe_latencies(float32: Latency, int8: Latency, engine: str) -> str:
+    """Return a line on how fast the int8 artifact of an engine is, by the ratio of medians."""
     return (
-        f"int8 is {speedup(float32, int8):.2f} times as fast as float32 on this machine "
+        f"{engine}: int8 is {speedup(float32, int8):.2f} times as fast as float32 on this machine "
         f"(p50 {int8.p50_ms:.2f} against {float32.p50_ms:.2f} ms, {LATENCY_ROUNDS} rounds, one thread)"
     )
 
 
-def latency_warning(float32: Latency, int8: Latency) -> str | None:
+def latency_warning(float32: Latency, int8: Latency, engine: str) -> str | None:
     """Return what to warn of if the int8 artifact's median is not below the float one's, else `None`."""
     if int8.p50_ms < float32.p50_ms:
         return None
-    return (
+    slower = (
         f"the int8 artifact is not faster than the float one on this machine (p50 {int8.p50_ms:.2f} against "
-        f"{float32.p50_ms:.2f} ms): see with `python -m export.audit` whether the delegate takes it in one partition, "
+        f"{float32.p50_ms:.2f} ms)"
+    )
+    if engine != "tflite":
+        return f"{engine}: {slower}"
+    return (
+        f"{engine}: {slower}: see with `python -m export.audit` whether the delegate takes it in one partition, "
         "and measure again on the device with `python -m runtime.benchmark`"
     )
 

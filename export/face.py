@@ -7,20 +7,33 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from calibration.observers import Range
 from calibration.steps import MODULATOR_NORM
 from export.fake_quant import step_ranges
 from export.rounding import fake_quantize
 from train.config import FocalNetConfig
+from train.focalnet import overlay_tensors
 
 
 class Face(tf.Module):
     """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
 
-    def __init__(self, views: Any, size: int, maps: Maps) -> None:
-        """Wrap a network with its logits, list of gates and modulator; its input is `size` pixels a side."""
+    def __init__(self, model: Any, config: FocalNetConfig, maps: Maps, prefix: str = "") -> None:
+        """Wrap a network.
+
+        Args:
+            model: a `tf_keras` network of `build_float`, or its fake-quantized copy.
+            config: its configuration.
+            maps: how the overlay's maps are computed.
+            prefix: what precedes the layers' names in a fake-quantized copy.
+        """
         super().__init__()
+        gates, modulator = overlay_tensors(model, config, prefix)
+        drawn = {"logits": model.output, "gates": gates, "modulator": modulator}
+        # By a name of its own, as Keras would number it and the artifact's bytes change from call to call.
+        views = tf_keras.Model(model.input, drawn, name="focalnet_with_overlay")
 
         def classify(image: Any) -> dict[str, Any]:
             outputs = views(tf.cast(image, tf.float32), training=False)
@@ -33,13 +46,13 @@ class Face(tf.Module):
 
         # The weights alone: the converter would save a network in here layer by layer, which takes it thrice as long.
         self._weights = views.variables
-        self._classify = tf.function(classify, autograph=False)
-        self._size = size
+        self.classify = tf.function(classify, autograph=False)
+        side = config.input_size
+        self.image = tf.TensorSpec((1, side, side, 3), tf.uint8, name="image")
 
     def concrete_function(self) -> Any:
         """Return the function to convert, its batch and sizes static, as delegates need."""
-        image = tf.TensorSpec((1, self._size, self._size, 3), tf.uint8, name="image")
-        return self._classify.get_concrete_function(image)
+        return self.classify.get_concrete_function(self.image)
 
 
 class Maps(Protocol):

@@ -332,10 +332,10 @@ def test_the_command_refuses_an_int8_artifact_that_is_float(
     bundle = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
     shutil.copy(bundle / "float.tflite", bundle / "int8.tflite")
     manifest = read_manifest(bundle)
-    float32, int8 = manifest.artifacts
+    float32, int8, *others = manifest.artifacts
     size = (bundle / "int8.tflite").stat().st_size
     forged = dataclasses.replace(int8, sha256=sha256_of(bundle / "int8.tflite"), size_bytes=size)
-    write_manifest(bundle, dataclasses.replace(manifest, artifacts=(float32, forged)))
+    write_manifest(bundle, dataclasses.replace(manifest, artifacts=(float32, forged, *others)))
     assert run_cli(main, ["--bundle", str(bundle)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: the int8 artifact computes CONV_2D (embed.proj)")

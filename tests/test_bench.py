@@ -22,7 +22,7 @@ from matplotlib.text import Text
 import export.bench.__main__ as bench
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.candidate import FLOOR, OURS, Candidate, FloatNetwork, NotMeasured
-from export.bench.peers import FAMILIES, Family, make_peers
+from export.bench.peers import FAMILIES, Family, installed_version, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
 from runtime.benchmark import Latency
 from runtime.errors import ConfigError, run_cli
@@ -38,6 +38,8 @@ def row(name: str, p50_ms: float, top1: float = 0.9) -> Row:
     return Row(name, f"how {name} is made", 1234567, accuracy, {1: latency(p50_ms), 2: latency(p50_ms / 2 + 0.1)})
 
 
+# What the bundle's ONNX files are read by, and the distribution that it takes.
+RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 ROWS = (
     row(OURS, 0.5),
     row("peer one", 1.0),
@@ -259,7 +261,9 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     assert content["data"]["representative_is_the_bundles"] is True
     rows = {each["name"]: each for each in content["rows"]}
     made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]
-    assert list(rows) == ["FocalEdge float32", OURS, *made, *FAMILIES[0].peers, FLOOR]
+    runtimes = [name for name, package in RUNTIMES.items() if installed_version(package) is not None]
+    elsewhere = [f"FocalEdge {precision}, {runtime}" for precision in ("float32", "int8") for runtime in runtimes]
+    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *FAMILIES[0].peers, FLOOR]
     assert [each["name"] for each in content["not_measured"]] == ["absent"]
     for exact in ("FocalEdge float32", "TFLite float"):
         assert rows[exact]["accuracy"]["agreement"] == 1.0

@@ -12,6 +12,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from export.audit import Listing, check_scheme, list_operators
 from export.flatbuffer import quantize_weights
+from export.quantized import QuantizedNetwork
 from export.schemes import DYNAMIC, match_rules
 from export.tflite import convert_float, convert_int8
 from runtime.errors import ArtifactError
@@ -21,7 +22,7 @@ from tests.tiny_run import CONFIG, run_artifact
 
 @pytest.fixture(scope="module")
 def artifact(tiny_float: Any) -> bytes:
-    return convert_int8(tiny_float, CONFIG, {}, DYNAMIC)
+    return convert_int8(QuantizedNetwork(tiny_float, CONFIG, {}, DYNAMIC))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_channel_of_zeros_stays_zeros(tiny_float: Any, tiny_run: Path) -> None
 
     weights = read_tensors(tiny_run / "float.safetensors")
     weights["logits/kernel"] = weights["logits/kernel"] * np.array([0.0, 1.0, 1.0], np.float32)
-    content = convert_int8(build_float(CONFIG, weights, "test"), CONFIG, {}, DYNAMIC)
+    content = convert_int8(QuantizedNetwork(build_float(CONFIG, weights, "test"), CONFIG, {}, DYNAMIC))
     logits = run_artifact(content, read_split(tiny_run / "test.npz").images[:5])["logits"]
     np.testing.assert_allclose(logits[:, 0], weights["logits/bias"][0], rtol=1e-6)
 

@@ -49,10 +49,11 @@ def quantized(network: Any, ranges: dict[str, tuple[float, float]]) -> Any:
 
 @pytest.fixture(scope="module")
 def artifact(network: Any, ranges: dict[str, tuple[float, float]]) -> bytes:
+    from export.quantized import QuantizedNetwork
     from export.schemes import SELECTIVE
     from export.tflite import convert_int8
 
-    return convert_int8(network, folded(TRAINED), ranges, SELECTIVE)
+    return convert_int8(QuantizedNetwork(network, folded(TRAINED), ranges, SELECTIVE))
 
 
 def operators(content: bytes) -> list[tuple[str, str, str]]:

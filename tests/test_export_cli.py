@@ -16,10 +16,12 @@ from runtime.errors import run_cli
 from runtime.manifest import AppliedScheme, read_manifest
 from train.weights import read_tensors
 
+ARTIFACTS = ("float.tflite", "int8.tflite", "float.onnx", "int8.onnx")
+
 
 def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
     bundle = tiny_export / "artifacts"
-    assert {path.name for path in bundle.iterdir()} == {"float.tflite", "int8.tflite", "manifest.json"}
+    assert {path.name for path in bundle.iterdir()} == {*ARTIFACTS, "manifest.json"}
     reached = {artifact.precision: artifact.accuracy for artifact in read_manifest(bundle).artifacts}
     assert reached["float32"] is not None
     assert reached["int8"] is not None
@@ -49,7 +51,7 @@ def test_fine_tunes_and_goes_back(
     options = ["--run", str(run), "--data-dir", str(picture_folder)]
     assert run_cli(main, [*options, "--qat-epochs", "1", "--json"]) == 0
     captured = capsys.readouterr()
-    assert [each["file"] for each in json.loads(captured.out)["artifacts"]] == ["float.tflite", "int8.tflite"]
+    assert [each["file"] for each in json.loads(captured.out)["artifacts"]] == list(ARTIFACTS)
     assert "QAT epoch 1/1" in captured.err
 
     figures = json.loads((run / "qat.json").read_text())

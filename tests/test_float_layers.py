@@ -15,6 +15,7 @@ from export.audit import Listing, check_scheme
 from export.bundle import convert_audited
 from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.float_layers import place
+from export.quantized import QuantizedNetwork
 from export.schemes import SELECTIVE, match_rules
 from export.sensitivity.switched import build_switched
 from runtime.errors import ArtifactError, ConfigError
@@ -76,7 +77,9 @@ def artifacts(networks: dict[str, Any]) -> dict[tuple[str, tuple[str, ...]], tup
     made = {}
     for network, layers in SELECTIONS:
         model, config, ranges = networks[network]
-        made[network, layers] = convert_audited(model, config, ranges, SELECTIVE.leaving_float(layers))
+        made[network, layers] = convert_audited(
+            QuantizedNetwork(model, config, ranges, SELECTIVE.leaving_float(layers))
+        )
     return made
 
 

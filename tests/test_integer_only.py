@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.record import read_calibration
 from export.audit import check_scheme, list_operators
 from export.fake_quant import PREFIX, build_fake_quant
+from export.quantized import QuantizedNetwork
 from export.schemes import INTEGER_ONLY, SELECTIVE
 from export.tflite import convert_int8
 from runtime.errors import ArtifactError
@@ -32,7 +33,7 @@ def ranges(tiny_run: Path) -> Ranges:
 @pytest.fixture(scope="module")
 def artifact(tiny_float: Any, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("integer") / "int8.tflite"
-    path.write_bytes(convert_int8(tiny_float, CONFIG, ranges, INTEGER_ONLY))
+    path.write_bytes(convert_int8(QuantizedNetwork(tiny_float, CONFIG, ranges, INTEGER_ONLY)))
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from runtime.compare import SCHEMA_VERSION
 from runtime.engine import open_engine
-from runtime.manifest import PRECISIONS, read_manifest, verified_file
+from runtime.manifest import ENGINES, PRECISIONS, read_manifest, verified_file
 from runtime.preprocess import preprocess
 from runtime.sample_clip import sample_frames
 
@@ -28,13 +28,16 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
     manifest = read_manifest(bundle)
     report = json.loads((bundle / "report.json").read_text())
     assert report["schema_version"] == SCHEMA_VERSION and report["verdict"]["passed"]
-    reported = {each["precision"]: each["sha256"] for each in report["bundle"]["artifacts"]}
+    assert {(each.precision, each.engine) for each in manifest.artifacts} == set(product(PRECISIONS, ENGINES))
     for artifact in manifest.artifacts:
         assert verified_file(bundle, artifact).stat().st_size == artifact.size_bytes
-        assert reported[artifact.precision] == artifact.sha256
         assert artifact.accuracy is not None
-        assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][f"top1_{artifact.precision}"])
         assert artifact.accuracy.pictures == report["data"]["pictures"]
+    reported = {each["precision"]: each["sha256"] for each in report["bundle"]["artifacts"]}
+    for precision in PRECISIONS:
+        artifact = manifest.artifact(precision)
+        assert reported[precision] == artifact.sha256
+        assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][f"top1_{precision}"])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -42,8 +45,8 @@ def test_a_bundle_is_what_the_export_writes_today(bundle: Path, tmp_path: Path) 
     from export.bundle import write_artifacts
 
     write_artifacts(bundle, tmp_path)
-    for precision in PRECISIONS:
-        shipped, fresh = (open_engine(folder, precision=precision) for folder in (bundle, tmp_path))
+    for precision, engine in product(PRECISIONS, ENGINES):
+        shipped, fresh = (open_engine(folder, precision=precision, engine=engine) for folder in (bundle, tmp_path))
         for frame in islice(sample_frames(), 0, 120, 10):
             image = preprocess(frame, shipped.input_size)
             # Another machine's converter may fold constants in another order, so not to the last bit.

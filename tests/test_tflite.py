@@ -15,6 +15,7 @@ import export.flatbuffer
 from calibration.record import read_calibration
 from export.fake_quant import PREFIX, build_float
 from export.flatbuffer import finish
+from export.quantized import QuantizedNetwork
 from export.schemes import SELECTIVE
 from export.tflite import convert_int8
 from runtime.errors import ArtifactError
@@ -50,7 +51,7 @@ def unmended(tiny_float: Any, tiny_run: Path) -> bytes:
     """The int8 artifact as the converter makes it, its GELUs between int8 tensors in int8."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export.flatbuffer, "_compute_gelu_in_float", lambda model: None)
-        return convert_int8(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+        return convert_int8(QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE))
 
 
 def keras_outputs(model: Any, prefix: str, pictures: NDArray[np.uint8]) -> Outputs:
@@ -219,7 +220,7 @@ def reading_floats(tiny_float: Any, tiny_run: Path) -> bytes:
     """The int8 artifact as the converter makes it, its pixels cast, scaled and quantized."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export.flatbuffer, "_read_pixels_as_int8", lambda model: None)
-        return convert_int8(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+        return convert_int8(QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE))
 
 
 def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes) -> None:
@@ -245,7 +246,7 @@ def test_no_pixel_is_another_for_it(
 def test_pixels_that_need_more_than_their_scale_stay_float(tiny_float: Any, tiny_run: Path) -> None:
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
     model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
-    content = convert_int8(model, config, read_calibration(tiny_run).ranges, SELECTIVE)
+    content = convert_int8(QuantizedNetwork(model, config, read_calibration(tiny_run).ranges, SELECTIVE))
     names = [name for name, _, _ in operators(content)]
     assert names[0] == "CAST"
     assert names.index("QUANTIZE") > 1

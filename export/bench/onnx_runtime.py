@@ -24,7 +24,7 @@ PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
 def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
-    """Make the float model and two statically quantized ones.
+    """Make the float model and three statically quantized ones.
 
     Args:
         network: what they are made from.
@@ -40,6 +40,9 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     picture = tf.TensorSpec(network.input_shape, tf.float32, name=INPUT)
     tf2onnx.convert.from_keras(model, input_signature=(picture,), output_path=str(path))
     yield _peer("ONNX Runtime float", f"tf2onnx without options{note}", path)
+    default = folder / "onnxruntime_int8_default.onnx"
+    quantize_static(str(path), str(default), _Pictures(network.float_batches()))
+    yield _peer("ONNX Runtime int8, by default", "quantize_static without options: int8 activations", default)
     prepared = folder / "onnxruntime_prepared.onnx"
     # Symbolic shapes need another package, and there are none: every shape is a number.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)

@@ -66,22 +66,24 @@ def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Candidate]:
 
 
 class OpenVinoClassifier:
-    """An OpenVINO model with one uint8 input, the picture, and one output, the logits."""
+    """A model with one uint8 input, the picture, whose first output or the one of that name are the logits."""
 
     def __init__(self, path: Path, precision: str | None, threads: int) -> None:
         """Open `path`.
 
         Args:
-            path: the .xml file.
+            path: the .xml or .onnx file.
             precision: of what is not int8; `None` leaves it to OpenVINO, which takes bfloat16 where the CPU has it.
             threads: CPU threads.
         """
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
-        self._request = openvino.Core().compile_model(path, DEVICE, config).create_infer_request()
+        model = openvino.Core().compile_model(path, DEVICE, config)
+        self._logits = next((each for each in model.outputs if "logits" in each.names), model.output(0))
+        self._request = model.create_infer_request()
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Classify one picture; see `export.bench.candidate.Classifier`."""
-        (logits,) = self._request.infer([image], share_inputs=True, share_outputs=True).values()
-        return np.array(logits[0])
+        outputs = self._request.infer([image], share_inputs=True, share_outputs=True)
+        return np.array(outputs[self._logits][0])

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bench.candidate import OURS, OURS_PREFIX, Candidate
+from export.bench.peers import installed_version
 from export.bundle import QAT_WEIGHTS_FILE, copy_sources, write_artifacts
 from export.scheme_file import read_scheme, write_scheme
 from export.schemes import SCHEMES, Scheme
 from runtime.engine import open_engine
-from runtime.manifest import read_manifest, verified_file
+from runtime.manifest import PRECISIONS, read_manifest, verified_file
 
 FACE = "uint8 input; logits, gates and modulator out"
 
@@ -39,6 +40,11 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
         name = "calibrated alone" if scheme is shipped else scheme.name
         made = _made_without_training(bundle, folder / name.replace(" ", "_"), scheme)
         candidates.append(_candidate(f"{OURS}, {name}", f"made now from the float weights, {FACE}", made, "int8"))
+    for precision in PRECISIONS:
+        name, what = f"{OURS_PREFIX} {precision}", f"the bundle's .onnx file, {FACE}"
+        candidates.append(_candidate(f"{name}, ONNX Runtime", what, bundle, precision, "ort"))
+        if installed_version("openvino") is not None:
+            candidates.append(_on_openvino(f"{name}, OpenVINO", f"{what}, read by OpenVINO", bundle, precision))
     return candidates
 
 
@@ -51,17 +57,25 @@ def _made_without_training(bundle: Path, folder: Path, scheme: Scheme) -> Path:
     return folder
 
 
-def _candidate(name: str, what: str, bundle: Path, precision: str) -> Candidate:
-    file = verified_file(bundle, read_manifest(bundle).artifact(precision))
-    return Candidate(name, what, (file,), partial(ShippedClassifier, bundle, precision))
+def _candidate(name: str, what: str, bundle: Path, precision: str, engine: str = "tflite") -> Candidate:
+    file = verified_file(bundle, read_manifest(bundle).artifact(precision, engine))
+    return Candidate(name, what, (file,), partial(ShippedClassifier, bundle, precision, engine))
+
+
+def _on_openvino(name: str, what: str, bundle: Path, precision: str) -> Candidate:
+    from export.bench.openvino import OpenVinoClassifier
+
+    file = verified_file(bundle, read_manifest(bundle).artifact(precision, "ort"))
+    what = f"{what}; what is not int8 is computed in float32"
+    return Candidate(name, what, (file,), partial(OpenVinoClassifier, file, "f32"))
 
 
 class ShippedClassifier:
     """An artifact of a bundle, run as the device runs it."""
 
-    def __init__(self, bundle: Path, precision: str, threads: int) -> None:
-        """Open the bundle's artifact of a precision for so many CPU threads."""
-        self._engine = open_engine(bundle, precision=precision, threads=threads)
+    def __init__(self, bundle: Path, precision: str, engine: str, threads: int) -> None:
+        """Open the bundle's artifact of a precision for an engine and so many CPU threads."""
+        self._engine = open_engine(bundle, precision=precision, engine=engine, threads=threads)
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Classify one picture; see `export.bench.candidate.Classifier`."""

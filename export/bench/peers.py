@@ -58,7 +58,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "onnx_runtime",
         ("onnx", "tf2onnx", "onnxruntime"),
-        ("ONNX Runtime float", "ONNX Runtime int8, all operators", "ONNX Runtime int8, Conv and MatMul"),
+        (
+            "ONNX Runtime float",
+            "ONNX Runtime int8, by default",
+            "ONNX Runtime int8, all operators",
+            "ONNX Runtime int8, Conv and MatMul",
+        ),
     ),
     Family(
         "openvino",

@@ -12,6 +12,7 @@ import numpy as np
 from calibration.observers import Range
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bundle import convert_audited, describe_run
+from export.quantized import QuantizedNetwork
 from export.schemes import Scheme
 from export.tflite import convert_float
 from runtime.benchmark import Latency, measure
@@ -90,7 +91,7 @@ class Workshop:
         if chosen == self._products:
             return convert_float(self._model, config)
         scheme = self._scheme.leaving_float(sorted(chosen))
-        return convert_audited(self._model, config, self._ranges, scheme)[0]
+        return convert_audited(QuantizedNetwork(self._model, config, self._ranges, scheme))[0]
 
 
 class Examiner:

@@ -65,13 +65,14 @@ FILES = {
 LATENCY_ROUNDS = 50
 
 
-def write_artifacts(source: Path, target: Path) -> Manifest:
+def write_artifacts(source: Path, target: Path, with_onnx: bool = True) -> Manifest:
     """Convert a run's weights to the artifacts, audit TFLite's, and write all of them with their manifest.
 
     Args:
         source: a folder with config.json, float.safetensors, calibration.json; after quantization-aware
             training, qat.safetensors; and, unless the scheme is the default one, scheme.json.
         target: the bundle's folder.
+        with_onnx: the ONNX artifacts too; without them it takes half the time.
 
     Returns:
         The manifest; an artifact has an accuracy only if it is, to the byte, the one that an earlier
@@ -96,13 +97,11 @@ def write_artifacts(source: Path, target: Path) -> Manifest:
         FILES["float32", "tflite"]: summarise(list_operators(exact, [layer.name for layer in model.layers])),
         FILES["int8", "tflite"]: summarise(listing),
     }
-    properties = onnx_properties(run)
-    contents = {
-        ("float32", "tflite"): exact,
-        ("int8", "tflite"): quantized,
-        ("float32", "ort"): onnx.convert_float(model, run.deployed, properties),
-        ("int8", "ort"): onnx.convert_int8(network, properties),
-    }
+    contents = {("float32", "tflite"): exact, ("int8", "tflite"): quantized}
+    if with_onnx:
+        properties = onnx_properties(run)
+        contents["float32", "ort"] = onnx.convert_float(model, run.deployed, properties)
+        contents["int8", "ort"] = onnx.convert_int8(network, properties)
     known = _known_accuracies(target)
     for kind, content in contents.items():
         with replacing(target / FILES[kind]) as temporary:

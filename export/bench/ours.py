@@ -49,11 +49,11 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
 
 
 def _made_without_training(bundle: Path, folder: Path, scheme: Scheme) -> Path:
-    """Make a bundle's artifacts from its float weights, and return the folder they are in."""
+    """Make a bundle's TFLite artifacts from its float weights, and return the folder they are in."""
     copy_sources(bundle, folder)
     (folder / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
     write_scheme(folder, scheme)
-    write_artifacts(folder, folder)
+    write_artifacts(folder, folder, with_onnx=False)
     return folder
 
 

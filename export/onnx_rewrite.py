@@ -37,6 +37,8 @@ ACTIVATIONS = ("Relu", "Gelu")
 ROUNDINGS = ("QuantizeLinear", "DequantizeLinear")
 BROADCASTS = ("Add", "Mul")
 PRODUCTS = ("Conv", "Gemm")
+# Where an operator takes the zero point of its kernel.
+ZERO_POINTS = {"DequantizeLinear": 2, "MatMulInteger": 3}
 SHAPES = ("Flatten", "Reshape", "Transpose")
 
 
@@ -58,6 +60,26 @@ def rewrite(model: ir.Model, round_all: bool) -> None:
     _apply(model, [DYNAMIC])
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     DeduplicateInitializersPass()(model)
+    _separate_zero_points(model.graph)
+
+
+def _separate_zero_points(graph: ir.Graph) -> None:
+    """Give each int8 kernel a zero point of its own.
+
+    Where a CPU's uint8 by int8 products may saturate, ONNX Runtime makes kernels uint8, and fails if two share one.
+    """
+    taken: set[Any] = set()
+    for node in graph:
+        place = ZERO_POINTS.get(node.op_type)
+        shared = node.inputs[place] if place is not None else None
+        if shared is None or shared.const_value is None or shared.const_value.dtype != ir.DataType.INT8:
+            continue
+        if shared in taken:
+            own = ir.Value(name=f"{shared.name}_{node.name}", const_value=shared.const_value)
+            own.shape, own.type = shared.shape, shared.type
+            graph.register_initializer(own)
+            node.replace_input_with(place, own)  # type: ignore[arg-type]
+        taken.add(shared)
 
 
 def _apply(model: ir.Model, rules: Sequence[Any]) -> None:

@@ -72,7 +72,7 @@ def write_artifacts(source: Path, target: Path, with_onnx: bool = True) -> Manif
         source: a folder with config.json, float.safetensors, calibration.json; after quantization-aware
             training, qat.safetensors; and, unless the scheme is the default one, scheme.json.
         target: the bundle's folder.
-        with_onnx: the ONNX artifacts too; without them it takes half the time.
+        with_onnx: the ONNX artifacts too.
 
     Returns:
         The manifest; an artifact has an accuracy only if it is, to the byte, the one that an earlier

@@ -24,7 +24,7 @@ from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNo
 
 from export.face import Face, FloatMaps
 from export.flatbuffer import layer_of
-from export.onnx_join import numbers_of
+from export.onnx_join import constant_node, numbers_of
 from export.onnx_rewrite import rewrite
 from export.quantized import QuantizedNetwork
 from export.rounding import TINY
@@ -144,8 +144,7 @@ def _add_biases(graph: ir.Graph) -> None:
     nodes: list[Any] = list(graph)
     for node in nodes:
         if node.op_type == "Conv" and len(node.inputs) == 2 and node.attributes.get_int("group", 1) == 1:
-            zeros = np.zeros(node.inputs[1].shape[0], np.float32)
-            constant = ir.node("Constant", [], {"value": ir.tensor(zeros)})
+            constant = constant_node(np.zeros(node.inputs[1].shape[0], np.float32))
             graph.insert_before(node, constant)
             node.resize_inputs(3)
             node.replace_input_with(2, constant.outputs[0])
@@ -180,7 +179,7 @@ def _dequantized(reader: Any, stored: NDArray[Any], scale: NDArray[np.float32]) 
     """Add constants and, before their reader, what dequantizes them along their first axis."""
     # ONNX Runtime fuses no product whose zero points are left out.
     values = (stored, scale, np.zeros(scale.shape, stored.dtype))
-    constants = [ir.node("Constant", [], {"value": ir.tensor(each)}) for each in values]
+    constants = [constant_node(each) for each in values]
     dequantize = ir.node("DequantizeLinear", [each.outputs[0] for each in constants], {"axis": 0})
     dequantize.outputs[0].shape, dequantize.outputs[0].dtype = ir.Shape(stored.shape), ir.DataType.FLOAT
     reader.graph.insert_before(reader, [*constants, dequantize])

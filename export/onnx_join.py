@@ -73,6 +73,11 @@ def numbers_of(value: Any) -> Any:
     return tensor.numpy()
 
 
+def constant_node(numbers: Any) -> ir.Node:
+    """Make a node that gives these numbers."""
+    return ir.node("Constant", [], {"value": ir.tensor(numbers)})
+
+
 def _constant(numbers: Any, nodes: list[ir.Node]) -> ir.Value:
-    nodes.append(ir.node("Constant", [], {"value": ir.tensor(numbers)}))
+    nodes.append(constant_node(numbers))
     return nodes[-1].outputs[0]

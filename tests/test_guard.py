@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +86,13 @@ def test_other_steps_change_nothing_nor_do_those_after_them(kind: str) -> None:
             assert not np.array(optimizer.finite)[0]
             assert np.array(optimizer.finite)[1]
         assert int(optimizer.iterations) == 1
+
+
+def test_compiled_steps_on_jax_are_the_same() -> None:
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.guard_on_jax"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

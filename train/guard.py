@@ -53,11 +53,11 @@ class GuardedAdamW(keras.optimizers.AdamW):
         step = super().stateless_apply
         place = next(index for index, variable in enumerate(self.variables) if variable is self.finite)
         finite = _finite(grads, optimizer_variables[place])
-        weights, state = ops.cond(
-            ops.all(finite),
-            lambda: step(optimizer_variables, grads, trainable_variables),
-            lambda: (trainable_variables, optimizer_variables),
-        )
+        weights, state = step(optimizer_variables, grads, trainable_variables)
+        # Chosen value by value: at a branch, a GPU would stop to ask its host.
+        accepted = ops.all(finite)
+        weights = [ops.where(accepted, new, old) for new, old in zip(weights, trainable_variables, strict=True)]
+        state = [ops.where(accepted, new, old) for new, old in zip(state, optimizer_variables, strict=True)]
         return weights, [*state[:place], finite, *state[place + 1 :]]
 
 

@@ -28,7 +28,7 @@ from runtime.split_file import read_split
 from tests.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_PICTURES, easy_dataset
 from train.__main__ import main
 from train.config import PRESETS, Preset
-from train.fit import device_name
+from train.device import device_name
 from train.focalnet import build_focalnet
 from train.run import read_run
 from train.weights import load_weights, read_tensors

@@ -106,6 +106,14 @@ def test_its_state_is_the_network_s_and_every_seed_but_not_the_pictures() -> Non
     assert all(tuple(v.shape) != tuple(TRAIN.images.shape) for v in state.values())
 
 
+def test_the_state_of_keras_jax_trainer_is_not_searched_for_layers() -> None:
+    model, state = trainee(), {"trainable_variables": [1.0]}
+    model._jax_state = state
+    model.other = state
+    assert model._jax_state is state
+    assert model.other is not state  # as Keras keeps what it tracks
+
+
 def test_in_mixed_precision_products_are_bfloat16_and_weights_and_loss_float32() -> None:
     import keras
 

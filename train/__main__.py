@@ -69,7 +69,8 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
     from train.batches import steps_per_epoch
     from train.confusion import confusion_matrix, write_confusion
     from train.cost import fraction_of_peak, measure_peak, network_cost
-    from train.fit import classify, device_name, fit
+    from train.device import device_name
+    from train.fit import classify, fit
     from train.monitor import draw_panels, sample_indices, write_animation
 
     device = device_name()

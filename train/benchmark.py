@@ -28,7 +28,8 @@ from runtime.metrics import percentile
 from train.batches import Batch, TrainBatches
 from train.config import PRESETS, FocalNetConfig, TrainConfig
 from train.cost import Cost, fraction_of_peak, measure_peak, model_cost
-from train.fit import compile_model, device_name, learning_rate_schedule
+from train.device import device_name
+from train.fit import compile_model, learning_rate_schedule
 from train.focalnet import build_focalnet
 from train.splits import Split
 from train.trainee import Trainee

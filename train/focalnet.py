@@ -26,12 +26,13 @@ Tensor = Any
 Model = Any
 
 
-def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
+def build_focalnet(config: FocalNetConfig, keras: ModuleType, depthwise: Any = None) -> Model:
     """Build a FocalNet classifier.
 
     Args:
         config: the network.
         keras: the `keras` (3) or `tf_keras` module to build it with.
+        depthwise: class of the depthwise convolutions; `None` takes the stock one.
 
     Returns:
         A functional model from `image`, float32 `[B, S, S, 3]` RGB in 0..255, to logits,
@@ -57,7 +58,7 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType) -> Model:
                 x, f"stage{stage}.embed", 2, config.dims[stage], config.norm_after_downsampling, config, keras
             )
         for block in range(depth):
-            x = _block(x, stage, block, config, keras)
+            x = _block(x, stage, block, config, keras, depthwise)
     x = _norm(x, "head.norm", config.embed_norm_epsilon, config, keras)
     x = layers.GlobalAveragePooling2D(keepdims=True, name="head.pool")(x)  # [B, 1, 1, C]
     x = _linear(x, "logits", config.classes, config, keras)
@@ -133,7 +134,7 @@ def _patch_embed(
     return _norm(x, f"{name}.norm", config.embed_norm_epsilon, config, keras, of_stream=True)
 
 
-def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: ModuleType, depthwise: Any) -> Tensor:
     """Apply one FocalNet block: x + modulation(norm(x)), then x + MLP(norm(x))."""
     layers, name = keras.layers, f"stage{stage}.block{block}"
     drop_path = config.drop_path(stage, block)
@@ -145,7 +146,7 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
         x = _layer_norm(x, f"{name}.norm1", config.block_norm_epsilon, not config.folded, keras)
     else:
         x = _tap(x, f"{name}.norm1", keras)
-    x = _focal_modulation(x, stage, name, config, keras)
+    x = _focal_modulation(x, stage, name, config, keras, depthwise)
     x = _drop_path(x, f"{name}.drop_path1", drop_path, keras)
     x = layers.Add(name=f"{name}.add1")([shortcut, x])
 
@@ -162,7 +163,9 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     return layers.Add(name=f"{name}.add2")([shortcut, x])
 
 
-def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+def _focal_modulation(
+    x: Tensor, stage: int, name: str, config: FocalNetConfig, keras: ModuleType, depthwise: Any
+) -> Tensor:
     """Apply focal modulation, y = proj(q(x) * h(sum_l g_l(x) * z_l)): paper, equations 4 to 8."""
     layers = keras.layers
     dim, levels = config.dims[stage], config.focal_levels[stage]
@@ -179,12 +182,12 @@ def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig, 
     for level in range(levels):
         # z_l = act(DWConv_k(z_{l-1})), k = window + factor * level
         kernel = config.kernel_size(stage, level)
-        context = layers.DepthwiseConv2D(
+        context = (depthwise or layers.DepthwiseConv2D)(
             kernel,
             padding="same",
             use_bias=False,
             # oneDNN has no fast bfloat16 gradient of kernels wider than 3: float32's takes a third of the time.
-            dtype="float32" if kernel > 3 else None,
+            dtype="float32" if kernel > 3 and depthwise is None else None,
             depthwise_initializer=_conv_init(config, kernel * kernel, keras),
             name=f"{name}.focal{level}",
         )(context)

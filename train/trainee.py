@@ -15,6 +15,7 @@ from keras import ops
 
 from train.augment import Augment
 from train.config import FocalNetConfig, TrainConfig, picture_size
+from train.depthwise import depthwise_class
 from train.distribute import ALONE, Placement, everywhere
 from train.focalnet import build_focalnet
 from train.splits import Split, resize_all
@@ -47,7 +48,7 @@ class Trainee(keras.Model):
         """
         super().__init__(name="trainee")
         with _precision(recipe.precision):
-            self.network = build_focalnet(config, keras)
+            self.network = build_focalnet(config, keras, depthwise_class())
         self.augment = Augment(recipe, config.input_size)
         pictures = resize_all(train.images, picture_size(config, recipe))
         self._pictures = self.add_weight(
@@ -55,6 +56,13 @@ class Trainee(keras.Model):
         )
         self._pictures.assign(everywhere(pictures, placement))
         self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the state that Keras' JAX trainer keeps after each step is not searched for layers."""
+        if name == "_jax_state":  # some milliseconds of Python a step
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
         """Classify pictures.

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,7 +26,8 @@ from tests.tiny_training import NETWORK, RECIPE, RUN, TRAIN_PICTURES, easy_datas
 from train import fit as fit_module
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
-from train.fit import classify, compile_model, device_name, fit, learning_rate_schedule, write_history
+from train.device import device_name
+from train.fit import classify, compile_model, fit, learning_rate_schedule, write_history
 from train.focalnet import build_focalnet
 from train.trainee import Trainee
 from train.weights import read_tensors
@@ -176,6 +178,23 @@ def test_what_is_not_finite_stops_the_run_at_its_step_and_keeps_the_checkpoint(
     )
     assert steps == [0, 1, 2]
     assert (halfway / CHECKPOINT_FILE).read_bytes() == finished.second
+
+
+@pytest.mark.parametrize(("apart_s", "drawn"), [(0.0, [1, 2, 3, 4]), (3600.0, [1, 4])])
+def test_curves_are_drawn_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart_s: float, drawn: list[int]
+) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr(fit_module, "CURVES_EVERY_S", apart_s)
+    monkeypatch.setattr(fit_module, "write_curves", lambda path, history: lengths.append(len(history)))
+    monkeypatch.setattr(fit_module, "save_checkpoint", lambda path, model, checkpoint: None)
+    callback = fit_module.EveryEpoch(tmp_path, [])
+    callback.set_params({"epochs": 4})
+    callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.1)))
+    for epoch in range(4):
+        callback.on_epoch_begin(epoch)
+        callback.on_epoch_end(epoch, {"loss": 1.0})
+    assert lengths == drawn
 
 
 @pytest.mark.parametrize("file", ["history.csv", "curves.png", CHECKPOINT_FILE])

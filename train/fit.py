@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from runtime.preprocess import Image
 from train.batches import EvalBatches, TrainBatches, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
+from train.device import device_name
 from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
 from train.focalnet import build_focalnet
 from train.guard import GuardedAdamW, StopIfNotFinite
@@ -29,6 +31,7 @@ from train.splits import Dataset, resize_all
 from train.trainee import Trainee
 
 PANEL_ROWS = 4
+CURVES_EVERY_S = 10
 
 
 def learning_rate_schedule(recipe: TrainConfig, total_steps: int) -> Any:
@@ -75,13 +78,6 @@ def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None
         weighted_metrics=["accuracy"],
         jit_compile=False if slower_by_xla else "auto",
     )
-
-
-def device_name() -> str:
-    """Return "cpu" or the kind of accelerator that this backend trains on, such as "gpu"."""
-    # Unasked for a kind, every backend lists its accelerators, and JAX those alone.
-    kinds = {str(device).split(":")[0] for device in keras.distribution.list_devices()}
-    return next(iter(sorted(kinds - {"cpu"})), "cpu")
 
 
 def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Placement = ALONE) -> tuple[Any, History]:
@@ -177,6 +173,7 @@ class EveryEpoch(keras.callbacks.Callback):
         super().__init__()
         self._folder, self._history = folder, history
         self._start_s = 0.0
+        self._drawn_s = -math.inf
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the epoch's clock."""
@@ -194,9 +191,16 @@ class EveryEpoch(keras.callbacks.Callback):
         history = [*self._history, {"epoch": epoch + 1, **figures}]
         if self._folder is not None:
             write_history(self._folder / "history.csv", history)
-            write_curves(self._folder / "curves.png", history)
+            self._draw(history)
             save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
         self._history.append(history[-1])
+
+    def _draw(self, history: History) -> None:
+        """Draw the curves, unless they are of just before: on a GPU that would take longer than an epoch."""
+        assert self._folder is not None
+        if time.perf_counter() - self._drawn_s >= CURVES_EVERY_S or len(history) == self.params["epochs"]:
+            write_curves(self._folder / "curves.png", history)
+            self._drawn_s = time.perf_counter()
 
 
 class Progress(keras.callbacks.Callback):

@@ -59,7 +59,7 @@ class Trainee(keras.Model):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; the state that Keras' JAX trainer keeps after each step is not searched for layers."""
-        if name == "_jax_state":  # some milliseconds of Python a step
+        if name == "_jax_state":  # a millisecond of Python a step
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)

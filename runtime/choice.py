@@ -17,7 +17,7 @@ from runtime.benchmark import Latency, summarise, synthetic_pictures
 from runtime.engine import Engine, open_engine
 from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
 from runtime.files import read_json, write_json
-from runtime.machine import interpreter_versions, read_cpu, usable_cores
+from runtime.machine import INSTALL_FOR, RUN_BY, interpreter_versions, read_cpu, usable_cores
 from runtime.manifest import Artifact, Manifest, read_manifest
 from runtime.metrics import drop_pp
 from runtime.shipped import default_bundle
@@ -31,9 +31,6 @@ MOST_THREADS = 8
 FEWER_THREADS_WITHIN = 0.05
 LEAST_ROUNDS = 3
 REST_S = 0.002
-# The modules that run an engine's artifacts, and what to install where there is none.
-RUN_BY = {"tflite": ("ai_edge_litert", "tflite_runtime", "tensorflow"), "ort": ("onnxruntime",)}
-REMEDY = {"tflite": "ai-edge-litert", "ort": "onnxruntime"}
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def plan(manifest: Manifest, max_drop_pp: float = DEFAULT_MAX_DROP_PP) -> Plan:
     versions = interpreter_versions()
     runnable = [artifact for artifact in kept if not versions.keys().isdisjoint(RUN_BY[artifact.engine])]
     left_out += [
-        f"{each.precision} {each.engine}: no interpreter is installed; run `pip install {REMEDY[each.engine]}`"
+        f"{each.precision} {each.engine}: no interpreter is installed; run `pip install {INSTALL_FOR[each.engine]}`"
         for each in kept
         if each not in runnable
     ]

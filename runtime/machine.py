@@ -31,6 +31,9 @@ INTERPRETERS: dict[str, tuple[str, ...]] = {
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws", "tf-nightly"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
 }
+# The modules that run each engine's artifacts, in the order in which they are taken, and what to install for one.
+RUN_BY = {"tflite": ("ai_edge_litert", "tflite_runtime", "tensorflow"), "ort": ("onnxruntime",)}
+INSTALL_FOR = {"tflite": "ai-edge-litert", "ort": "onnxruntime"}
 UNKNOWN = "unknown"
 
 

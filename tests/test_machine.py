@@ -77,7 +77,6 @@ def test_memory_is_in_bytes(tmp_path: Path) -> None:
 def test_versions_are_found_without_an_import() -> None:
     versions = interpreter_versions()
     assert versions["ai_edge_litert"] == version("ai-edge-litert")
-    assert "tflite_runtime" not in versions
 
 
 def test_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

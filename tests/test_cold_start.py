@@ -31,12 +31,13 @@ def test_a_fresh_process_is_quick_and_small(tmp_path: Path) -> None:
     del ballast
     assert 30 < start.peak_rss_mb <= 100
     assert 20 < start.first_ms < 5_000
+    assert 20 < start.cpu_ms < 1_000
 
 
 def test_figures_are_of_the_measured_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = iter([Start(9_000.0, 900.0), *(Start(100.0 * i, 50.0 + i) for i in range(1, 6))])
+    starts = iter([Start(9_000.0, 800.0, 900.0), *(Start(100.0 * i, 10.0 * i, 50.0 + i) for i in range(1, 6))])
     monkeypatch.setattr(cold_start, "start_once", lambda _: next(starts))
-    assert measure_cold_start([], 5) == ColdStart(5, 300.0, 460.0, 55.0)
+    assert measure_cold_start([], 5) == ColdStart(5, 100.0, 300.0, 460.0, 30.0, 55.0)
     with pytest.raises(ConfigError, match="received 0 starts"):
         measure_cold_start([], 0)
 
@@ -51,14 +52,16 @@ def test_json_has_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     def measured(arguments: list[str], starts: int) -> ColdStart:
         seen.append((Path(arguments[0]).is_file(), arguments[1:], starts))
-        return ColdStart(starts, 250.0, 300.0, 80.0)
+        return ColdStart(starts, 200.0, 250.0, 300.0, 150.0, 80.0)
 
     monkeypatch.setattr(cold_start, "measure_cold_start", measured)
     assert main(["--bundle", "b", "--engine", "ort", "--starts", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "starts": 3,
+        "first_min_ms": 200.0,
         "first_p50_ms": 250.0,
         "first_p90_ms": 300.0,
+        "cpu_p50_ms": 150.0,
         "peak_rss_mb": 80.0,
     }
     assert seen == [(True, ["--bundle", "b", "--precision", "int8", "--engine", "ort"], 3)]

@@ -189,14 +189,30 @@ def test_text_is_aligned_and_ends_in_the_verdict(found: Found) -> None:
     assert text.endswith("the demo cannot run")
 
 
-def test_what_would_be_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_would_be_run(tiny_bundle: Path, found: Found, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "PACKAGES", {module: (names, None) for module, (names, _) in doctor.PACKAGES.items()})
-    untried = diagnose(tiny_bundle, measure=True, log=pytest.fail)
-    assert untried.default is not None
-    assert untried.default.startswith("int8 tflite, 1 thread (ai-edge-litert ")
-    # What was not tried is not imported.
-    assert untried.auto is None
+    here = replace(found, bundle=examine_bundle(tiny_bundle, DEVICE))
+    monkeypatch.setattr(doctor, "examine", lambda _: here)
+    before = diagnose(tiny_bundle, measure=False, log=pytest.fail)
+    assert before.default == "int8 tflite, 1 thread (ai-edge-litert 1.2.3)"
+    assert before.auto is None
+    measured = diagnose(tiny_bundle, measure=True, log=pytest.fail).auto
+    assert measured is not None
+    assert diagnose(tiny_bundle, measure=False, log=pytest.fail).auto == measured
+    # Without NumPy there is nothing to measure with.
+    here = without(here, "numpy")
+    blocked = diagnose(tiny_bundle, measure=True, log=pytest.fail)
+    assert (blocked.default, blocked.auto, blocked.can_run) == (None, None, False)
+
+
+def test_a_bundle_that_nothing_runs_is_told(
+    bundle: Path, found: Found, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "examine", lambda _: found)
+    told: list[str] = []
+    assert diagnose(bundle, measure=True, log=told.append).auto is None
+    assert told[0].startswith("nothing can be chosen: nothing in ")
 
 
 def test_the_command_on_this_machine(
@@ -210,12 +226,9 @@ def test_the_command_on_this_machine(
     assert content["found"]["packages"]["numpy"]["works"] is True
     assert content["found"]["packages"]["tensorflow"]["works"] is None
     assert content["found"]["opencv"]["version"]
-    assert main(["--bundle", str(tiny_bundle), "--measure", "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out)["auto"]
-    assert " tflite, " in measured and " ms (" in measured
-    # It is remembered.
-    assert main(["--bundle", str(tiny_bundle)]) == 0
-    assert f"auto             {measured}" in capsys.readouterr().out
+    assert main(["--bundle", str(tiny_bundle), "--measure"]) == 0
+    (auto,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("auto ")]
+    assert " tflite, " in auto and " ms (" in auto
 
 
 def test_an_empty_environment_is_described(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,15 @@ def test_top_is_sorted_and_ties_keep_their_order() -> None:
 def test_other_arrays_are_refused(classifier: Classifier, picture: Any) -> None:
     with pytest.raises(DataError, match="received a picture of"):
         classifier(picture)
+
+
+def test_a_header_that_claims_too_many_pixels_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    whole = write_picture(tmp_path / "red.png", RED).read_bytes()
+    header = b"IHDR" + struct.pack(">II", 200_000, 200_000) + whole[24:29]
+    claims = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    (tmp_path / "huge.png").write_bytes(claims)
+    with pytest.raises(DataError, match=r"huge\.png is refused by OpenCV \(.*PIXELS"):
+        classifier(tmp_path / "huge.png")
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ BENCH_READY := $(VENV)/.bench-ready
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models test test-slow lint clean
+.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models bundle test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -77,6 +77,9 @@ bench-train: $(READY)  ## speed of training steps against the Keras tutorial's c
 
 models: $(READY)  ## make every shipped bundle's artifacts anew from its weights
 	$(PY) -m export.bundle --source models/*
+
+bundle: $(READY)  ## one archive with what a device needs to run BUNDLE, in dist/
+	$(PY) -m export.device_bundle --bundle $(BUNDLE)
 
 test: $(READY)  ## the tests
 	$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile

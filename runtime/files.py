@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FocalEdgeError: the folder or the file cannot be written (the old file stays).
     """
+    # Imported here: reading, which is all that most processes do, starts the sooner.
+    import tempfile
+
     path = Path(path)
     temporary: Path | None = None
     try:

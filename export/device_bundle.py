@@ -1,0 +1,232 @@
+"""One archive with what a device needs to run a bundle: code, artifacts, requirements, service and README.
+
+python -m export.device_bundle --bundle models/edge-nano-cifar10 --out dist/edge-nano-cifar10.tar.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.files import replacing, sha256_of
+from runtime.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
+from runtime.shipped import default_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+SUFFIX = ".tar.gz"
+DEFAULT_FOLDER = Path("dist")
+# Where the service expects the code, and what it is called.
+DEVICE_FOLDER = "/opt/focaledge"
+SERVICE = "focaledge-demo.service"
+# A date of no meaning, as the same input gives the same archive; 1980 is the earliest that all tools take.
+DATE_S = 315_532_800
+FILE_MODE = 0o644
+EXTRAS = {"tflite": "runtime", "ort": "ort"}
+WEB_EXTRA = "web"
+
+
+def device_files(
+    bundle: Path, artifacts: Sequence[str] | None = None, *, windows: bool = False, root: Path = ROOT
+) -> dict[str, bytes]:
+    """Gather what a device needs.
+
+    Args:
+        bundle: folder with manifest.json and artifacts; each that is taken is checked against the manifest.
+        artifacts: file names of those to take; by default the TFLite ones.
+        windows: require OpenCV with windows, which needs a display and its libraries, not the headless one.
+        root: the checkout.
+
+    Returns:
+        The files' contents by their paths in the archive, which share one folder.
+
+    Raises:
+        ArtifactError: the bundle is damaged or has no such artifact.
+        FocalEdgeError: the checkout lacks a file.
+    """
+    whole = read_manifest(bundle)
+    chosen = _chosen(whole, artifacts)
+    manifest = replace(whole, artifacts=chosen)
+    name = bundle_name(manifest)
+    project = _read_project(root)
+    # The device has no checkout, so what its README and service say is written here.
+    facts = {
+        "artifacts": " and ".join(f"`{artifact.file}` ({artifact.precision})" for artifact in chosen),
+        "bundle": name,
+        "folder": DEVICE_FOLDER,
+        "labels": ", ".join(manifest.labels),
+        "service": SERVICE,
+    }
+    engines = {artifact.engine for artifact in chosen}
+    files = {
+        "LICENSE": _read(root / "LICENSE"),
+        "README.md": _filled(root / "export" / "device_readme.template", facts),
+        SERVICE: _filled(root / "export" / "device_service.template", facts),
+        "requirements.txt": "".join(f"{line}\n" for line in requirements(project, engines, windows=windows)).encode(),
+        f"models/{name}/{MANIFEST_NAME}": _manifest_bytes(manifest),
+    }
+    files |= {f"models/{name}/{artifact.file}": _read(verified_file(bundle, artifact)) for artifact in chosen}
+    files |= {str(path.relative_to(root)): _read(path) for path in runtime_files(project, root)}
+    return {f"focaledge-{name}/{path}": content for path, content in sorted(files.items())}
+
+
+def bundle_name(manifest: Manifest) -> str:
+    """Return a name for a folder and an archive, such as "edge-nano-cifar10"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{manifest.preset}-{manifest.dataset}").strip("-.")
+
+
+def _chosen(manifest: Manifest, names: Sequence[str] | None) -> tuple[Artifact, ...]:
+    available = ", ".join(artifact.file for artifact in manifest.artifacts)
+    if names is None:
+        chosen = tuple(artifact for artifact in manifest.artifacts if artifact.engine == "tflite")
+        if not chosen:
+            raise ArtifactError(f"the bundle has no TFLite artifact; choose with --artifacts among {available}")
+        return chosen
+    missing = sorted(set(names) - {artifact.file for artifact in manifest.artifacts})
+    if missing:
+        raise ArtifactError(f"the bundle has no artifact {', '.join(missing)}; choose among {available}")
+    return tuple(artifact for artifact in manifest.artifacts if artifact.file in names)
+
+
+def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool) -> list[str]:
+    """Return what pip must install on the device, bounded as for a developer.
+
+    Args:
+        project: the content of pyproject.toml.
+        engines: of the artifacts, `"tflite"` or `"ort"`.
+        windows: take OpenCV with windows.
+    """
+    extras = project["project"]["optional-dependencies"]
+    lines = [*project["project"]["dependencies"], *(line for each in sorted(engines) for line in extras[EXTRAS[each]])]
+    lines += extras.get(WEB_EXTRA, [])
+    if not windows:
+        lines = [re.sub(r"^opencv-python\b(?!-)", "opencv-python-headless", line) for line in lines]
+    return sorted(lines)
+
+
+def runtime_files(project: Mapping[str, Any], root: Path) -> list[Path]:
+    """Return the files of the runtime package and those below it, as pyproject.toml lists them for a wheel."""
+    settings = project["tool"]["setuptools"]
+    packages = [name for name in settings["packages"] if name.partition(".")[0] == "runtime"]
+    patterns = {name: ["*.py", *settings.get("package-data", {}).get(name, [])] for name in packages}
+    found = {
+        path
+        for name in packages
+        for pattern in patterns[name]
+        for path in (root / name.replace(".", "/")).glob(pattern)
+        if path.is_file()
+    }
+    return sorted(found)
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), manifest)
+        return (Path(folder) / MANIFEST_NAME).read_bytes()
+
+
+def _read_project(root: Path) -> dict[str, Any]:
+    return tomllib.loads(_read(root / "pyproject.toml").decode())
+
+
+def _filled(path: Path, facts: Mapping[str, str]) -> bytes:
+    return Template(_read(path).decode()).substitute(facts).encode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FocalEdgeError(
+            f"{path} cannot be read ({error.strerror or error}); make the archive from a whole checkout of FocalEdge"
+        ) from error
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """Pack files into a .tar.gz, the same bytes for the same files.
+
+    Args:
+        files: the contents by path.
+    """
+    packed = BytesIO()
+    # Neither the archive's name nor the time of day in gzip's header.
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=9, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name in sorted(files):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = len(files[name]), DATE_S, FILE_MODE
+            tar.addfile(entry, BytesIO(files[name]))
+    return packed.getvalue()
+
+
+def write_device_bundle(
+    bundle: Path, out: Path, artifacts: Sequence[str] | None = None, *, windows: bool = False
+) -> list[str]:
+    """Write the archive for a device.
+
+    Args:
+        bundle: folder with manifest.json and artifacts.
+        out: the archive, a name that ends in .tar.gz.
+        artifacts: file names of those to take; by default the TFLite ones.
+        windows: require OpenCV with windows.
+
+    Returns:
+        The paths in the archive, sorted.
+
+    Raises:
+        ConfigError: `out` has another ending.
+        FocalEdgeError: the bundle is damaged, the checkout lacks a file, or the archive cannot be written.
+    """
+    if not out.name.endswith(SUFFIX):
+        raise ConfigError(f"received the name {out}; give one that ends in {SUFFIX}")
+    files = device_files(bundle, artifacts, windows=windows)
+    packed = archive(files)
+    with replacing(out) as temporary:
+        temporary.write_bytes(packed)
+    return list(files)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.device_bundle",
+        description="Write one archive with what a device needs to run a bundle.",
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
+    add("--out", type=Path, help=f"the archive, *{SUFFIX} (default: {DEFAULT_FOLDER}/PRESET-DATASET{SUFFIX})")
+    add("--artifacts", nargs="+", metavar="FILE", help="which of the bundle's (default: the TFLite ones)")
+    add("--windows", action="store_true", help="require OpenCV with windows; the default is the headless one")
+    add("--json", action="store_true", help="print what was written as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see `--help`."""
+    args = _parser().parse_args(argv)
+    out = args.out or DEFAULT_FOLDER / f"{bundle_name(read_manifest(args.bundle))}{SUFFIX}"
+    names = write_device_bundle(args.bundle, out, args.artifacts, windows=args.windows)
+    facts = {"out": str(out), "size_bytes": out.stat().st_size, "sha256": sha256_of(out), "files": names}
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    print(f"wrote {out}: {facts['size_bytes']:,} bytes, {len(names)} files, SHA-256 {facts['sha256']}")
+    print(f"on the device: tar -xzf {out.name}, then see README.md in the folder that it makes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,145 @@
+"""What this machine is and has: CPU, memory, interpreters. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+MEMINFO = Path("/proc/meminfo")
+BOARD = Path("/proc/device-tree/model")
+# What makes int8 or float products fast: the kernel's name, and the usual one.
+FEATURES = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "amx_int8": "AMX-INT8",
+    "neon": "NEON",
+    "asimd": "NEON",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+}
+# The module that is imported, and the distributions that bring it, the usual one first.
+INTERPRETERS: dict[str, tuple[str, ...]] = {
+    "ai_edge_litert": ("ai-edge-litert", "ai-edge-litert-nightly"),
+    "tflite_runtime": ("tflite-runtime", "tflite-runtime-nightly"),
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws", "tf-nightly"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+}
+# The modules that run each engine's artifacts, in the order in which they are taken, and what to install for one.
+RUN_BY = {"tflite": ("ai_edge_litert", "tflite_runtime", "tensorflow"), "ort": ("onnxruntime",)}
+INSTALL_FOR = {"tflite": "ai-edge-litert", "ort": "onnxruntime"}
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor.
+
+    Attributes:
+        model: its name, and on a board the board's.
+        architecture: as `platform.machine` names it.
+        cores: logical ones that this process may use.
+        features: those of `FEATURES` that it has, by their usual names.
+    """
+
+    model: str
+    architecture: str
+    cores: int
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of the machine, in bytes."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+def read_cpu(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> Cpu:
+    """Describe the processor.
+
+    Args:
+        cpuinfo: the kernel's description; where there is none, Python's is taken and features stay unknown.
+        board: the name of a board, such as a Raspberry Pi's.
+    """
+    fields = _fields(cpuinfo)
+    flags = {*fields.get("flags", "").split(), *fields.get("features", "").split()}
+    name = fields.get("model name") or fields.get("hardware") or platform.processor() or UNKNOWN
+    # A device tree's strings end in a zero byte.
+    on_board = _text(board).strip("\0\n ")
+    return Cpu(
+        model=", ".join(part for part in (on_board, name) if part and part != UNKNOWN) or UNKNOWN,
+        architecture=platform.machine() or UNKNOWN,
+        cores=usable_cores(),
+        features=tuple(dict.fromkeys(usual for kernel, usual in FEATURES.items() if kernel in flags)),
+    )
+
+
+def usable_cores() -> int:
+    """Return how many logical cores this process may use, 1 or more."""
+    # Less than the machine has in a container or under `taskset`.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def read_memory(meminfo: Path = MEMINFO) -> Memory | None:
+    """Return the machine's memory, or `None` where the kernel does not list it."""
+    fields = _fields(meminfo)
+    numbers = [re.match(r"(\d+) kB", fields.get(name, "")) for name in ("memtotal", "memavailable")]
+    if not numbers[0]:
+        return None
+    total, available = (int(number[1]) * 1024 if number else 0 for number in numbers)
+    return Memory(total, available)
+
+
+def interpreter_versions() -> dict[str, str]:
+    """Return the version of each interpreter that is installed, by its module; none is imported."""
+    found = {module: installed_version(module, names) for module, names in INTERPRETERS.items()}
+    return {module: number for module, number in found.items() if number}
+
+
+def installed_version(module: str, distributions: tuple[str, ...]) -> str | None:
+    """Return the version of a module that is installed, `None` if it is not; it is not imported.
+
+    Args:
+        module: its name at the top, e.g. `"cv2"`.
+        distributions: those that may have brought it.
+
+    Returns:
+        The version, `"unknown"` of a module that none of them brought.
+    """
+    try:
+        if find_spec(module) is None:
+            return None
+    # Of a module that is being blocked or was imported without a spec.
+    except ValueError:
+        return None
+    for name in distributions:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return UNKNOWN
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """Return the first value of each "name : value" of a file, names in lower case; empty if it cannot be read."""
+    fields: dict[str, str] = {}
+    for line in _text(path).splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -72,9 +72,10 @@ def checked_command(action: str, value: str, status: Status | None) -> Command:
     if known == "compare" and len(status.precisions) < 2:
         raise ConfigError("there is one artifact alone, so none to compare it with; give a bundle that has both")
     try:
-        changed(status.settings, command, len(status.maps), status.precisions)
+        # A value so long is none, and its error shall not be long.
+        changed(status.settings, Command(known, _shown(value)), len(status.maps), status.precisions)
     except ConfigError as error:
-        raise ConfigError(f"{known}: {_shown(str(error), 4 * MAX_SHOWN_CHARACTERS)}") from error
+        raise ConfigError(f"{known}: {error}") from error
     return command
 
 
@@ -88,5 +89,5 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def _shown(text: str, characters: int = MAX_SHOWN_CHARACTERS) -> str:
-    return text if len(text) <= characters else f"{text[:characters]}..."
+def _shown(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."

@@ -3,7 +3,7 @@
 const MAX_ASKED = 2;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 8000;
-const STALL_MS = 3000;
+const STALL_MS = 2000;
 const NORMAL_CLOSE_CODES = new Map([
   [1001, "the program ended"],
   [1008, "this page sent too much"],

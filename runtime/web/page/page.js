@@ -18,7 +18,7 @@ const NARROW_PX = 640;
 const byId = (id) => document.getElementById(id);
 const latencyChart = new Chart(byId("latency-chart"), { unit: "ms", marks: ["p50", "p90"] });
 const rateChart = new Chart(byId("rate-chart"), { unit: "/s" });
-const state = { status: null, jpeg: null, wished: new Map(), seen: [], announced: "", steady: ["", 0], announcedMs: 0 };
+const state = { status: null, jpeg: null, wished: new Map(), seen: [], announced: "", steady: ["", 0], announcedMs: -Infinity };
 let errorTimer = 0;
 
 forgetToken();

@@ -7,12 +7,14 @@ file: the page is read once, when the server starts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from runtime.controls import Controls
 from runtime.errors import ConfigError
@@ -36,7 +38,7 @@ COMMANDS_PER_S = 10.0
 MESSAGES_PER_S = 100.0
 # A viewer that does not answer a ping within half of it is dropped.
 HEARTBEAT_S = 10.0
-# How long a connection may last that is no viewer's.
+# How long a connection may take for a request.
 REQUEST_S = 20.0
 CLOSE_S = 1.0
 
@@ -126,6 +128,7 @@ class Server:
             app,
             handle_signals=False,
             access_log=None,
+            logger=_logger(),
             shutdown_timeout=CLOSE_S,
             keepalive_timeout=REQUEST_S,
             lingering_time=CLOSE_S,
@@ -135,7 +138,7 @@ class Server:
         )
         await runner.setup()
         encoder = asyncio.create_task(self._newest.encode())
-        accepting = await loop.create_server(lambda: self._connection(runner, loop), sock=listener)
+        accepting = await loop.create_server(lambda: _connection(runner.server), sock=listener)
         stopping = asyncio.create_task(stop.wait())
         ready()
         try:
@@ -150,19 +153,6 @@ class Server:
             stopping.cancel()
             await asyncio.gather(encoder, stopping, return_exceptions=True)
             await runner.cleanup()
-
-    def _connection(self, runner: web.AppRunner, loop: asyncio.AbstractEventLoop) -> asyncio.BaseProtocol:
-        """Take a new connection, or refuse it: connections that say nothing must not use up all there can be."""
-        if runner.server is None or len(runner.server.connections) >= MAX_CONNECTIONS:
-            return Refusal()
-        connection = runner.server()
-        loop.call_later(REQUEST_S, self._end_unless_viewer, connection)
-        return connection
-
-    def _end_unless_viewer(self, connection: web.RequestHandler) -> None:
-        transport = connection.transport
-        if transport and not any(viewer.transport is transport for viewer in self._viewers):
-            transport.abort()
 
     async def _close_viewers(self) -> None:
         """Say goodbye to each viewer, and cut off those who do not answer soon."""
@@ -271,6 +261,18 @@ class Refusal(asyncio.Protocol):
         """Cut it off."""
         if isinstance(transport, asyncio.Transport):
             transport.abort()
+
+
+def _connection(server: web.Server | None) -> asyncio.BaseProtocol:
+    """Take a new connection, or refuse it: those that say nothing must not use up all there can be."""
+    return server() if server and len(server.connections) < MAX_CONNECTIONS else Refusal()
+
+
+def _logger() -> logging.Logger:
+    """Return a logger that tells of our own errors, and not of what strangers send: that could fill a disk."""
+    logger = logging.Logger("web view")
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 def _headers(host: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ const LAYOUTS = ["grid", "single", "blend"];
 const NAMES = { grid: "Grid", single: "Single", blend: "Blended" };
 const TOP = 5;
 // A control keeps what was just chosen for so long, until the status agrees.
-const PATIENCE_MS = 1500;
+const PATIENCE_MS = 1000;
 const CHART_MS = 100;
 const STEADY_MS = 700;
 const ANNOUNCE_MS = 2500;
@@ -18,7 +18,16 @@ const NARROW_PX = 640;
 const byId = (id) => document.getElementById(id);
 const latencyChart = new Chart(byId("latency-chart"), { unit: "ms", marks: ["p50", "p90"] });
 const rateChart = new Chart(byId("rate-chart"), { unit: "/s" });
-const state = { status: null, jpeg: null, wished: new Map(), seen: [], announced: "", steady: ["", 0], announcedMs: -Infinity };
+const state = {
+  status: null,
+  jpeg: null,
+  sizeChosen: false,
+  wished: new Map(),
+  seen: [],
+  steady: ["", 0],
+  announced: "",
+  announcedMs: -Infinity,
+};
 let errorTimer = 0;
 
 forgetToken();
@@ -52,7 +61,8 @@ function drawPicture(bitmap) {
   if (canvas.width !== bitmap.width || canvas.height !== bitmap.height || !byId("empty").hidden) {
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
-    if (!state.jpeg) enlarge(bitmap.width > WIDE * bitmap.height && innerWidth < NARROW_PX);
+    // On a phone, all maps side by side would be too small to see.
+    if (!state.sizeChosen) enlarge(bitmap.width > WIDE * bitmap.height && innerWidth < NARROW_PX);
   }
   canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
   bitmap.close();
@@ -141,11 +151,12 @@ function showSettings({ settings, maps, precisions }) {
 
 function showRecording(file) {
   byId("recording").hidden = !file;
-  setText("recording-file", file ? `recording ${file.split(/[\\/]/).pop()}` : "");
+  setText("recording-file", file ? `REC ${file.split(/[\\/]/).pop()}` : "");
   byId("record").disabled = false;
   follow("record", file ? "on" : "off", (_, value) => {
-    byId("record").setAttribute("aria-pressed", String(value === "on"));
-    setText("record-text", value === "on" ? "Stop recording" : "Record");
+    byId("record").dataset.on = value === "on";
+    byId("record").setAttribute("aria-label", value === "on" ? "Stop recording" : "Record");
+    setText("record-text", value === "on" ? "Stop" : "Record");
   });
 }
 
@@ -200,7 +211,10 @@ function listen() {
   byId("snapshot").addEventListener("click", saveSnapshot);
   byId("fullscreen").addEventListener("click", toggleFullscreen);
   byId("fullscreen").hidden = !document.fullscreenEnabled;
-  byId("enlarge").addEventListener("click", () => enlarge(!byId("stage").classList.contains("enlarged")));
+  byId("enlarge").addEventListener("click", () => {
+    state.sizeChosen = true;
+    enlarge(!byId("stage").classList.contains("enlarged"));
+  });
   document.addEventListener("fullscreenchange", () => {
     setText("fullscreen", document.fullscreenElement ? "Leave full screen" : "Full screen");
   });

@@ -213,6 +213,27 @@ def test_figures_are_those_of_the_status(browser: WebDriver, demo: Demo) -> None
     assert errors(browser) == []
 
 
+def test_a_chart_is_to_scale_and_names_what_it_cuts_off(browser: WebDriver, demo: Demo) -> None:
+    demo.status = replace(STATUS, latency_ms=2.0, latency_p50_ms=2.0, latency_p90_ms=4.2)
+    open_page(browser, demo)
+    chart = browser.find_element(By.CSS_SELECTOR, "#latency-chart")
+    label = chart.find_element(By.XPATH, "following-sibling::span")
+    wait_for(lambda: label.text == "5 ms")
+    # 96 units high, 14 of them for the label: 2 of 5 ms are 32.8 above the bottom.
+    assert chart.find_element(By.CSS_SELECTOR, ".line").get_attribute("d").endswith(" 63.2")
+    assert chart.find_element(By.CSS_SELECTOR, ".p90").get_attribute("d") == "M0 27.1H320"
+    wait_for(lambda: chart.find_element(By.CSS_SELECTOR, ".line").get_attribute("d").count("L") > 24)
+    demo.publishes = False
+    assert demo.view
+    demo.view.publish(panel(1), replace(demo.status, latency_ms=80.0))
+    wait_for(lambda: label.text == "5 ms, peak 80.0 ms")
+    limits = browser.execute_async_script(
+        "import('./chart.js').then(({ niceLimit }) => arguments[1](arguments[0].map(niceLimit)))",
+        [0, 0.07, 0.5, 1, 1.01, 14.9, 150.1, 701, -1],
+    )
+    assert limits == [1, 0.07, 0.5, 1, 1.5, 15, 200, 1000, 1]
+
+
 def test_text_is_never_markup(browser: WebDriver, demo: Demo) -> None:
     demo.status = replace(
         STATUS, top5=((HOSTILE, 0.9),), true_label=HOSTILE, note=HOSTILE, engine=HOSTILE, recording=HOSTILE,

@@ -4,7 +4,9 @@ const WIDTH = 320;
 const HEIGHT = 96;
 const LABEL_HEIGHT = 14;
 const POINTS = 160;
-const STEPS = [1, 2, 5, 10];
+const STEPS = [1, 1.5, 2, 3, 5, 7, 10];
+// Of the values, so many fit; rarer ones are cut off and named, or a single hiccup would flatten all others.
+const FITTING = 0.95;
 
 export class Chart {
   constructor(svg, { unit, marks = [] }) {
@@ -30,11 +32,13 @@ export class Chart {
   }
 
   draw() {
-    const finite = [...this.values, ...(this.marked ?? [])].filter(Number.isFinite);
+    const finite = this.values.filter(Number.isFinite).sort((one, other) => one - other);
     if (!finite.length) return;
-    const limit = niceLimit(Math.max(...finite));
+    const peak = finite.at(-1);
+    const usual = finite[Math.floor(FITTING * (finite.length - 1))];
+    const limit = niceLimit(Math.max(usual, ...(this.marked ?? []).filter(Number.isFinite)));
     const x = (index) => ((index + POINTS - this.values.length) / (POINTS - 1)) * WIDTH;
-    const y = (value) => HEIGHT - (value / limit) * (HEIGHT - LABEL_HEIGHT);
+    const y = (value) => HEIGHT - Math.min(value / limit, 1) * (HEIGHT - LABEL_HEIGHT);
     const outline = path(this.values.map((value, index) => [x(index), value === null ? null : y(value)]));
     this.line.setAttribute("d", outline.line);
     this.area.setAttribute("d", outline.area);
@@ -43,15 +47,16 @@ export class Chart {
       const height = this.marked[index];
       mark.setAttribute("d", Number.isFinite(height) ? horizontal(y(height)) : "");
     });
-    this.top.textContent = `${limit} ${this.unit}`;
+    const beyond = peak > limit ? `, peak ${peak.toFixed(1)} ${this.unit}` : "";
+    this.top.textContent = `${limit} ${this.unit}${beyond}`;
   }
 }
 
-// Return 1, 2 or 5 times a power of ten that is no less than `value`.
+// Return the first of `STEPS` times a power of ten that is no less than `value`.
 export function niceLimit(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return Number((STEPS.find((step) => step * power >= value) * power).toPrecision(1));
+  return Number((STEPS.find((step) => step * power >= value) * power).toPrecision(2));
 }
 
 function horizontal(y) {

@@ -61,8 +61,7 @@ function drawPicture(bitmap) {
   if (canvas.width !== bitmap.width || canvas.height !== bitmap.height || !byId("empty").hidden) {
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
-    // On a phone, all maps side by side would be too small to see.
-    if (!state.sizeChosen) enlarge(bitmap.width > WIDE * bitmap.height && innerWidth < NARROW_PX);
+    chooseSize();
   }
   canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
   bitmap.close();
@@ -215,6 +214,7 @@ function listen() {
     state.sizeChosen = true;
     enlarge(!byId("stage").classList.contains("enlarged"));
   });
+  window.addEventListener("resize", chooseSize);
   document.addEventListener("fullscreenchange", () => {
     setText("fullscreen", document.fullscreenElement ? "Leave full screen" : "Full screen");
   });
@@ -246,6 +246,12 @@ function toggleRecording() {
 function toggleFullscreen() {
   const change = document.fullscreenElement ? document.exitFullscreen() : byId("stage").requestFullscreen?.();
   change?.catch(() => tell("this browser does not allow full screen here"));
+}
+
+// On a phone, all maps side by side would be too small to see.
+function chooseSize() {
+  const { width, height } = byId("picture");
+  if (!state.sizeChosen) enlarge(width > WIDE * height && innerWidth < NARROW_PX);
 }
 
 function enlarge(on) {

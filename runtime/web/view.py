@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from socket import socket
 
 from runtime.controls import Controls, Status
@@ -78,7 +78,8 @@ def serve_view(address: str, controls: Controls, *, token: str | None = None) ->
             ready.result()
             yield View(page_url(place, listener, access.token), newest)
         finally:
-            if not loop.is_closed():
+            # The loop is closed where the server could not start.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(stop.set)
             thread.join(JOIN_S)
 

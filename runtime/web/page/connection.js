@@ -20,7 +20,7 @@ export class Connection {
     this.timer = 0;
     document.addEventListener("visibilitychange", () => this.ask());
     window.addEventListener("online", () => this.retryNow());
-    setInterval(() => this.watch(), 1000);
+    setInterval(() => this.watch(), 500);
     this.open();
   }
 

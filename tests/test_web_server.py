@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -593,6 +594,14 @@ def test_ends_soon_with_viewers_connected(controls: Controls, capfd: pytest.Capt
     in_browser(main)
     assert until(lambda: threading.active_count() <= threads)
     assert capfd.readouterr().err == ""
+
+
+def test_a_server_that_cannot_start_says_so(
+    controls: Controls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "PAGE", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError), serve_view("0", controls, token=None):
+        pass
 
 
 def test_the_port_is_free_again(controls: Controls) -> None:

@@ -1,0 +1,93 @@
+"""What the page and the web view tell each other, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from runtime.controls import Action, Command, Status, changed
+from runtime.errors import ConfigError
+
+# "snapshot" is saved by the browser. Nobody on a network may end the program.
+ACTIONS: tuple[Action, ...] = ("level", "layout", "precision", "compare", "record")
+NEXT = "next"
+SWITCH = ("off", "on")
+MAX_SHOWN_CHARACTERS = 40
+
+
+def status_message(status: Status) -> str:
+    """Return a status as one JSON object, with "type": "status"; figures that are not finite are null."""
+    return json.dumps({"type": "status", **_finite(asdict(status))}, allow_nan=False)
+
+
+def error_message(error: Exception) -> str:
+    """Return an error as a JSON object, with "type": "error"."""
+    return json.dumps({"type": "error", "message": str(error)})
+
+
+def read_message(text: str) -> tuple[str, str]:
+    """Read what a viewer sent.
+
+    Args:
+        text: `{"action": "...", "value": "..."}`; the value may be left out, and a number may be one.
+
+    Returns:
+        The action and the value, "" if there is none; neither is checked.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and content.keys() <= {"action", "value"}:
+        action, value = content.get("action"), content.get("value", "")
+        if isinstance(action, str) and (isinstance(value, str) or type(value) is int):
+            return action, str(value)
+    raise ConfigError(f'received {_shown(text)}; expected {{"action": "...", "value": "..."}}')
+
+
+def checked_command(action: str, value: str, status: Status | None) -> Command:
+    """Make a command of a viewer's wish, if the newest status says that it can be had.
+
+    Args:
+        action: one of `ACTIONS`.
+        value: what to set, "" for the next one in turn.
+        status: the newest; None before the first frame.
+
+    Raises:
+        ConfigError: there is no such action or value, or nothing is shown yet.
+    """
+    known = next((each for each in ACTIONS if each == action), None)
+    if known is None:
+        raise ConfigError(f"received the action {_shown(action)}; expected one of {', '.join(ACTIONS)}")
+    if status is None:
+        raise ConfigError("there is no frame yet; wait for the first one")
+    command = Command(known, value)
+    if known in ("record", "compare") and value not in ("", *SWITCH):
+        raise ConfigError(f"received {_shown(value)}; expected one of {', '.join(SWITCH)}")
+    if known == "compare" and len(status.precisions) < 2:
+        raise ConfigError("there is one artifact alone, so none to compare it with; give a bundle that has both")
+    try:
+        # A value so long is none, and its error shall not be long.
+        changed(status.settings, Command(known, _shown(value)), len(status.maps), status.precisions)
+    except ConfigError as error:
+        raise ConfigError(f"{known}: {error}") from error
+    return command
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    return content
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."

@@ -1,0 +1,113 @@
+// One WebSocket that comes back by itself, and asks for a picture only when it can show one.
+
+const MAX_ASKED = 2;
+const FIRST_RETRY_MS = 500;
+const LAST_RETRY_MS = 8000;
+const STALL_MS = 2000;
+const NORMAL_CLOSE_CODES = new Map([
+  [1001, "the program ended"],
+  [1008, "this page sent too much"],
+  [1013, "too many viewers"],
+]);
+
+export class Connection {
+  // show(status, jpeg) shows a picture and may return a promise; tell(message) shows an error;
+  // report(state, text) is told how the connection is: connecting, live, waiting, retrying or locked.
+  constructor(url, { show, tell, report }) {
+    Object.assign(this, { url, show, tell, report });
+    this.retryMs = FIRST_RETRY_MS;
+    this.socket = null;
+    this.timer = 0;
+    document.addEventListener("visibilitychange", () => this.ask());
+    window.addEventListener("online", () => this.retryNow());
+    setInterval(() => this.watch(), 500);
+    this.open();
+  }
+
+  send(action, value = "") {
+    if (this.socket?.readyState !== WebSocket.OPEN) return false;
+    this.socket.send(JSON.stringify({ action, value }));
+    return true;
+  }
+
+  open() {
+    clearTimeout(this.timer);
+    this.report("connecting", "connecting");
+    const socket = new WebSocket(this.url);
+    let opened = false;
+    let status = null;
+    let shown = Promise.resolve();
+    this.socket = socket;
+    this.asked = 0;
+    socket.onopen = () => {
+      opened = true;
+      this.receivedMs = performance.now();
+      this.report("waiting", "connected");
+      this.ask();
+    };
+    socket.onmessage = ({ data }) => {
+      if (typeof data === "string") {
+        const message = JSON.parse(data);
+        if (message.type === "status") status = message;
+        else this.tell(message.message);
+        return;
+      }
+      const belonging = status;
+      // In order: two pictures may be decoded at once.
+      shown = shown.then(() => this.receive(socket, belonging, data));
+    };
+    socket.onclose = ({ code, reason }) => {
+      if (this.socket === socket) this.lost(opened, reason || NORMAL_CLOSE_CODES.get(code) || "connection lost");
+    };
+  }
+
+  async receive(socket, status, jpeg) {
+    if (this.socket !== socket) return;
+    this.retryMs = FIRST_RETRY_MS;
+    this.receivedMs = performance.now();
+    this.report("live", "live");
+    try {
+      await this.show(status, jpeg);
+    } catch {
+      this.tell("a picture could not be shown");
+    }
+    if (this.socket !== socket) return;
+    this.asked -= 1;
+    this.ask();
+  }
+
+  // A page that nobody sees asks for nothing, so it costs the device nothing.
+  ask() {
+    while (!document.hidden && this.asked < MAX_ASKED && this.send("next")) this.asked += 1;
+  }
+
+  watch() {
+    const open = this.socket?.readyState === WebSocket.OPEN;
+    if (open && !document.hidden && performance.now() - this.receivedMs > STALL_MS) {
+      this.report("waiting", "no new frame");
+    }
+  }
+
+  async lost(opened, reason) {
+    this.socket = null;
+    if (!opened && (await isLocked())) {
+      this.report("locked", "token needed: open the printed address again");
+    } else {
+      this.report("retrying", `${reason}; reconnecting`);
+    }
+    this.timer = setTimeout(() => this.open(), this.retryMs);
+    this.retryMs = Math.min(2 * this.retryMs, LAST_RETRY_MS);
+  }
+
+  retryNow() {
+    if (!this.socket) this.open();
+  }
+}
+
+async function isLocked() {
+  try {
+    return (await fetch("./", { method: "HEAD", cache: "no-store" })).status === 401;
+  } catch {
+    return false;
+  }
+}

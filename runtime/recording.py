@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.errors import ConfigError, FocalEdgeError, SourceError
 from runtime.files import replacing
-from runtime.overlay import letterbox
+from runtime.canvas import letterbox
 from runtime.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from runtime.canvas import letterbox
 from runtime.errors import ConfigError, FocalEdgeError, SourceError
 from runtime.files import replacing
-from runtime.canvas import letterbox
 from runtime.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}

@@ -236,7 +236,7 @@ def test_camera_frames_become_rgb(monkeypatch: pytest.MonkeyPatch) -> None:
     bgr: Callable[[], NDArray[np.uint8]] = lambda: np.full((2, 2, 3), (1, 2, 3), np.uint8)  # noqa: E731
     capture = FakeCapture(iter([]))
     monkeypatch.setattr(capture, "read", lambda: (True, bgr()))
-    monkeypatch.setattr("runtime.sources._camera", lambda spec, timeout_s: fake_camera([capture]))
+    monkeypatch.setattr("runtime.sources._camera", lambda spec, timeout_s, reconnect_s: fake_camera([capture]))
     with open_source("0", on_skip=pytest.fail) as source:
         frame = next(source.frames)
     assert frame.image_rgb[0, 0].tolist() == [3, 2, 1]

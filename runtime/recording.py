@@ -1,13 +1,18 @@
-"""Panels into files: a video or a picture that is complete, or not there at all."""
+"""Panels into files: a video or a picture that is complete, or not there at all.
+
+Only a full disk leaves a shorter video: it is ended while there is still room for its index, without which no
+player opens it, and kept.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from runtime.canvas import letterbox
 from runtime.errors import ConfigError, FocalEdgeError, SourceError
@@ -16,8 +21,14 @@ from runtime.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 PICTURE_SUFFIX = ".png"
+# What FFmpeg holds back of the frames, and the index of hours of them.
+ROOM_BYTES = 16 * 2**20
 
 Write = Callable[[Image, float], None]
+
+
+class DiskFullError(SourceError):
+    """There is no room for more frames of a video."""
 
 
 @contextmanager
@@ -32,6 +43,7 @@ def open_output(path: Path | None) -> Iterator[Write]:
 
     Raises:
         ConfigError: a file of another kind.
+        DiskFullError: there was no room for every panel; a video holds those before.
         FocalEdgeError: the file cannot be written, or does not hold every panel.
     """
     if path is None:
@@ -40,16 +52,83 @@ def open_output(path: Path | None) -> Iterator[Write]:
         with replacing(path) as temporary:
             yield lambda panel, fps: _write_png(temporary, panel)
     elif path.suffix.lower() in VIDEO_CODECS:
-        with replacing(path) as temporary:
-            video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
-            try:
-                yield video.write
-            finally:
-                video.close()
-            video.check()
+        with _open_video(path) as write:
+            yield write
     else:
         kinds = ", ".join((*VIDEO_CODECS, PICTURE_SUFFIX))
         raise ConfigError(f"cannot write {path}: its name must end in one of {kinds}")
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[Write]:
+    full: DiskFullError | None = None
+    with replacing(path) as temporary:
+        video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
+        try:
+            yield video.write
+        except DiskFullError as error:
+            if not video.count:
+                raise
+            full = error
+        finally:
+            video.close()
+        video.check()
+    if full:
+        raise DiskFullError(f"{full}; {path} holds the {video.count} frames before") from full
+
+
+class Recorder:
+    """Videos that a viewer starts and stops, each under a name of its own; nothing that fails here ends the demo."""
+
+    def __init__(self, folder: Path) -> None:
+        """Record into `folder`."""
+        self.path: Path | None = None
+        self._folder = folder
+        self._write: Write | None = None
+        self._stack = ExitStack()
+
+    def start(self) -> str:
+        """Begin a new video, unless one is being written; returns what to tell the viewer."""
+        if self.path is None:
+            self.path = free_name(self._folder / f"recording-{datetime.now():%Y%m%d-%H%M%S}.mp4")
+        return f"recording to {self.path}"
+
+    def stop(self) -> str:
+        """Finish the video, if there is one; returns what to tell the viewer."""
+        path = self.path
+        if path is None:
+            return "nothing is being recorded"
+        return self._end(None) or (f"recorded {path}" if path.exists() else "nothing was recorded")
+
+    def write(self, panel: Image, fps: float) -> str:
+        """Add a panel to the video, if there is one, as `VideoFile.write` does; returns a warning if it failed."""
+        if self.path is None:
+            return ""
+        try:
+            # Opened late, so that a video without a frame is no file.
+            self._write = self._write or self._stack.enter_context(open_output(self.path))
+            self._write(panel, fps)
+        except FocalEdgeError as error:
+            return self._end(error)
+        return ""
+
+    def _end(self, error: FocalEdgeError | None) -> str:
+        """Close the file after an error or without one; returns what went wrong."""
+        self.path, self._write = None, None
+        try:
+            self._stack.__exit__(type(error) if error else None, error, None)
+        except FocalEdgeError as last:
+            error = last
+        return f"recording stopped: {error}" if error else ""
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or where that is taken the first of `name-2`, `name-3`, ... that is not."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
 
 
 def is_picture(path: Path) -> bool:
@@ -80,10 +159,21 @@ class VideoFile:
         self._codec = cv2.VideoWriter.fourcc(*codec)
         self._writer: cv2.VideoWriter | None = None
         self._shape = (0, 0)
-        self._count = 0
+        self.count = 0
 
     def write(self, panel: Image, fps: float) -> None:
-        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds."""
+        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds.
+
+        Raises:
+            DiskFullError: there is no room for it.
+            SourceError: this OpenCV has no such codec.
+        """
+        free = free_bytes(self._path.parent)
+        if free < ROOM_BYTES:
+            raise DiskFullError(
+                f"the disk has {free / 1e6:.0f} MB left, and a video needs {ROOM_BYTES / 1e6:.0f} to be ended; "
+                "make room or choose another folder"
+            )
         if self._writer is None:
             self._shape = (panel.shape[0], panel.shape[1])
             self._writer = cv2.VideoWriter(str(self._path), self._codec, fps, self._shape[::-1])
@@ -92,8 +182,8 @@ class VideoFile:
                     f"this OpenCV cannot write {self._path.suffix} videos; "
                     f"name the output .avi, or {PICTURE_SUFFIX} for the first frame"
                 )
-        self._writer.write(np.ascontiguousarray(letterbox(panel, *self._shape)[..., ::-1]))
-        self._count += 1
+        self._writer.write(cv2.cvtColor(letterbox(panel, *self._shape), cv2.COLOR_RGB2BGR))
+        self.count += 1
 
     def close(self) -> None:
         """Finish the file."""
@@ -105,8 +195,13 @@ class VideoFile:
         written = cv2.VideoCapture(str(self._path))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
-        if count != self._count:
-            raise SourceError(f"the video holds {count} of {self._count} frames; choose a folder that has more room")
+        if count != self.count:
+            raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder that has more room")
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes can still be written into a folder."""
+    return shutil.disk_usage(folder).free
 
 
 def _write_png(path: Path, picture: Image) -> None:

@@ -27,14 +27,14 @@ def with_hud(panel: Image, status: Status) -> Image:
         uint8 `[h + 46, w, 3]` RGB.
     """
     strip = blank(HEIGHT_PX, panel.shape[1])
-    (engine, speed), (note, quality) = hud_lines(status)
-    _write_line(strip, BASELINES_PX[0], (engine, DIM), (speed, BRIGHT))
-    _write_line(strip, BASELINES_PX[1], (note, BRIGHT), (quality, RECORDING if status.recording else DIM))
+    (engine, speed), (note, quality, recording) = hud_lines(status)
+    _write_line(strip, BASELINES_PX[0], ((engine, DIM), (speed, BRIGHT)))
+    _write_line(strip, BASELINES_PX[1], ((note, BRIGHT), (quality, DIM), (recording, RECORDING)))
     return np.concatenate([panel, strip])
 
 
-def hud_lines(status: Status) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Return the strip's two lines, each by what stands left and right in it."""
+def hud_lines(status: Status) -> tuple[tuple[str, str], tuple[str, str, str]]:
+    """Return the strip's two lines, each by its parts: the first stands left, the others right."""
     settings = status.settings
     precision = " | ".join(status.precisions) if settings.compare else settings.precision
     threads = "1 thread" if status.threads == 1 else f"{status.threads} threads"
@@ -47,14 +47,15 @@ def hud_lines(status: Status) -> tuple[tuple[str, str], tuple[str, str]]:
         quality.append(f"right {status.running_accuracy:.1%}")
     if status.agreement is not None:
         quality.append(f"agree {status.agreement:.1%}")
-    if status.recording:
-        quality.append(f"REC {status.recording}")
-    return (f"{precision}   {status.engine}   {threads}", speed), (status.note, "   ".join(quality))
+    recording = f"REC {status.recording}" if status.recording else ""
+    return (f"{precision}   {status.engine}   {threads}", speed), (status.note, "   ".join(quality), recording)
 
 
-def _write_line(strip: Image, baseline: int, left: tuple[str, Colour], right: tuple[str, Colour]) -> None:
-    room = strip.shape[1] - 2 * MARGIN_PX
-    # What is on the right changes with every frame and is short: it comes first.
-    place = (strip.shape[1] - MARGIN_PX, baseline)
-    used = write_text(strip, right[0], place, TEXT_PX, right[1], room, align="right")
-    write_text(strip, left[0], (MARGIN_PX, baseline), TEXT_PX, left[1], room - used - MARGIN_PX)
+def _write_line(strip: Image, baseline: int, parts: tuple[tuple[str, Colour], ...]) -> None:
+    right = strip.shape[1] - MARGIN_PX
+    # What stands on the right changes with every frame and is short: it comes first.
+    for text, colour in reversed(parts[1:]):
+        used = write_text(strip, text, (right, baseline), TEXT_PX, colour, right - MARGIN_PX, align="right")
+        right -= used + MARGIN_PX if used else 0
+    text, colour = parts[0]
+    write_text(strip, text, (MARGIN_PX, baseline), TEXT_PX, colour, right - MARGIN_PX)

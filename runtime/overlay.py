@@ -21,7 +21,6 @@ from runtime.canvas import (
     TRACK,
     blank,
     fit,
-    letterbox,
     letterbox_place,
     write_text,
 )
@@ -371,16 +370,15 @@ def _over_grey(grey: Image, each: Map) -> Image:
 
 def _over_whole_frame(image_rgb: Image, each: Map, height: int, width: int) -> Image:
     """Return the frame, letterboxed, with the map on the square that the network saw and the rest dimmed."""
-    place = letterbox_place(image_rgb.shape[0], image_rgb.shape[1], height, width)
-    top, left, rows, columns = place
+    top, left, rows, columns = letterbox_place(image_rgb.shape[0], image_rgb.shape[1], height, width)
+    picture = fit(image_rgb, rows, columns)
     side = min(rows, columns)
-    top, left = top + (rows - side) // 2, left + (columns - side) // 2
-    picture = letterbox(image_rgb, height, width)
-    square = picture[top : top + side, left : left + side]
-    blended = _over_colour(square, each) if each.is_finite() else _hatched(side, side)
-    dimmed = np.asarray(cv2.convertScaleAbs(picture, alpha=UNSEEN_BRIGHTNESS), dtype=np.uint8)
-    dimmed[top : top + side, left : left + side] = blended
-    return dimmed
+    inner = (slice((rows - side) // 2, (rows + side) // 2), slice((columns - side) // 2, (columns + side) // 2))
+    canvas = blank(height, width)
+    place = canvas[top : top + rows, left : left + columns]
+    place[:] = cv2.convertScaleAbs(picture, alpha=UNSEEN_BRIGHTNESS)
+    place[inner] = _over_colour(picture[inner], each) if each.is_finite() else _hatched(side, side)
+    return canvas
 
 
 def _over_colour(frame: Image, each: Map) -> Image:

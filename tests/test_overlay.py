@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from runtime.canvas import letterbox
 from runtime.errors import ConfigError
 from runtime.outputs import Outputs
-from runtime.overlay import Map, blend_map, colour_map, gate_panel, letterbox, map_range, output_maps
+from runtime.overlay import Map, blend_map, colour_map, gate_panel, map_range, output_maps
 
 LABELS = ("cat", "dog", "a class whose name is far too long for the place that it has", "plane")
 BLACK = np.zeros((64, 64, 3), np.uint8)

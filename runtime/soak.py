@@ -74,11 +74,9 @@ def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> 
         What was measured.
 
     Raises:
-        ConfigError: there is no frame to measure, or the source is live and has its own speed.
+        ConfigError: the source is live and has its own speed.
         SourceError: the source gives no frames.
     """
-    if frames < 1:
-        raise ConfigError(f"received {frames} frames; give 1 or more")
     if is_live(source):
         raise ConfigError(f"received the live source {source!r}; give a video, whose frames come as fast as they can")
     with open_source(source, on_skip=lambda reason: None, loop=True) as opened:
@@ -107,7 +105,7 @@ def _measure(results: Iterator[Result], frames: int, settings: Settings) -> Soak
         status = result.status
     elapsed_s = time.perf_counter() - start_s
     if status is None:
-        raise SourceError("the source gave no frames to measure; give a video")
+        raise SourceError("the source gave no frame to measure; give a video")
     return Soak(
         engine=status.engine,
         precision=settings.precision,
@@ -174,6 +172,8 @@ def describe(measured: Soak) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
     args = _parser().parse_args(argv)
+    if args.frames < 1:
+        raise ConfigError(f"received --frames {args.frames}; give 1 or more")
     # As the demo does: the network's threads need the cores.
     cv2.setNumThreads(1)
     layout = next(each for each in LAYOUTS if each == args.layout)

@@ -17,11 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.camera_demo as demo
+import runtime.pipeline
 from runtime.engine import Engine
 from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.outputs import Outputs
 from runtime.sources import Frame, Source
 from runtime.window import Window
+from tests.clips import read_video, write_clip
 from tests.tiny_bundle import LABELS, write_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,25 +35,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, 
     code = run_cli(demo.main, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-def read_video(path: Path) -> list[NDArray[np.uint8]]:
-    capture = cv2.VideoCapture(str(path))
-    frames: list[NDArray[np.uint8]] = []
-    while True:
-        received, frame = capture.read()
-        if not received:
-            return frames
-        frames.append(np.asarray(frame, dtype=np.uint8))
-
-
-def write_clip(path: Path, count: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
-    for index in range(count):
-        frame = np.zeros((48, 64, 3), np.uint8)
-        frame[:, : index % 64 + 1] = (40, 90, 240)
-        writer.write(frame)
-    writer.release()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
@@ -199,7 +182,7 @@ def failing_source(count: int) -> Any:
         def __exit__(self, *_: object) -> None:
             pass
 
-    return lambda spec, on_skip: Opened()
+    return lambda spec, **_: Opened()
 
 
 def test_frames_before_a_failure_are_kept(
@@ -226,12 +209,12 @@ def test_failure_before_any_frame_leaves_no_file(
 def test_values_that_are_not_finite_are_counted(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float]:
+    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
         maps = np.zeros((4, 4), np.float32)
         logits = np.full(len(LABELS), np.nan if frame.name == "sample:1" else 1.0, np.float32)
-        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 1.0
+        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 0.1, 1.0
 
-    monkeypatch.setattr(demo, "timed_run", broken_run)
+    monkeypatch.setattr(runtime.pipeline, "timed_run", broken_run)
     code, out, err = run(
         capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json"
     )

@@ -264,11 +264,13 @@ def _video_frames(
             index = 0
             while received:
                 try:
-                    yield Frame(bgr_to_rgb(frame), f"{name}:{index}")
-                    bad_frames = 0
+                    image = bgr_to_rgb(frame)
                 except DataError as error:
                     bad_frames += 1
                     on_skip(f"{name}:{index}: {error}")
+                else:
+                    bad_frames = 0
+                    yield Frame(image, f"{name}:{index}")
                 if bad_frames >= MAX_BAD_FRAMES:
                     raise SourceError(f"{spec} gave {bad_frames} unusable frames in a row; convert it to MP4 (H.264)")
                 index += 1

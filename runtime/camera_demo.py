@@ -129,6 +129,10 @@ class Hands:
             return f"record: received {command.value!r}; expected on or off"
         return self.recorder.start() if start else self.recorder.stop()
 
+    def recording(self) -> str | None:
+        """Return the name of the video that is being written, if any."""
+        return self.recorder.path.name if self.recorder.path else None
+
     def take(self, panel: Image, frames: int, fps: float, *, repeated: bool) -> str:
         """Keep the panel for a snapshot, and record it; returns a warning if that failed."""
         self._shown = (panel, frames)
@@ -178,15 +182,14 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
     artifacts, precision = open_artifacts(args)
     settings = first_settings(args, precision, artifacts.manifest.overlay.focal_levels)
     tally = Tally()
-    show_frames(args, artifacts, settings, tally, stopped)
-    status = tally.last
-    if status is None or not tally.latencies_ms:
-        raise KeyboardInterrupt
+    status = show_frames(args, artifacts, settings, tally, stopped)
+    # A precision that was changed on the last picture has no latencies of its own.
+    latencies_ms = tally.latencies_ms or [status.latency_ms]
     if tally.failure:
         raise SourceError(f"{tally.failure} (after {status.frames} frames)")
     if tally.non_finite_frames:
         warn(f"frames with values not finite: {tally.non_finite_frames}")
-    p50_ms, p90_ms = np.percentile(tally.latencies_ms, (50, 90))
+    p50_ms, p90_ms = np.percentile(latencies_ms, (50, 90))
     return Summary(
         engine=status.engine,
         precision=status.settings.precision,
@@ -205,7 +208,7 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
 
 def show_frames(
     args: argparse.Namespace, artifacts: Artifacts, settings: Settings, tally: Tally, stopped: threading.Event
-) -> None:
+) -> Status:
     """Classify, draw, record and show each frame until the source, a viewer or a signal ends it.
 
     Args:
@@ -215,8 +218,12 @@ def show_frames(
         tally: counts.
         stopped: set from outside to end after the current frame.
 
+    Returns:
+        What was last said.
+
     Raises:
         FocalEdgeError: the source gave no frame at all, or an output cannot be written.
+        KeyboardInterrupt: it was stopped before the first frame.
     """
     limit = 1 if args.output and is_picture(args.output) else args.max_frames
     controls, hands = Controls(), Hands(Path())
@@ -227,11 +234,21 @@ def show_frames(
         )
         source = replace(source, frames=tally.until_failure(source.frames))
         view = stack.enter_context(_open_view(args, controls)) if args.serve else None
+        if view:
+            print(f"watch it at {view.url}", file=sys.stderr)
         window = None
         if not (args.headless or args.serve):
-            window = stack.enter_context(open_window(args.pictures_per_s or source.fps, stopped))
+            window = stack.enter_context(open_window(source.fps or args.pictures_per_s, stopped))
         stack.callback(_finish, hands.recorder)
-        pipeline = Pipeline(artifacts, source, controls, settings=settings, perform=hands.perform, stopped=stopped)
+        pipeline = Pipeline(
+            artifacts,
+            source,
+            controls,
+            settings=settings,
+            perform=hands.perform,
+            recording=hands.recording,
+            stopped=stopped,
+        )
         rate = source.fps or args.pictures_per_s or PICTURES_FPS
         pace = Pace(stopped, rate if view and not source.live else None)
         for result in _progress(pipeline, limit, shown=window is None):
@@ -244,8 +261,12 @@ def show_frames(
             if result.status.frames == limit:
                 break
             pace.wait()
-        if not tally.last and not stopped.is_set():
+        if not tally.last:
+            # Raised here, so that no empty output takes its name.
+            if stopped.is_set():
+                raise KeyboardInterrupt
             raise tally.failure or SourceError(f"the source {args.source!r} gave no frame")
+        return tally.last
 
 
 def parse_level(text: str, focal_levels: int) -> int | None:
@@ -344,8 +365,6 @@ def _show(result: Result, output: tuple[Any, float], hands: Hands, view: View | 
     if warning:
         warn(warning)
         pipeline.tell(warning)
-    path = hands.recorder.path
-    pipeline.recording = path.name if path else None
     if view:
         view.publish(result.panel, status)
 
@@ -363,7 +382,12 @@ def _finish(recorder: Recorder) -> None:
 
 def _open_view(args: argparse.Namespace, controls: Controls) -> AbstractContextManager[View]:
     # Imported here, as it needs a package that no other run does.
-    serve_view = importlib.import_module("runtime.web").serve_view
+    try:
+        serve_view = importlib.import_module("runtime.web").serve_view
+    except ImportError as error:
+        raise ConfigError(
+            f"--serve needs what is not installed ({error}); install FocalEdge with its extra `web`"
+        ) from error
     opened: AbstractContextManager[View] = serve_view(args.serve, controls, token=args.token)
     return opened
 

@@ -82,7 +82,6 @@ class Pipeline:
 
     Attributes:
         settings: what is shown.
-        recording: the file that the caller writes, to be told to the viewer.
         is_live: the source is one that does not wait.
     """
 
@@ -94,6 +93,7 @@ class Pipeline:
         *,
         settings: Settings,
         perform: Perform | None = None,
+        recording: Callable[[], str | None] = lambda: None,
         stopped: threading.Event | None = None,
     ) -> None:
         """Prepare.
@@ -104,18 +104,19 @@ class Pipeline:
             controls: what viewers ask for.
             settings: what to show at first.
             perform: does what is asked for beyond the settings: "record" and "snapshot".
+            recording: returns the name of the file that the caller writes, if any, to be told to the viewer.
             stopped: ends the results after the current one; is set when a viewer quits.
 
         Raises:
             ArtifactError: `settings` asks for an artifact that cannot be used.
         """
         self.settings = settings
-        self.recording: str | None = None
         self.is_live = source.live
         self._artifacts = artifacts
         self._source = source
         self._controls = controls
         self._perform = perform
+        self._recording = recording
         self._stopped = stopped or threading.Event()
         self._labels = artifacts.manifest.labels
         self._maps = map_titles(artifacts.manifest.overlay.focal_levels)
@@ -217,7 +218,7 @@ class Pipeline:
             true_label=frame.true_label,
             running_accuracy=self._counts.running_accuracy(precision),
             agreement=self._counts.agreement(),
-            recording=self.recording,
+            recording=self._recording(),
             note=frame.stalled or (self._note if time.monotonic() < self._note_until_s else ""),
         )
 

@@ -171,7 +171,7 @@ class VideoFile:
         free = free_bytes(self._path.parent)
         if free < ROOM_BYTES:
             raise DiskFullError(
-                f"the disk has {free / 1e6:.0f} MB left, and a video needs {ROOM_BYTES / 1e6:.0f} to be ended; "
+                f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} to be ended; "
                 "make room or choose another folder"
             )
         if self._writer is None:

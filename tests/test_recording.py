@@ -78,7 +78,7 @@ def test_a_full_disk_ends_an_output_that_stays_playable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     Disk(monkeypatch, 7)
-    with pytest.raises(DiskFullError, match=r"2 MB left.*holds the 7 frames before"):
+    with pytest.raises(DiskFullError, match=r"2\.0 MB left.*holds the 7 frames before"):
         record(tmp_path / name, 20)
     assert len(read_video(tmp_path / name)) == 7
     assert os.listdir(tmp_path) == [name]
@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_the_old_video(
 ) -> None:
     (tmp_path / "out.mp4").write_bytes(b"old")
     Disk(monkeypatch, 0)
-    with pytest.raises(DiskFullError, match="2 MB left, and a video needs 17"):
+    with pytest.raises(DiskFullError, match=r"2\.0 MB left, and a video needs 16\.8"):
         record(tmp_path / "out.mp4", 3)
     assert (tmp_path / "out.mp4").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["out.mp4"]
@@ -155,7 +155,7 @@ def test_a_full_disk_ends_a_recording_with_one_warning_and_the_next_may_begin(
     recorder.start()
     warnings = [recorder.write(panel(index), 20.0) for index in range(12)]
     assert [bool(warning) for warning in warnings] == [False] * 5 + [True] + [False] * 6
-    assert warnings[5].startswith("recording stopped: the disk has 2 MB left")
+    assert warnings[5].startswith("recording stopped: the disk has 2.0 MB left")
     (name,) = os.listdir(tmp_path)
     assert len(read_video(tmp_path / name)) == 5
     disk.panels = 5

@@ -22,13 +22,12 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import cv2
-import numpy as np
 
 from runtime.artifacts import Artifacts
 from runtime.controls import LAYOUTS, Command, Controls, Layout, Settings, Status
 from runtime.errors import ConfigError, FocalEdgeError, SourceError, run_cli
 from runtime.manifest import ENGINES, PRECISIONS
-from runtime.pipeline import Pipeline, Result
+from runtime.pipeline import Pipeline, Result, percentiles
 from runtime.preprocess import Image
 from runtime.recording import PICTURE_SUFFIX, Recorder, free_name, is_picture, open_output, save_picture
 from runtime.sources import RECONNECT_S, SAMPLE, Frame, open_source
@@ -189,15 +188,15 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
         raise SourceError(f"{tally.failure} (after {status.frames} frames)")
     if tally.non_finite_frames:
         warn(f"frames with values not finite: {tally.non_finite_frames}")
-    p50_ms, p90_ms = np.percentile(latencies_ms, (50, 90))
+    p50_ms, p90_ms = percentiles(latencies_ms)
     return Summary(
         engine=status.engine,
         precision=status.settings.precision,
         threads=status.threads,
         frames=status.frames,
         dropped_frames=status.dropped_frames,
-        latency_p50_ms=round(float(p50_ms), 4),
-        latency_p90_ms=round(float(p90_ms), 4),
+        latency_p50_ms=round(p50_ms, 4),
+        latency_p90_ms=round(p90_ms, 4),
         running_accuracy=status.running_accuracy,
         agreement=status.agreement,
         non_finite_frames=tally.non_finite_frames,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -232,6 +232,14 @@ def timed_run(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
     return outputs, (ready_s - start_s) * 1e3, (time.perf_counter() - ready_s) * 1e3
 
 
+def percentiles(values: Collection[float]) -> tuple[float, float]:
+    """Return the median and the 90th percentile of one or more values, interpolated between neighbours."""
+    # np.percentile does the same in ten times the time, and imports masked arrays for it when it is first called.
+    last = len(values) - 1
+    p50, p90 = np.interp((0.5 * last, 0.9 * last), np.arange(last + 1), np.sort(np.fromiter(values, np.float64)))
+    return float(p50), float(p90)
+
+
 def top_classes(outputs: Outputs, labels: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     """Return the names and probabilities of the 5 most likely classes; none where a logit is not finite."""
     if not np.isfinite(outputs.logits).all():
@@ -274,8 +282,7 @@ class _Counts:
         latencies_ms = self._latencies_ms.get(precision)
         if not latencies_ms:
             return None
-        p50_ms, p90_ms = np.percentile(latencies_ms, (50, 90))
-        return float(p50_ms), float(p90_ms)
+        return percentiles(latencies_ms)
 
     def frames_per_s(self) -> float:
         now_s = time.monotonic()

@@ -264,6 +264,19 @@ def test_an_artifact_swapped_under_a_running_demo(tiny_model: bytes, tmp_path: P
     assert seen(results) == ("green", "int8")
 
 
+def test_an_artifact_that_is_copied_over_does_not_touch_the_open_one(tiny_model: bytes, tmp_path: Path) -> None:
+    write_bundle(tmp_path, tiny_model, tiny_onnx())
+    for engine, file in (("tflite", "int8.tflite"), ("ort", "int8.onnx")):
+        artifacts = Artifacts(tmp_path, engine=engine)
+        results = iter(Pipeline(artifacts, Source(iter(frames(*["blue"] * 3)), 30.0), Controls(), settings=Settings()))
+        assert seen(results) == ("blue", "int8")
+        size_bytes = (tmp_path / file).stat().st_size
+        # As `cp` does: the same file with other content, first of the same size and then shorter than a page.
+        for content in (b"\0" * size_bytes, b"no model"):
+            (tmp_path / file).write_bytes(content)
+            assert seen(results) == ("blue", "int8")
+
+
 def test_comparison_ends_although_a_file_was_swapped(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model)
     pipeline, controls = pipeline_of(tmp_path, frames("red", "red"), Settings(compare=True))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 # Run as a script, Python looks for `runtime` beside this file instead of above it.
 if __name__ == "__main__" and not __package__:
@@ -24,12 +24,13 @@ if __name__ == "__main__" and not __package__:
 import cv2
 
 from runtime.artifacts import Artifacts
-from runtime.controls import LAYOUTS, Command, Controls, Layout, Settings, Status
-from runtime.errors import ConfigError, FocalEdgeError, SourceError, run_cli
+from runtime.controls import LAYOUTS, Controls, Layout, Settings, Status
+from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.manifest import ENGINES, PRECISIONS
 from runtime.pipeline import Pipeline, Result, percentiles
 from runtime.preprocess import Image
-from runtime.recording import PICTURE_SUFFIX, Recorder, free_name, is_picture, open_output, save_picture
+from runtime.recorder import Recorder
+from runtime.recording import Write, is_picture, open_output
 from runtime.sources import RECONNECT_S, SAMPLE, Frame, open_source
 from runtime.window import command_for, open_window, require_display
 
@@ -109,47 +110,6 @@ class View(Protocol):
         """Show a panel, uint8 `[h, w, 3]` RGB; never waits."""
 
 
-class Hands:
-    """Does for a viewer what is beyond the settings: recordings and snapshots, in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        """Write into `folder`."""
-        self.recorder = Recorder(folder)
-        self._folder = folder
-        self._shown: tuple[Image, int] | None = None
-
-    def perform(self, command: Command) -> str:
-        """Follow "record" or "snapshot"; returns what to tell the viewer."""
-        if command.action == "snapshot":
-            return self._snapshot()
-        recording = self.recorder.path is not None
-        start = {"": not recording, "on": True, "off": False}.get(command.value)
-        if start is None:
-            return f"record: received {command.value!r}; expected on or off"
-        return self.recorder.start() if start else self.recorder.stop()
-
-    def recording(self) -> str | None:
-        """Return the name of the video that is being written, if any."""
-        return self.recorder.path.name if self.recorder.path else None
-
-    def take(self, panel: Image, frames: int, fps: float, *, repeated: bool) -> str:
-        """Keep the panel for a snapshot, and record it; returns a warning if that failed."""
-        self._shown = (panel, frames)
-        # A camera that stands still adds nothing to a video.
-        return "" if repeated else self.recorder.write(panel, fps)
-
-    def _snapshot(self) -> str:
-        if self._shown is None:
-            return "there is nothing to save yet"
-        panel, frames = self._shown
-        path = free_name(self._folder / f"snapshot-{frames - 1:06d}{PICTURE_SUFFIX}")
-        try:
-            save_picture(path, panel)
-        except FocalEdgeError as error:
-            return f"snapshot failed: {error}"
-        return f"saved {path.name}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo's command line; returns its exit code."""
     args = _parser().parse_args(argv)
@@ -225,7 +185,7 @@ def show_frames(
         KeyboardInterrupt: it was stopped before the first frame.
     """
     limit = 1 if args.output and is_picture(args.output) else args.max_frames
-    controls, hands = Controls(), Hands(Path())
+    controls, recorder = Controls(), Recorder(Path())
     with ExitStack() as stack:
         write = stack.enter_context(open_output(args.output))
         source = stack.enter_context(
@@ -238,14 +198,14 @@ def show_frames(
         window = None
         if not (args.headless or args.serve):
             window = stack.enter_context(open_window(source.fps or args.pictures_per_s, stopped))
-        stack.callback(_finish, hands.recorder)
+        stack.callback(_finish, recorder)
         pipeline = Pipeline(
             artifacts,
             source,
             controls,
             settings=settings,
-            perform=hands.perform,
-            recording=hands.recording,
+            perform=recorder.perform,
+            recording=recorder.recording,
             stopped=stopped,
         )
         rate = source.fps or args.pictures_per_s or PICTURES_FPS
@@ -254,7 +214,7 @@ def show_frames(
             tally.add(result)
             # Nobody looks: nothing is drawn.
             if window or view or args.output:
-                _show(result, (write, rate), hands, view, pipeline)
+                _show(result, (write, rate), recorder, view, pipeline)
             if window:
                 _press(window.show(result.panel), controls)
             if result.status.frames == limit:
@@ -352,7 +312,9 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def _show(result: Result, output: tuple[Any, float], hands: Hands, view: View | None, pipeline: Pipeline) -> None:
+def _show(
+    result: Result, output: tuple[Write, float], recorder: Recorder, view: View | None, pipeline: Pipeline
+) -> None:
     """Draw a result, and hand the panel to all that take it."""
     write, fps = output
     status = result.status
@@ -360,7 +322,7 @@ def _show(result: Result, output: tuple[Any, float], hands: Hands, view: View | 
         write(result.panel, fps)
     # Of a camera, what was shown in a second shall fill one.
     rate = status.frames_per_s if pipeline.is_live and status.frames_per_s else fps
-    warning = hands.take(result.panel, status.frames, rate, repeated=result.repeated)
+    warning = recorder.take(result.panel, status.frames - 1, rate, repeated=result.repeated)
     if warning:
         warn(warning)
         pipeline.tell(warning)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -75,51 +74,6 @@ def _open_video(path: Path) -> Iterator[Write]:
         video.check()
     if full:
         raise DiskFullError(f"{full}; {path} holds the {video.count} frames before") from full
-
-
-class Recorder:
-    """Videos that a viewer starts and stops, each under a name of its own; nothing that fails here ends the demo."""
-
-    def __init__(self, folder: Path) -> None:
-        """Record into `folder`."""
-        self.path: Path | None = None
-        self._folder = folder
-        self._write: Write | None = None
-        self._stack = ExitStack()
-
-    def start(self) -> str:
-        """Begin a new video, unless one is being written; returns what to tell the viewer."""
-        if self.path is None:
-            self.path = free_name(self._folder / f"recording-{datetime.now():%Y%m%d-%H%M%S}.mp4")
-        return f"recording to {self.path}"
-
-    def stop(self) -> str:
-        """Finish the video, if there is one; returns what to tell the viewer."""
-        path = self.path
-        if path is None:
-            return "nothing is being recorded"
-        return self._end(None) or (f"recorded {path}" if path.exists() else "nothing was recorded")
-
-    def write(self, panel: Image, fps: float) -> str:
-        """Add a panel to the video, if there is one, as `VideoFile.write` does; returns a warning if it failed."""
-        if self.path is None:
-            return ""
-        try:
-            # Opened late, so that a video without a frame is no file.
-            self._write = self._write or self._stack.enter_context(open_output(self.path))
-            self._write(panel, fps)
-        except FocalEdgeError as error:
-            return self._end(error)
-        return ""
-
-    def _end(self, error: FocalEdgeError | None) -> str:
-        """Close the file after an error or without one; returns what went wrong."""
-        self.path, self._write = None, None
-        try:
-            self._stack.__exit__(type(error) if error else None, error, None)
-        except FocalEdgeError as last:
-            error = last
-        return f"recording stopped: {error}" if error else ""
 
 
 def free_name(path: Path) -> Path:

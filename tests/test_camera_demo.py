@@ -342,6 +342,14 @@ def test_a_key_shows_the_same_picture_another_way(
     assert len(screen.shown) == 4
 
 
+def test_nothing_is_drawn_where_nobody_looks(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.pipeline, "view_panel", None)
+    code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json")
+    assert (code, json.loads(out)["frames"]) == (0, 3)
+
+
 def test_a_split_is_shown_with_its_running_accuracy(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-import runtime.recording
 from runtime.errors import FocalEdgeError
-from runtime.recording import ROOM_BYTES, DiskFullError, Recorder, free_name, open_output, save_picture
+from runtime.recording import DiskFullError, free_name, open_output, save_picture
 from tests.clips import read_video
+from tests.disk import Disk, panel
 
 PICTURE = np.full((4, 5, 3), (200, 90, 10), dtype=np.uint8)  # R, G, B
 
@@ -55,22 +53,6 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FocalEdgeError, match="cannot write"):
         save_picture(tmp_path / "file" / "picture.png", PICTURE)
-
-
-def panel(value: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), value, np.uint8)
-
-
-class Disk:
-    """A disk with room for a number of panels."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, panels: int) -> None:
-        self.panels = panels
-        monkeypatch.setattr(runtime.recording, "free_bytes", self.free_bytes)
-
-    def free_bytes(self, _: Path) -> int:
-        self.panels -= 1
-        return ROOM_BYTES + 1 if self.panels >= 0 else 2_000_000
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
@@ -119,58 +101,6 @@ def test_what_a_file_may_not_grow_to_is_no_video(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "of 40 frames; choose a folder that has more room" in finished.stdout, finished.stderr
     assert os.listdir(tmp_path) == []
-
-
-def test_recordings_begin_and_end_at_will_and_replace_nothing(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    assert recorder.stop() == "nothing is being recorded"
-    assert recorder.write(panel(1), 20.0) == ""
-    names = []
-    for count in (3, 4):
-        note = recorder.start()
-        assert recorder.path is not None
-        names.append(recorder.path.name)
-        assert names[-1] in note
-        for index in range(count):
-            assert recorder.write(panel(index), 20.0) == ""
-        assert recorder.stop() == f"recorded {tmp_path / names[-1]}"
-        assert recorder.path is None
-    assert all(re.fullmatch(r"recording-\d{8}-\d{6}(-2)?\.mp4", name) for name in names)
-    assert [len(read_video(tmp_path / name)) for name in names] == [3, 4]
-    assert sorted(os.listdir(tmp_path)) == sorted(set(names))
-
-
-def test_a_recording_without_a_frame_is_no_file(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    recorder.start()
-    assert recorder.stop() == "nothing was recorded"
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_full_disk_ends_a_recording_with_one_warning_and_the_next_may_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = Disk(monkeypatch, 5)
-    recorder = Recorder(tmp_path)
-    recorder.start()
-    warnings = [recorder.write(panel(index), 20.0) for index in range(12)]
-    assert [bool(warning) for warning in warnings] == [False] * 5 + [True] + [False] * 6
-    assert warnings[5].startswith("recording stopped: the disk has 2.0 MB left")
-    (name,) = os.listdir(tmp_path)
-    assert len(read_video(tmp_path / name)) == 5
-    disk.panels = 5
-    recorder.start()
-    recorder.write(panel(0), 20.0)
-    recorder.stop()
-    assert len(os.listdir(tmp_path)) == 2
-
-
-def test_a_folder_that_takes_no_recording_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    recorder = Recorder(tmp_path / "file")
-    recorder.start()
-    assert "cannot write" in recorder.write(panel(0), 20.0)
-    assert recorder.path is None
 
 
 def test_names_that_are_taken_are_left(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Camera:
     def _read(self, reader: int) -> None:
         retry_s = FIRST_RETRY_S
         while self._is_wanted(reader):
-            capture = self._open()
+            capture = self._open(reader)
             if capture is not None:
                 self._opened = True
                 if self._read_until_failure(capture, reader):
@@ -194,7 +194,7 @@ class Camera:
                 self._stopped.wait(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
 
-    def _open(self) -> Capture | None:
+    def _open(self, reader: int) -> Capture | None:
         try:
             capture = self._open_capture()
             if capture.isOpened():
@@ -202,7 +202,7 @@ class Camera:
             capture.release()
         except cv2.error:
             pass
-        self._problem = "it cannot be opened"
+        self._blame(reader, "it cannot be opened")
         return None
 
     def _read_until_failure(self, capture: Capture, reader: int) -> bool:
@@ -213,14 +213,14 @@ class Camera:
             try:
                 received, frame = capture.read()
                 if not received or frame is None:
-                    self._problem = "it gave none"
+                    self._blame(reader, "it gave none")
                     break
                 image = bgr_to_rgb(frame)
             except cv2.error:
-                self._problem = "it failed"
+                self._blame(reader, "it failed")
                 break
             except DataError as error:
-                self._problem = str(error)
+                self._blame(reader, str(error))
                 self._stopped.wait(UNUSABLE_WAIT_S)
                 continue
             # Sensor noise changes every live picture, so reopen one that stands still: an unplugged
@@ -228,10 +228,14 @@ class Camera:
             if self._may_stand_still or last is None or not np.array_equal(frame, last):
                 last, changed_at_s = frame, time.monotonic()
             elif time.monotonic() - changed_at_s > self.timeout_s:
-                self._problem = "its picture stood still"
+                self._blame(reader, "its picture stood still")
                 break
             self._publish(image, reader)
         return last is not None
+
+    def _blame(self, reader: int, problem: str) -> None:
+        if self._is_wanted(reader):
+            self._problem = problem
 
     def _publish(self, image: Image, reader: int) -> None:
         with self._changed:

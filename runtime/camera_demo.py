@@ -1,4 +1,4 @@
-"""Classify frames on this machine, and show the gates over each: in a window, a video or a picture."""
+"""Classify frames on this machine, and show the gates over each: in a window, on a web page, in a video or picture."""
 
 from __future__ import annotations
 

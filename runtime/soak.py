@@ -15,10 +15,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.artifacts import Artifacts
-from runtime.controls import LAYOUTS, Controls, Settings
+from runtime.controls import LAYOUTS, Controls, Settings, Status
 from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.manifest import ENGINES, PRECISIONS
 from runtime.pipeline import Pipeline, Result
@@ -83,41 +84,52 @@ def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> 
         # Commands would repeat separate pictures; at a rate, none is.
         pipeline = Pipeline(artifacts, replace(opened, fps=1.0), Controls(), settings=settings)
         results = iter(pipeline)
-        for result in islice(results, WARM_UP_FRAMES):
-            result.panel  # noqa: B018
-        return _measure(results, frames, settings)
+        _draw(results, WARM_UP_FRAMES)
+        rss_start_bytes = rss_bytes()
+        start_s = time.perf_counter()
+        drawn = _draw(results, frames)
+        elapsed_s = time.perf_counter() - start_s
+        rss_end_bytes = rss_bytes()
+    if drawn.status is None:
+        raise SourceError("the source gave no frame to measure; give a video")
+    return Soak(
+        engine=drawn.status.engine,
+        precision=settings.precision,
+        layout=settings.layout,
+        frames=drawn.count,
+        frames_per_s=drawn.count / elapsed_s,
+        stages_ms=dict(zip(STAGES, (drawn.sums_ms / drawn.count).tolist(), strict=True)),
+        slowest_ms=drawn.slowest_ms,
+        rss_start_bytes=rss_start_bytes,
+        rss_end_bytes=rss_end_bytes,
+        rss_peak_bytes=peak_rss_bytes(),
+    )
 
 
-def _measure(results: Iterator[Result], frames: int, settings: Settings) -> Soak:
-    sums_ms, slowest_ms, count = np.zeros(len(STAGES)), 0.0, 0
-    status = None
-    rss_start_bytes = rss_bytes()
-    start_s = time.perf_counter()
+@dataclass
+class _Drawn:
+    """What is known of the frames that were drawn; times by stage, in ms."""
+
+    count: int
+    sums_ms: NDArray[np.float64]
+    slowest_ms: float
+    status: Status | None
+
+
+def _draw(results: Iterator[Result], frames: int) -> _Drawn:
+    """Draw frames; when it returns, none of them is held, so that memory can be compared."""
+    drawn = _Drawn(0, np.zeros(len(STAGES)), 0.0, None)
     for result in tqdm(islice(results, frames), total=frames, unit="frame", disable=None, mininterval=1.0):
         drawn_from_s = time.perf_counter()
         result.panel  # noqa: B018
         overlay_ms = (time.perf_counter() - drawn_from_s) * 1e3
         stages = result.stages
         times_ms = np.array([stages.decode_ms, stages.preprocess_ms, stages.inference_ms, overlay_ms])
-        sums_ms += times_ms
-        slowest_ms = max(slowest_ms, float(times_ms.sum()))
-        count += 1
-        status = result.status
-    elapsed_s = time.perf_counter() - start_s
-    if status is None:
-        raise SourceError("the source gave no frame to measure; give a video")
-    return Soak(
-        engine=status.engine,
-        precision=settings.precision,
-        layout=settings.layout,
-        frames=count,
-        frames_per_s=count / elapsed_s,
-        stages_ms=dict(zip(STAGES, (sums_ms / count).tolist(), strict=True)),
-        slowest_ms=slowest_ms,
-        rss_start_bytes=rss_start_bytes,
-        rss_end_bytes=rss_bytes(),
-        rss_peak_bytes=peak_rss_bytes(),
-    )
+        drawn.count += 1
+        drawn.sums_ms += times_ms
+        drawn.slowest_ms = max(drawn.slowest_ms, float(times_ms.sum()))
+        drawn.status = result.status
+    return drawn
 
 
 def rss_bytes() -> int:

@@ -47,9 +47,10 @@ class LiteRTEngine:
         self.input_size = manifest.input_size
         self._input_shape = manifest.input_shape
         try:
-            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+            # Given a path it would map the file, and who copies another one over it would end this process.
+            self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads)
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ArtifactError(
                 f"{path} cannot be opened as a TFLite model by {self.name} ({error}); "
                 f"make the bundle anew with `{MADE_BY}`"

@@ -27,6 +27,8 @@ def bgr_to_rgb(frame: Image) -> Image:
     Raises:
         DataError: the frame is empty, or of another shape or dtype.
     """
+    # A capture that fails may hand out anything.
+    frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
         raise DataError(
             f"received a frame of dtype {frame.dtype} and shape {frame.shape}; "

@@ -1,23 +1,33 @@
-"""Panels into files: a video or a picture that is complete, or not there at all."""
+"""Panels into files: a video or a picture that is complete, or not there at all.
+
+Only a full disk leaves a shorter video: it is ended while there is still room for its index, without which no
+player opens it, and kept.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-import numpy as np
 
+from runtime.canvas import letterbox
 from runtime.errors import ConfigError, FocalEdgeError, SourceError
 from runtime.files import replacing
-from runtime.overlay import letterbox
 from runtime.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 PICTURE_SUFFIX = ".png"
+# What FFmpeg holds back of the frames, and the index of hours of them.
+ROOM_BYTES = 16 * 2**20
 
 Write = Callable[[Image, float], None]
+
+
+class DiskFullError(SourceError):
+    """There is no room for more frames of a video."""
 
 
 @contextmanager
@@ -32,6 +42,7 @@ def open_output(path: Path | None) -> Iterator[Write]:
 
     Raises:
         ConfigError: a file of another kind.
+        DiskFullError: there was no room for every panel; a video holds those before.
         FocalEdgeError: the file cannot be written, or does not hold every panel.
     """
     if path is None:
@@ -40,16 +51,38 @@ def open_output(path: Path | None) -> Iterator[Write]:
         with replacing(path) as temporary:
             yield lambda panel, fps: _write_png(temporary, panel)
     elif path.suffix.lower() in VIDEO_CODECS:
-        with replacing(path) as temporary:
-            video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
-            try:
-                yield video.write
-            finally:
-                video.close()
-            video.check()
+        with _open_video(path) as write:
+            yield write
     else:
         kinds = ", ".join((*VIDEO_CODECS, PICTURE_SUFFIX))
         raise ConfigError(f"cannot write {path}: its name must end in one of {kinds}")
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[Write]:
+    full: DiskFullError | None = None
+    with replacing(path) as temporary:
+        video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
+        try:
+            yield video.write
+        except DiskFullError as error:
+            if not video.count:
+                raise
+            full = error
+        finally:
+            video.close()
+        video.check()
+    if full:
+        raise DiskFullError(f"{full}; {path} holds the {video.count} frames before") from full
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or where that is taken the first of `name-2`, `name-3`, ... that is not."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
 
 
 def is_picture(path: Path) -> bool:
@@ -80,10 +113,21 @@ class VideoFile:
         self._codec = cv2.VideoWriter.fourcc(*codec)
         self._writer: cv2.VideoWriter | None = None
         self._shape = (0, 0)
-        self._count = 0
+        self.count = 0
 
     def write(self, panel: Image, fps: float) -> None:
-        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds."""
+        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds.
+
+        Raises:
+            DiskFullError: there is no room for it.
+            SourceError: this OpenCV has no such codec.
+        """
+        free = free_bytes(self._path.parent)
+        if free < ROOM_BYTES:
+            raise DiskFullError(
+                f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} to be ended; "
+                "make room or choose another folder"
+            )
         if self._writer is None:
             self._shape = (panel.shape[0], panel.shape[1])
             self._writer = cv2.VideoWriter(str(self._path), self._codec, fps, self._shape[::-1])
@@ -92,8 +136,8 @@ class VideoFile:
                     f"this OpenCV cannot write {self._path.suffix} videos; "
                     f"name the output .avi, or {PICTURE_SUFFIX} for the first frame"
                 )
-        self._writer.write(np.ascontiguousarray(letterbox(panel, *self._shape)[..., ::-1]))
-        self._count += 1
+        self._writer.write(cv2.cvtColor(letterbox(panel, *self._shape), cv2.COLOR_RGB2BGR))
+        self.count += 1
 
     def close(self) -> None:
         """Finish the file."""
@@ -105,8 +149,13 @@ class VideoFile:
         written = cv2.VideoCapture(str(self._path))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
-        if count != self._count:
-            raise SourceError(f"the video holds {count} of {self._count} frames; choose a folder that has more room")
+        if count != self.count:
+            raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder that has more room")
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes can still be written into a folder."""
+    return shutil.disk_usage(folder).free
 
 
 def _write_png(path: Path, picture: Image) -> None:

@@ -11,12 +11,28 @@ from contextlib import contextmanager
 
 import cv2
 
+from runtime.controls import Action, Command
 from runtime.errors import ConfigError, SourceError
 from runtime.preprocess import Image
 
 TITLE = "FocalEdge"
 ESCAPE = 27
 POLL_MS = 50
+KEYS: dict[str, Action] = {
+    "l": "layout",
+    "p": "precision",
+    "c": "compare",
+    "r": "record",
+    "s": "snapshot",
+    "q": "quit",
+}
+
+
+def command_for(key: str) -> Command | None:
+    """Return what a key asks for: a digit for a map, a letter of `KEYS`; `None` for any other."""
+    if len(key) == 1 and key in "0123456789":
+        return Command("level", key)
+    return Command(KEYS[key]) if key in KEYS else None
 
 
 class Window:
@@ -38,7 +54,7 @@ class Window:
         if panel.shape != self._shape:
             self._shape = panel.shape
             cv2.resizeWindow(TITLE, panel.shape[1], panel.shape[0])
-        cv2.imshow(TITLE, panel[..., ::-1])
+        cv2.imshow(TITLE, cv2.cvtColor(panel, cv2.COLOR_RGB2BGR))
         if self._period_s is None:
             return self._wait()
         self._due_s = max(self._due_s + self._period_s, time.monotonic())

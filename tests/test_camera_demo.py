@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -17,11 +20,17 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.camera_demo as demo
+import runtime.pipeline
+import runtime.recording
+from runtime.controls import Command, Controls, Status
 from runtime.engine import Engine
 from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.outputs import Outputs
+from runtime.recording import ROOM_BYTES
 from runtime.sources import Frame, Source
+from runtime.split_file import LabelledPictures, write_split
 from runtime.window import Window
+from tests.clips import read_video, write_clip
 from tests.tiny_bundle import LABELS, write_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,25 +42,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, 
     code = run_cli(demo.main, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-def read_video(path: Path) -> list[NDArray[np.uint8]]:
-    capture = cv2.VideoCapture(str(path))
-    frames: list[NDArray[np.uint8]] = []
-    while True:
-        received, frame = capture.read()
-        if not received:
-            return frames
-        frames.append(np.asarray(frame, dtype=np.uint8))
-
-
-def write_clip(path: Path, count: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
-    for index in range(count):
-        frame = np.zeros((48, 64, 3), np.uint8)
-        frame[:, : index % 64 + 1] = (40, 90, 240)
-        writer.write(frame)
-    writer.release()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
@@ -134,6 +124,9 @@ def test_picture_output_takes_the_first_frame_alone(
         (["--max-frames", "0"], "--max-frames"),
         (["--threads", "0"], "threads"),
         (["--output", "out.gif"], "out.gif"),
+        (["--reconnect-s", "-1"], "--reconnect-s -1"),
+        (["--pictures-per-s", "0"], "--pictures-per-s 0"),
+        (["--token", "x"], "--token without --serve"),
         (["--bundle", "nowhere"], "nowhere"),
     ],
 )
@@ -199,7 +192,7 @@ def failing_source(count: int) -> Any:
         def __exit__(self, *_: object) -> None:
             pass
 
-    return lambda spec, on_skip: Opened()
+    return lambda spec, **_: Opened()
 
 
 def test_frames_before_a_failure_are_kept(
@@ -226,12 +219,12 @@ def test_failure_before_any_frame_leaves_no_file(
 def test_values_that_are_not_finite_are_counted(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float]:
+    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
         maps = np.zeros((4, 4), np.float32)
         logits = np.full(len(LABELS), np.nan if frame.name == "sample:1" else 1.0, np.float32)
-        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 1.0
+        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 0.1, 1.0
 
-    monkeypatch.setattr(demo, "timed_run", broken_run)
+    monkeypatch.setattr(runtime.pipeline, "timed_run", broken_run)
     code, out, err = run(
         capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json"
     )
@@ -264,16 +257,264 @@ def test_keys_choose_the_level_save_and_quit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     screen = FakeScreen(monkeypatch, "129s0q")
+    Path("snapshot-000003.png").touch()
     code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--output", "out.mp4", "--json")
     assert code == 0
     assert json.loads(out)["frames"] == 6
     all_maps, one_map = screen.shown[0].shape, screen.shown[1].shape
     assert [panel.shape == one_map for panel in screen.shown] == [False, True, True, True, True, False]
-    saved = cv2.imread("snapshot-000003.png")
+    # The one that was there stays.
+    saved = cv2.imread("snapshot-000003-2.png")
     np.testing.assert_array_equal(saved, screen.shown[3])
     frames = read_video(Path("out.mp4"))
     assert [frame.shape for frame in frames] == [all_maps] * 6
-    assert sorted(os.listdir(tmp_path)) == ["out.mp4", "snapshot-000003.png"]
+    assert sorted(os.listdir(tmp_path)) == ["out.mp4", "snapshot-000003-2.png", "snapshot-000003.png"]
+
+
+def test_keys_change_layout_precision_and_comparison(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = FakeScreen(monkeypatch, "2lpcccq")
+    code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert (summary["precision"], summary["agreement"], summary["frames"]) == ("float32", 1.0, 7)
+    grid, single, blend, float32, compared, alone, compared_again = (panel.shape for panel in screen.shown)
+    assert len({grid, single, blend, compared}) == 4
+    assert (float32, alone, compared_again) == (blend, blend, compared)
+
+
+def test_recordings_are_switched_by_a_key(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    screen = FakeScreen(monkeypatch, "xrxxr1rxq")
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample")
+    assert code == 0
+    assert len(screen.shown) == 9
+    first, second = sorted(os.listdir(tmp_path), key=len)
+    assert first.startswith("recording-") and first.endswith(".mp4")
+    frames = read_video(Path(first))
+    assert len(frames) == 3
+    assert np.abs(frames[0].astype(int) - screen.shown[2]).mean() < 8
+    # Begun again, and finished as the demo ends.
+    assert len(read_video(Path(second))) == 2
+    assert f"recorded {second}" in err
+
+
+def test_a_recording_that_fills_the_disk_is_one_warning(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    room = iter([ROOM_BYTES, ROOM_BYTES])
+    monkeypatch.setattr(runtime.recording, "free_bytes", lambda _: next(room, 0))
+    screen = FakeScreen(monkeypatch, "r" + "x" * 8 + "q")
+    code, out, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == len(screen.shown) == 10
+    assert err.count("warning: recording stopped: the disk has 0.0 MB left") == 1
+    (name,) = os.listdir(tmp_path)
+    assert len(read_video(Path(name))) == 2
+
+
+def test_an_output_that_fills_the_disk_ends_the_run_and_is_kept(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = iter([ROOM_BYTES] * 3)
+    monkeypatch.setattr(runtime.recording, "free_bytes", lambda _: next(room, 0))
+    code, _, err = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--output", tmp_path / "out.mp4"
+    )
+    assert code == 2
+    assert "holds the 3 frames before" in err and err.count("\n") == 1
+    assert len(read_video(tmp_path / "out.mp4")) == 3
+
+
+def test_a_key_shows_the_same_picture_another_way(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((20, 30, 3), 200, np.uint8))
+    screen = FakeScreen(monkeypatch, "1l  ")
+    code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", tmp_path, "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == 2
+    assert len(screen.shown) == 4
+
+
+def test_nothing_is_drawn_where_nobody_looks(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.pipeline, "view_panel", None)
+    code, out, _ = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json")
+    assert (code, json.loads(out)["frames"]) == (0, 3)
+
+
+def test_a_split_is_shown_with_its_running_accuracy(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    for index, channel in enumerate((0, 1, 0)):
+        images[index, ..., channel] = 255
+    pictures = LabelledPictures(images, np.array([0, 1, 2]), ("a", "b", "c"), LABELS, "colours", "test")
+    write_split(tmp_path / "test.npz", pictures)
+    arguments = ["--bundle", tiny_bundle, "--source", tmp_path / "test.npz", "--headless"]
+    code, out, _ = run(capsys, *arguments, "--compare", "--json")
+    assert code == 0
+    assert json.loads(out)["running_accuracy"] == pytest.approx(2 / 3)
+    _, out, _ = run(capsys, *arguments, "--compare")
+    assert "right: 66.67%" in out and "float32 and int8 agree: 100.00%" in out
+
+
+class FakeView:
+    """A web view that is told of panels, and whose viewer has wishes."""
+
+    url = "http://127.0.0.1:8080/"
+
+    def __init__(self, wishes: list[Command]) -> None:
+        self.wishes = wishes
+        self.shown: list[tuple[NDArray[np.uint8], Status]] = []
+        self.shown_at_s: list[float] = []
+        self.asked: tuple[Any, ...] = ()
+        self.closed = False
+
+    @contextmanager
+    def serve_view(self, address: str, controls: Controls, *, token: str | None) -> Iterator[FakeView]:
+        self.asked = (address, token)
+        self.controls = controls
+        yield self
+        self.closed = True
+
+    def publish(self, panel: NDArray[np.uint8], status: Status) -> None:
+        self.shown.append((panel, status))
+        self.shown_at_s.append(time.monotonic())
+        if self.wishes:
+            self.controls.put(self.wishes.pop(0))
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *wishes: Command) -> FakeView:
+    view = FakeView(list(wishes))
+    module = ModuleType("runtime.web")
+    module.serve_view = view.serve_view  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "runtime.web", module)
+    return view
+
+
+def test_a_web_page_takes_the_windows_place(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wishes = (Command("level", "1"), Command("record", "on"), Command("snapshot"), Command("record", "off"))
+    view = serve(monkeypatch, *wishes, Command("record", "maybe"), Command("quit"))
+    code, out, _ = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--loop", "--serve", "0.0.0.0:8080", "--token", "x",
+        "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert view.asked == ("0.0.0.0:8080", "x") and view.closed
+    assert json.loads(out)["frames"] == len(view.shown) == 6
+    statuses = [status for _, status in view.shown]
+    assert [status.settings.level for status in statuses] == [0, 1, 1, 1, 1, 1]
+    assert [bool(status.recording) for status in statuses] == [False, False, True, True, False, False]
+    assert "saved snapshot-" in statuses[3].note
+    assert "'maybe'" in statuses[5].note
+    assert len(os.listdir(tmp_path)) == 2
+    assert view.shown[1][0].shape == view.shown[5][0].shape != view.shown[0][0].shape
+
+
+def test_a_web_page_shows_a_video_at_its_own_rate(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "clip.avi", 15)
+    view = serve(monkeypatch)
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--source", tmp_path / "clip.avi", "--serve", "8080")
+    assert code == 0
+    assert f"watch it at {view.url}" in err
+    # 20 frames a second, where this machine makes hundreds.
+    assert view.shown_at_s[-1] - view.shown_at_s[0] > 0.9 * 14 / 20
+
+
+def test_an_installation_without_web_view_says_so(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "runtime.web", None)
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--source", "sample", "--serve", "8080")
+    assert code == 2
+    assert "--serve" in err and err.count("\n") == 1
+
+
+def test_auto_takes_what_is_chosen_for_this_machine(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose_engine(bundle: Path, *, log: Any) -> tuple[str, str, int]:
+        log(f"measured {bundle.name}")
+        return "tflite", "float32", 2
+
+    module = ModuleType("runtime.choice")
+    module.choose_engine = choose_engine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "runtime.choice", module)
+    code, out, err = run(
+        capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 2, "--engine", "auto",
+        "--json",
+    )  # fmt: skip
+    assert code == 0
+    summary = json.loads(out)
+    assert (summary["precision"], summary["threads"]) == ("float32", 2)
+    assert f"measured {tiny_bundle.name}" in err
+
+
+def test_stopping_before_the_first_frame_is_no_error_of_the_source(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        def __enter__(self) -> Source:
+            return Source(iter(lambda: self.stall(), None), 30.0, live=True)
+
+        def stall(self) -> Frame:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return Frame(np.zeros((1, 1, 3), np.uint8), "none yet", stalled="opening")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(demo, "open_source", lambda *_, **__: Silent())
+    code, _, err = run(capsys, "--bundle", tiny_bundle, "--headless", "--output", tmp_path / "out.mp4")
+    assert (code, err) == (130, "stopped\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_camera_away_for_a_while_adds_no_frames_to_the_video(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        def __enter__(self) -> Source:
+            images = [np.full((24, 24, 3), 20 * index, np.uint8) for index in range(3)]
+            shown = [Frame(images[index], f"camera:{index}") for index in range(3)]
+            stalls = [Frame(images[1], "camera:1", stalled="reconnecting")] * 4
+            return Source(iter([*shown[:2], *stalls, shown[2]]), 30.0, True, lambda: 7)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(demo, "open_source", lambda *_, **__: Away())
+    arguments = ["--bundle", tiny_bundle, "--headless", "--output", tmp_path / "out.mp4"]
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    assert (json.loads(out)["frames"], json.loads(out)["dropped_frames"]) == (3, 7)
+    assert len(read_video(tmp_path / "out.mp4")) == 3
+    assert "dropped frames: 7" in run(capsys, *arguments)[1]
+
+
+def test_many_frames_to_skip_are_not_as_many_lines(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(12):
+        (tmp_path / f"{index}.png").touch()
+    cv2.imwrite(str(tmp_path / "z.png"), np.full((20, 30, 3), 200, np.uint8))
+    code, out, err = run(capsys, "--bundle", tiny_bundle, "--source", tmp_path, "--headless")
+    assert code == 0
+    assert "skipped: 12" in out
+    assert err.count("warning: skipped") == 5 and err.count("\n") == 6
 
 
 def test_escape_and_a_closed_window_quit(

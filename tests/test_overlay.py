@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from runtime.canvas import BACKGROUND, BRIGHT, blank, fit, letterbox, write_text
+from runtime.controls import Layout, Settings
 from runtime.errors import ConfigError
 from runtime.outputs import Outputs
-from runtime.overlay import Map, blend_map, colour_map, gate_panel, letterbox, map_range, output_maps
+from runtime.overlay import Map, View, blend_map, colour_map, gate_panel, map_range, map_titles, output_maps, view_panel
 
 LABELS = ("cat", "dog", "a class whose name is far too long for the place that it has", "plane")
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -173,3 +175,115 @@ def test_letterbox_keeps_proportions(height: int, width: int) -> None:
     columns = int((boxed == 255).all(axis=2).any(axis=0).sum())
     scale = min(40 / height, 60 / width)
     assert (rows, columns) == (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+VIEWS = {"grid": Settings(), "single": Settings(2, "single"), "blend": Settings(2, "blend")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    layout=st.sampled_from(sorted(VIEWS)),
+    views=st.integers(1, 2),
+    tile_size=st.integers(32, 120),
+)
+def test_every_layout_has_one_even_size(height: int, width: int, layout: str, views: int, tile_size: int) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    seen = [View(f"artifact {seed}", make_outputs(seed=seed)) for seed in range(views)]
+    panel = view_panel(frame, seen, LABELS, VIEWS[layout], note="a frame", tile_size=tile_size)
+    other = view_panel(BLACK, seen, LABELS, VIEWS[layout], tile_size=tile_size)
+    assert panel.dtype == np.uint8
+    assert panel.shape == other.shape
+    assert panel.shape[0] % 2 == panel.shape[1] % 2 == 0
+    assert not np.array_equal(panel, other)
+
+
+@pytest.mark.parametrize("layout", ["single", "blend"])
+def test_layouts_of_one_map_show_that_map(layout: Layout) -> None:
+    def draw(outputs: Outputs, level: int) -> NDArray[np.uint8]:
+        return view_panel(BLACK, [View("int8", outputs)], LABELS, Settings(level, layout))
+
+    outputs = make_outputs(levels=2)
+    before = draw(outputs, 4)
+    outputs.gates[:] *= 2
+    np.testing.assert_array_equal(draw(outputs, 4), before)
+    outputs.modulator[0] += 5
+    assert not np.array_equal(draw(outputs, 4), before)
+    for level in (0, 5):
+        with pytest.raises(ConfigError, match=f"level {level}"):
+            draw(outputs, level)
+
+
+@pytest.mark.parametrize("layout", sorted(VIEWS))
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_every_layout_marks_what_is_not_finite(layout: str, bad: float) -> None:
+    outputs, broken = make_outputs(), make_outputs()
+    broken.gates[0, 0, 1] = bad
+    broken.logits[0] = bad
+    alone = view_panel(BLACK, [View("int8", broken)], LABELS, VIEWS[layout])
+    assert not np.array_equal(alone, view_panel(BLACK, [View("int8", outputs)], LABELS, VIEWS[layout]))
+    # The whole artifact beside it is drawn on its own scale, as if there were no other.
+    both = view_panel(BLACK, [View("a", outputs), View("b", broken)], LABELS, VIEWS[layout])
+    whole = view_panel(BLACK, [View("a", outputs), View("b", outputs)], LABELS, VIEWS[layout])
+    half = both.shape[0] // 2 if layout == "grid" else both.shape[1] // 2
+    first = np.s_[:half] if layout == "grid" else np.s_[:, :half]
+    np.testing.assert_array_equal(both[first], whole[first])
+    assert not np.array_equal(both, whole)
+
+
+def test_two_artifacts_share_each_maps_scale() -> None:
+    weak, strong = make_outputs(), make_outputs()
+    strong.gates[..., 0] *= 2
+    alone = view_panel(BLACK, [View("a", weak)], LABELS, Settings())
+    same = view_panel(BLACK, [View("a", weak), View("b", weak)], LABELS, Settings())
+    shared = view_panel(BLACK, [View("a", weak), View("b", strong)], LABELS, Settings())
+    tile, top = 224 + 14, 46 + 20
+    first, second = np.s_[top : top + 224, 14 + tile : 14 + tile + 224], np.s_[top : top + 224, 14 + 2 * tile :]
+    np.testing.assert_array_equal(alone[first], same[first])
+    # Half as strong as the other one, and so drawn darker; maps that are the same stay as they are.
+    assert brightness(shared[first]).mean() < brightness(alone[first]).mean()
+    np.testing.assert_array_equal(alone[second], shared[second])
+
+
+def test_blend_keeps_the_frame_where_a_gate_is_shut_and_dims_what_was_not_seen() -> None:
+    outputs = make_outputs(levels=2, side=8)
+    outputs.gates[:] = 0
+    outputs.gates[:, :2, 0] = 3.0
+    frame = np.full((60, 120, 3), (90, 140, 40), np.uint8)
+    panel = view_panel(frame, [View("int8", outputs)], LABELS, Settings(1, "blend"))
+    height, width = 448, 597
+    picture = panel[46 + 20 :, 14 : 14 + width][:height]
+    row = picture[height // 2].astype(int)
+    middle = width // 2
+    assert np.abs(row[middle + 60] - (90, 140, 40)).max() <= 3
+    # The network saw the square in the middle of a frame twice as wide: its left quarter is under the open gate.
+    assert row[middle - 130, 0] > 150
+    assert row[20].max() < 70 and row[width - 20].max() < 70
+    assert np.abs(row[20] - np.array((90, 140, 40)) * 0.4).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1080, 1920), (37, 50), (16, 16)])
+def test_fitting_keeps_the_mean_and_makes_no_pattern(shape: tuple[int, int]) -> None:
+    rows, columns = np.indices(shape)
+    board = np.repeat(((rows + columns) % 2 * 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+    fitted = fit(board, 224, 224)
+    assert fitted.shape == (224, 224, 3)
+    assert float(fitted.mean()) == pytest.approx(127.5, abs=4)
+    if shape[0] > 448:
+        assert fitted.std() < 4
+    assert fit(fitted, 224, 224) is fitted
+
+
+def test_text_stays_in_its_room() -> None:
+    for room in (-5, 0, 3, 40, 200):
+        canvas = blank(40, 300)
+        used = write_text(canvas, "a long line of text that does not fit", (50, 25), 10, BRIGHT, room)
+        assert 0 <= used <= max(room, 0)
+        drawn = np.flatnonzero((canvas != BACKGROUND).any(axis=(0, 2)))
+        assert drawn.size == 0 or (drawn.min() >= 48 and drawn.max() <= 52 + room)
+
+
+def test_titles_are_those_of_the_maps() -> None:
+    outputs = make_outputs(levels=3)
+    assert map_titles(3) == tuple(each.title for each in output_maps(outputs))

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from runtime.canvas import BACKGROUND, BRIGHT, DIM, letterbox
 from runtime.errors import TrainingError
 from runtime.files import replacing
 from runtime.outputs import Outputs
-from runtime.overlay import BACKGROUND, BRIGHT, DIM, gate_panel, letterbox
+from runtime.overlay import gate_panel
 from runtime.preprocess import Image
 from runtime.recording import save_picture
 from train.checkpoint import History

@@ -1,0 +1,221 @@
+"""The whole pipeline at full speed for as many frames as asked: where the time goes, and whether memory grows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.artifacts import Artifacts
+from runtime.controls import LAYOUTS, Controls, Settings, Status
+from runtime.errors import ConfigError, SourceError, run_cli
+from runtime.manifest import ENGINES, PRECISIONS
+from runtime.pipeline import Pipeline, Result
+from runtime.sample_clip import sample_frames
+from runtime.sources import is_live, open_source
+
+DEFAULT_FRAMES = 2_000
+# All that is allocated once is by then: caches of the allocator, windows of the last latencies, the clip's second turn.
+WARM_UP_FRAMES = 500
+CLIP_WIDTH_PX, CLIP_HEIGHT_PX = 640, 480
+STAGES = ("decode", "preprocess", "inference", "overlay")
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What a soak measured; times are means over the frames, sizes those of the process's resident memory.
+
+    Attributes:
+        engine: the interpreter.
+        precision: the artifact.
+        layout: what was drawn.
+        frames: measured ones, after the warm-up.
+        frames_per_s: of the whole loop.
+        stages_ms: of one frame, by stage; "decode" is all that the source does.
+        slowest_ms: the longest time of one frame, all stages.
+        rss_start_bytes: after the warm-up.
+        rss_end_bytes: after the last frame.
+        rss_peak_bytes: the most since the process began.
+    """
+
+    engine: str
+    precision: str
+    layout: str
+    frames: int
+    frames_per_s: float
+    stages_ms: dict[str, float]
+    slowest_ms: float
+    rss_start_bytes: int
+    rss_end_bytes: int
+    rss_peak_bytes: int
+
+
+def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> Soak:
+    """Push frames through the pipeline, every panel drawn.
+
+    Args:
+        artifacts: classify.
+        source: a video or another source with an end; it is looped.
+        frames: how many to measure, 1 or more.
+        settings: what to draw.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ConfigError: the source is live and has its own speed.
+        SourceError: the source gives no frames.
+    """
+    if is_live(source):
+        raise ConfigError(f"received the live source {source!r}; give a video, whose frames come as fast as they can")
+    with open_source(source, on_skip=lambda reason: None, loop=True) as opened:
+        # Commands would repeat separate pictures; at a rate, none is.
+        pipeline = Pipeline(artifacts, replace(opened, fps=1.0), Controls(), settings=settings)
+        results = iter(pipeline)
+        _draw(results, WARM_UP_FRAMES)
+        rss_start_bytes = rss_bytes()
+        start_s = time.perf_counter()
+        drawn = _draw(results, frames)
+        elapsed_s = time.perf_counter() - start_s
+        rss_end_bytes = rss_bytes()
+    if drawn.status is None:
+        raise SourceError("the source gave no frame to measure; give a video")
+    return Soak(
+        engine=drawn.status.engine,
+        precision=settings.precision,
+        layout=settings.layout,
+        frames=drawn.count,
+        frames_per_s=drawn.count / elapsed_s,
+        stages_ms=dict(zip(STAGES, (drawn.sums_ms / drawn.count).tolist(), strict=True)),
+        slowest_ms=drawn.slowest_ms,
+        rss_start_bytes=rss_start_bytes,
+        rss_end_bytes=rss_end_bytes,
+        rss_peak_bytes=peak_rss_bytes(),
+    )
+
+
+@dataclass
+class _Drawn:
+    """What is known of the frames that were drawn; times by stage, in ms."""
+
+    count: int
+    sums_ms: NDArray[np.float64]
+    slowest_ms: float
+    status: Status | None
+
+
+def _draw(results: Iterator[Result], frames: int) -> _Drawn:
+    """Draw frames; when it returns, none of them is held, so that memory can be compared."""
+    drawn = _Drawn(0, np.zeros(len(STAGES)), 0.0, None)
+    for result in tqdm(islice(results, frames), total=frames, unit="frame", disable=None, mininterval=1.0):
+        drawn_from_s = time.perf_counter()
+        result.panel  # noqa: B018
+        overlay_ms = (time.perf_counter() - drawn_from_s) * 1e3
+        stages = result.stages
+        times_ms = np.array([stages.decode_ms, stages.preprocess_ms, stages.inference_ms, overlay_ms])
+        drawn.count += 1
+        drawn.sums_ms += times_ms
+        drawn.slowest_ms = max(drawn.slowest_ms, float(times_ms.sum()))
+        drawn.status = result.status
+    return drawn
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process now, or its peak where only that can be asked."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_rss_bytes()
+    # Imported here, as only Unix has it.
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def peak_rss_bytes() -> int:
+    """Return the most resident memory that this process ever had."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS tells bytes, all others kilobytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def sample_video() -> Iterator[str]:
+    """Yield the path of the built-in sample as a video of 640 by 480 pixels, there for the length of a `with` block."""
+    with tempfile.TemporaryDirectory(prefix="focaledge-soak-") as folder:
+        path = str(Path(folder) / "sample.mp4")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (CLIP_WIDTH_PX, CLIP_HEIGHT_PX))
+        for frame in sample_frames():
+            larger = cv2.resize(frame, (CLIP_WIDTH_PX, CLIP_HEIGHT_PX), interpolation=cv2.INTER_CUBIC)
+            writer.write(cv2.cvtColor(larger, cv2.COLOR_RGB2BGR))
+        writer.release()
+        yield path
+
+
+def describe(measured: Soak) -> str:
+    """Return what was measured as lines of text."""
+    grown_mb = (measured.rss_end_bytes - measured.rss_start_bytes) / 1e6
+    stages = ", ".join(f"{name} {time_ms:.2f}" for name, time_ms in measured.stages_ms.items())
+    return "\n".join(
+        [
+            f"{measured.frames} frames ({measured.precision}, {measured.layout}, {measured.engine})",
+            f"{measured.frames_per_s:.1f} frames/s, the slowest frame {measured.slowest_ms:.1f} ms",
+            f"mean ms a frame: {stages}",
+            f"memory {measured.rss_start_bytes / 1e6:.1f} MB after warm-up, {measured.rss_end_bytes / 1e6:.1f} MB at "
+            f"the end ({grown_mb:+.1f}), {measured.rss_peak_bytes / 1e6:.1f} MB at its peak",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; see `--help`."""
+    args = _parser().parse_args(argv)
+    if args.frames < 1:
+        raise ConfigError(f"received --frames {args.frames}; give 1 or more")
+    # As the demo does: the network's threads need the cores.
+    cv2.setNumThreads(1)
+    layout = next(each for each in LAYOUTS if each == args.layout)
+    settings = Settings(
+        level=0 if layout == "grid" else 1, layout=layout, precision=args.precision, compare=args.compare
+    )
+    artifacts = Artifacts(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
+    if args.source:
+        measured = soak(artifacts, args.source, args.frames, settings)
+    else:
+        with sample_video() as source:
+            measured = soak(artifacts, source, args.frames, settings)
+    print(json.dumps(asdict(measured), indent=2) if args.json else describe(measured))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.soak", description=__doc__)
+    add = parser.add_argument
+    add("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
+    add("--frames", type=int, default=DEFAULT_FRAMES, help="measured frames, after the warm-up (default: %(default)s)")
+    add("--source", help="a video, looped (default: the built-in sample as a video of 640 by 480)")
+    add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
+    add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
+    add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    add("--layout", choices=LAYOUTS, default="grid", help="what to draw (default: %(default)s)")
+    add("--compare", action="store_true", help="draw float32 and int8 side by side")
+    add("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -110,7 +110,7 @@ def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool
     """
     extras = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *(line for each in sorted(engines) for line in extras[EXTRAS[each]])]
-    lines += extras.get(WEB_EXTRA, [])
+    lines += extras[WEB_EXTRA]
     if not windows:
         lines = [re.sub(r"^opencv-python\b(?!-)", "opencv-python-headless", line) for line in lines]
     return sorted(lines)

@@ -17,9 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-# Run as a script, Python looks for `runtime` beside this file instead of above it.
-if __name__ == "__main__" and not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    # It multiplies no matrices in NumPy, whose pool of threads takes time and memory to make.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Run as a script, Python looks for `runtime` beside this file instead of above it.
+    if not __package__:
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import cv2
 
@@ -27,14 +30,15 @@ from runtime.artifacts import Artifacts
 from runtime.controls import LAYOUTS, Controls, Layout, Settings, Status
 from runtime.errors import ConfigError, SourceError, run_cli
 from runtime.manifest import ENGINES, PRECISIONS
+from runtime.opencv_log import silence_opencv
 from runtime.pipeline import Pipeline, Result, percentiles
 from runtime.preprocess import Image
 from runtime.recorder import Recorder
 from runtime.recording import Write, is_picture, open_output
+from runtime.shipped import default_bundle
 from runtime.sources import RECONNECT_S, SAMPLE, Frame, open_source
 from runtime.window import command_for, open_window, require_display
 
-DEFAULT_BUNDLE = Path(__file__).resolve().parents[1] / "models" / "edge-nano-cifar10"
 # How fast separate pictures follow each other in a recorded video, and on a web page.
 PICTURES_FPS = 2.0
 # How long a viewer's command waits at most while a camera gives no frame.
@@ -113,7 +117,8 @@ class View(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo's command line; returns its exit code."""
     args = _parser().parse_args(argv)
-    _quiet_opencv()
+    silence_opencv()
+    cv2.setNumThreads(1)  # the network's threads need the cores, and pictures of this size gain nothing
     _check(args)
     if not (args.headless or args.serve):
         require_display()
@@ -375,17 +380,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("received --token without --serve; give both or none")
 
 
-def _quiet_opencv() -> None:
-    """Keep OpenCV's own pages off stderr, as every failure here has its one line, and its threads off the cores."""
-    # OpenCV 4 and 5 have it in different places; 0 is silent in both.
-    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
-    set_log_level(0)
-    # FFmpeg prints past OpenCV's log level; -8 is its "quiet".
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # The network's threads need them, and pictures of this size gain nothing.
-    cv2.setNumThreads(1)
-
-
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGINT and SIGTERM set, so that a video is finished before the end."""
@@ -406,7 +400,7 @@ def _parser() -> argparse.ArgumentParser:
         "precision, c compares both, r records or stops, s saves a snapshot; separate pictures wait for any other key.",
     )
     add = parser.add_argument
-    add("--bundle", type=Path, default=DEFAULT_BUNDLE, help="folder with manifest.json (default: %(default)s)")
+    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
     add(
         "--engine",

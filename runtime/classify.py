@@ -23,7 +23,6 @@ from typing import Any
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,18 +100,9 @@ class Classifier:
             DataError: the file cannot be read, or the array has another dtype or shape.
             FocalEdgeError: the network gave logits that are not finite.
         """
-        image = _read(picture) if isinstance(picture, str | Path) else _checked(picture)
+        image = read_picture(str(picture)) if isinstance(picture, str | Path) else _checked(picture)
         outputs = self.engine.run(preprocess(image, self.engine.input_size))
         return Classification(self.labels, softmax(outputs.logits), outputs.gates, outputs.modulator)
-
-
-def _read(path: str | Path) -> Image:
-    try:
-        return read_picture(str(path))
-    # Of a picture whose header claims more pixels than OpenCV allows.
-    except cv2.error as error:
-        reason = getattr(error, "err", None) or error
-        raise DataError(f"{path} is refused by OpenCV ({reason}); give a smaller JPEG, PNG or WebP file") from error
 
 
 def _checked(image: Image) -> Image:

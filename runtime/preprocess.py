@@ -91,9 +91,13 @@ def read_picture(path: str) -> Image:
         uint8 `[H, W, 3]` RGB.
 
     Raises:
-        DataError: the file is missing or cannot be decoded.
+        DataError: the file is missing or cannot be decoded, or claims more pixels than OpenCV allows.
     """
-    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        reason = getattr(error, "err", None) or error
+        raise DataError(f"{path} is refused by OpenCV ({reason}); give a smaller JPEG, PNG or WebP file") from error
     if frame is None:
         raise DataError(f"{path} cannot be read as a picture; give a JPEG, PNG or WebP file")
     return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))

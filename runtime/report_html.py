@@ -412,8 +412,8 @@ def _blame(report: Mapping[str, Any]) -> str:
     if not blame["ranked_products"]:
         ranking = f"<p class='missing'>No sensitivity rank: {escape(why_missing(report, 'blame.ranked_products'))}.</p>"
     ranges = (
-        "<p>How float values of the worst layers lie in their int8 ranges. What lies beyond (hatched) is clipped to "
-        "the ends; bars are as high as the root of their counts, so that tails are seen.</p>"
+        "<p>How the reference's values of the worst layers lie in the candidate's ranges. What lies beyond (hatched) "
+        "is clipped to the ends; bars are as high as the root of their counts, so that tails are seen.</p>"
         f'<div class="charts">{"".join(charts)}</div>'
         if charts
         else ""

@@ -311,7 +311,7 @@ def _own(layer: str, sqnr: Mapping[str, float | None], sources: Mapping[str, set
     Noise adds up, so its own is what its output has more of than the noisiest of its inputs, as a share of the signal.
     """
     own = sqnr[layer]
-    if own is None:
+    if own is None or own >= SAME_DB:
         return None
     inherited = 0.0
     waiting, seen = list(sources.get(layer, ())), {layer}

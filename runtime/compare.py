@@ -255,6 +255,9 @@ def _add_blame(report: dict[str, Any], pair: Pair, images: Sequence[Image], effo
     source = "pictures that are compared on"
     if extras.calibration is not None:
         images, source = list(extras.calibration.images), "the calibration set"
+    if pair.reference.manifest.config != pair.candidate.manifest.config:
+        report["missing"]["blame"] = "the two are different networks, so their layers are not comparable"
+        return
     ranking = find_ranking(pair.candidate.folder, extras.sensitivity)
     if ranking is None:
         report["missing"]["blame.ranked_products"] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runtime.parity.graph import read_graph
 from runtime.parity.machine import EnergyMeter, memory_bytes, usable_cores
 from runtime.parity.peak import measure_peaks
 from runtime.parity.probe import probe
-from runtime.parity.subject import open_precisions
+from runtime.parity.subject import open_any, open_precisions
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "edge-pico-cifar10"
 
@@ -167,6 +168,18 @@ def test_artifacts_of_other_networks_have_no_layer_to_blame() -> None:
     products = [Path(runtime.parity.cost.__file__).with_name(f"product_{precision}.tflite") for precision in ("int8",)]
     with pytest.raises((ArtifactError, ValueError)):
         blame_figures(SHIPPED / "int8.tflite", *products, [np.zeros((1, 32, 32, 3), np.uint8)], "zeros", [])
+
+
+def test_two_artifacts_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    def names(first: Path, second: Path, engine: str | None = None) -> list[str]:
+        return [subject.name for subject in open_any(first, second, engine, 1).subjects.values()]
+
+    copies = [Path(shutil.copytree(SHIPPED, tmp_path / folder)) for folder in ("old", "new", "other/new")]
+    assert names(copies[0], copies[0] / "float.tflite") == ["int8.tflite", "float.tflite"]
+    assert names(copies[0], copies[1]) == ["old", "new"]
+    assert names(copies[0], copies[1] / "int8.onnx") == ["old/int8.tflite", "new/int8.onnx"]
+    assert names(copies[1], copies[2]) == [str(copies[1] / "int8.tflite"), str(copies[2] / "int8.tflite")]
+    assert names(copies[0], copies[1] / "int8.onnx", "ort") == ["old", "new"]
 
 
 def test_a_ranking_is_found_in_the_bundle_or_its_run(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def _add(total: _Layer, layer: str, first: OpenGraph, second: OpenGraph, histogr
     exact, found = first.read(first.outputs[layer]), second.read(second.outputs[layer])
     places = tuple(range(exact.ndim - 1))
     total.signal += np.square(exact).sum(axis=places)
-    total.noise += np.square(np.nan_to_num(exact - found, nan=np.inf)).sum(axis=places)
+    noise = np.square(exact - found).sum(axis=places)
+    total.noise += np.where(np.isnan(noise), np.inf, noise)
     place = second.integers.get(layer)
     if place is None or place.ends is None:
         return
@@ -262,7 +263,9 @@ class _Histograms:
 
     def add(self, layer: str, values: Floats) -> None:
         low, high = self._span(layer)
-        self._counts[layer] += np.histogram(np.clip(values, low, high), HISTOGRAM_BINS, (low, high))[0]
+        # np.histogram takes longer than both networks.
+        places = ((values.ravel() - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
+        self._counts[layer] += np.bincount(np.clip(places, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
 
     def _span(self, layer: str) -> tuple[float, float]:
         low, high = self._ends[layer]

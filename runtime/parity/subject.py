@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,7 @@ def open_any(reference: Path, candidate: Path, engine: str | None, threads: int)
     (folder_1, _, first), (folder_2, _, second) = found
     if (folder_1.resolve(), first.file) == (folder_2.resolve(), second.file):
         raise ConfigError(f"received {folder_1 / first.file} twice; give two artifacts to compare")
-    names = [first.file, second.file]
-    if folder_1.resolve() != folder_2.resolve():
-        names = [f"{folder.resolve().name}/{artifact.file}" for folder, _, artifact in found]
-        if names[0] == names[1]:
-            names = [str(folder / artifact.file) for folder, _, artifact in found]
+    names = _names([(folder, artifact) for folder, _, artifact in found])
     subjects = [
         Subject(
             name,
@@ -124,6 +121,19 @@ def open_any(reference: Path, candidate: Path, engine: str | None, threads: int)
         for name, (folder, manifest, artifact) in zip(names, found, strict=True)
     ]
     return Pair(*subjects)
+
+
+def _names(found: Sequence[tuple[Path, Artifact]]) -> list[str]:
+    """Name two artifacts by the least that tells them apart: file, bundle, both, or the whole path."""
+    files = [artifact.file for _, artifact in found]
+    folders = [folder.resolve().name for folder, _ in found]
+    paths = [str(folder / artifact.file) for folder, artifact in found]
+    if found[0][0].resolve() == found[1][0].resolve():
+        return files
+    if files[0] == files[1] and folders[0] != folders[1]:
+        return folders
+    both = [f"{folder}/{file}" for folder, file in zip(folders, files, strict=True)]
+    return both if both[0] != both[1] else paths
 
 
 def _locate(path: Path, engine: str | None) -> tuple[Path, Manifest, Artifact]:

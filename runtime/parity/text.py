@@ -107,22 +107,25 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
 
 def to_screen(report: Mapping[str, Any]) -> str:
     """Return the report as one screen of plain text."""
-    data, subject = report["data"], report["subjects"]["candidate"]
+    data, subjects = report["data"], report["subjects"]
+    engines = dict.fromkeys(subjects[role]["interpreter"] for role in ("reference", "candidate"))
+    names = [_cut(subjects[role]["name"]) for role in ("reference", "candidate")]
+    width = max(11, *map(len, names))
     lines = [
         headline(report),
         f"data: {data['dataset']}, {data['split']} split, {data['sampling']}",
-        f"engine: {subject['interpreter']}, {report['cost']['cpu']}",
+        f"engine: {' and '.join(engines)}, {report['cost']['cpu']}",
         "",
         *(f"{WORDS[rule['outcome']]}  {rule['text']}" for rule in report["verdict"]["rules"]),
         "",
-        f"{'':20} {_cut(report['subjects']['reference']['name']):>13} {_cut(subject['name']):>13}",
-        *(f"{title:20} {first:>13} {second:>13}   {note}".rstrip() for title, first, second, note in _rows(report)),
+        f"{'':20} {names[0]:>{width}} {names[1]:>{width}}",
+        *(f"{title:20} {one:>{width}} {two:>{width}}   {note}".rstrip() for title, one, two, note in _rows(report)),
         *_notes(report),
     ]
     return "\n".join(lines)
 
 
-def _cut(name: str, longest: int = 13) -> str:
+def _cut(name: str, longest: int = 24) -> str:
     return name if len(name) <= longest else f"..{name[-longest + 2 :]}"
 
 

@@ -24,8 +24,8 @@ from runtime.parity.subject import Pair, Subject
 
 STARTS = 3
 ENERGY_S = 2.0
-# In which the last engine's threads fall asleep.
-REST_S = 0.002
+# In which the last engine's threads fall asleep, and how many runs it takes to be awake again.
+REST_S, RUNS_AFTER_REST = 0.002, 3
 PROBE_FIGURES = ("cold_start_ms", "open_ms", "first_run_ms", "peak_memory_bytes", "model_memory_bytes")
 
 
@@ -72,27 +72,21 @@ def _latency_figures(
     rounds: int,
     missing: dict[str, str],
 ) -> list[dict[str, Any]]:
-    engines: dict[str, _Feeding] = {}
-    counts = []
+    # Each finds its own pictures by their place in turn, as two networks may have inputs of different sizes.
+    turns = [np.full((1, 1, 1, 3), index, np.uint8) for index in range(len(batches["reference"]))]
+    figures = []
     for count in threads:
         try:
-            opened = {role: subject.opened(count) for role, subject in pair.subjects.items()}
+            engines = {role: _Feeding(subject.opened(count), batches[role]) for role, subject in pair.subjects.items()}
         except ArtifactError as error:
             missing[f"cost.threads.{count}"] = str(error)
             continue
-        counts.append(count)
-        engines |= {f"{role} {count}": _Feeding(engine, batches[role]) for role, engine in opened.items()}
-    # Each finds its own pictures by their place in turn, as two networks may have inputs of different sizes.
-    turns = [np.full((1, 1, 1, 3), index, np.uint8) for index in range(len(batches["reference"]))]
-    times_ms = measure_times(engines, turns, rounds, rest_s=REST_S, runs_before=1)
-    return [
-        {
-            "threads": count,
-            **{role: _summary(times_ms[f"{role} {count}"]) for role in pair.subjects},
-            **_speedup(times_ms[f"reference {count}"], times_ms[f"candidate {count}"]),
-        }
-        for count in counts
-    ]
+        # Threads of the engine before would else still wait awake on cores that this one needs.
+        rest = {"rest_s": REST_S, "runs_before": RUNS_AFTER_REST} if count > 1 else {}
+        times_ms = measure_times(engines, turns, rounds, **rest)  # type: ignore[arg-type]
+        summaries = {role: _summary(values) for role, values in times_ms.items()}
+        figures.append({"threads": count, **summaries, **_speedup(times_ms["reference"], times_ms["candidate"])})
+    return figures
 
 
 class _Feeding:

@@ -66,8 +66,11 @@ def pictures() -> LabelledPictures:
 def failed(
     pair: Pair, pictures: LabelledPictures, *, budget: dict[str, Limit] = TIMELESS, extras: Any = None
 ) -> set[str]:
-    """Return the rules that fail; those that rest on few layers' pictures may warn."""
-    report = compare(pair, pictures, budget, EFFORT, extras).report
+    """Compare, and return the rules that fail; those that rest on few layers' pictures may warn."""
+    return failures(compare(pair, pictures, budget, EFFORT, extras).report)
+
+
+def failures(report: dict[str, Any]) -> set[str]:
     return {rule["rule"] for rule in report["verdict"]["rules"] if rule["outcome"] == "fail"}
 
 
@@ -133,9 +136,9 @@ def test_a_weight_tensor_of_which_the_scale_is_doubled(tmp_path: Path, pictures:
             tensor.quantization.scale = [2 * scale for scale in tensor.quantization.scale]
 
     damaged = open_damaged(tmp_path / "bundle", double)
-    assert "min_layer_sqnr_db" in failed(damaged, pictures)
-    blame = compare(damaged, pictures, TIMELESS, EFFORT).report["blame"]
-    assert blame["noisiest_layer"] == "stage0.block1.expand"
+    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    assert "min_layer_sqnr_db" in failures(report)
+    assert report["blame"]["noisiest_layer"] == "stage0.block1.expand"
 
 
 def test_one_channel_that_is_zeroed(tmp_path: Path, pictures: LabelledPictures) -> None:
@@ -149,9 +152,9 @@ def test_one_channel_that_is_zeroed(tmp_path: Path, pictures: LabelledPictures) 
             buffer.data = values.reshape(-1).view(np.uint8)
 
     damaged = open_damaged(tmp_path / "bundle", zero)
-    assert "min_channel_sqnr_db" in failed(damaged, pictures)
-    layers = compare(damaged, pictures, TIMELESS, EFFORT).report["blame"]["layers"]
-    worst = next(each for each in layers if each["layer"] == "stage0.block1.context")
+    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    assert "min_channel_sqnr_db" in failures(report)
+    worst = next(each for each in report["blame"]["layers"] if each["layer"] == "stage0.block1.context")
     assert worst["channel"] == channel
     assert worst["channel_sqnr_db"] == pytest.approx(0, abs=1.5)
 
@@ -205,7 +208,7 @@ def test_an_artifact_that_is_good_in_good_light_only(pair: Pair, pictures: Label
     budget = TIMELESS | {"max_extra_drop_pp": BUDGET["max_extra_drop_pp"]}
     effort = dataclasses.replace(EFFORT, corrupted_pictures=20)
     report = compare(damage_output(pair, blinded, with_image=True), pictures, budget, effort).report
-    assert {rule["rule"] for rule in report["verdict"]["rules"] if rule["outcome"] == "fail"} == {"max_extra_drop_pp"}
+    assert failures(report) == {"max_extra_drop_pp"}
     assert report["corruptions"]["extra_drop_interval_pp"]["low"] > 5
 
 
@@ -218,8 +221,8 @@ def test_a_test_picture_that_was_calibrated_on(pair: Pair, pictures: LabelledPic
     few = dataclasses.replace(
         calibration, images=calibration.images[5:8], labels=calibration.labels[5:8], ids=calibration.ids[5:8]
     )
-    assert failed(pair, pictures, extras=Extras(calibration=few)) == {"max_leaked_pictures"}
     report = compare(pair, pictures, TIMELESS, EFFORT, Extras(calibration=few)).report
+    assert failures(report) == {"max_leaked_pictures"}
     assert report["calibration"]["leaked_ids"] == ["crop/5", "crop/6", "crop/7"]
 
 

@@ -73,6 +73,7 @@ class Effort:
         corrupted_pictures: how many of them are corrupted, in each way and severity; 0 for none.
         layer_pictures: on how many of them layers are compared; 0 for none.
         rounds: measured runs of each artifact with each number of threads.
+        starts: fresh processes that each artifact is started in.
         threads: numbers of CPU threads; the first is that of the verdict.
     """
 
@@ -80,17 +81,20 @@ class Effort:
     corrupted_pictures: int = 1000
     layer_pictures: int = 512
     rounds: int = 500
+    starts: int = 3
     threads: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
         """Check the fields; see the class."""
         if self.pictures is not None and self.pictures < 1:
             raise ConfigError(f"received a limit of {self.pictures} pictures; expected 1 or more, or no limit")
-        if min(self.corrupted_pictures, self.layer_pictures) < 0 or self.rounds < 1 or min(self.threads) < 1:
-            raise ConfigError(f"received {self}; expected pictures of 0 or more, and a round and a thread at least")
+        if min(self.corrupted_pictures, self.layer_pictures) < 0 or min(self.rounds, self.starts, *self.threads) < 1:
+            raise ConfigError(
+                f"received {self}; expected pictures of 0 or more, and a round, a start and a thread at least"
+            )
 
 
-QUICK = Effort(pictures=1000, corrupted_pictures=200, layer_pictures=200, rounds=100)
+QUICK = Effort(pictures=1000, corrupted_pictures=200, layer_pictures=200, rounds=100, starts=1)
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,7 @@ def _add_cost(report: dict[str, Any], pair: Pair, images: Sequence[Image], effor
         role: [preprocess(image, subject.engine.input_size) for image in images[:TIMED_PICTURES]]
         for role, subject in pair.subjects.items()
     }
-    report["cost"], missing = cost_figures(pair, batches, effort.threads, effort.rounds)
+    report["cost"], missing = cost_figures(pair, batches, effort.threads, effort.rounds, effort.starts)
     report["missing"] |= missing
 
 
@@ -390,6 +394,7 @@ def _effort(arguments: argparse.Namespace) -> Effort:
         corrupted_pictures=_first(arguments.corrupted_pictures, base.corrupted_pictures),
         layer_pictures=_first(arguments.layer_pictures, base.layer_pictures),
         rounds=_first(arguments.rounds, base.rounds),
+        starts=base.starts,
         threads=tuple(dict.fromkeys((threads, 1, usable_cores()))),
     )
 

@@ -22,7 +22,6 @@ from runtime.parity.probe import probe
 from runtime.parity.statistics import SEED, Interval
 from runtime.parity.subject import Pair, Subject
 
-STARTS = 3
 ENERGY_S = 2.0
 # In which the last engine's threads fall asleep, and how many runs it takes to be awake again.
 REST_S, RUNS_AFTER_REST = 0.002, 3
@@ -30,7 +29,7 @@ PROBE_FIGURES = ("cold_start_ms", "open_ms", "first_run_ms", "peak_memory_bytes"
 
 
 def cost_figures(
-    pair: Pair, batches: Mapping[str, Sequence[NDArray[np.uint8]]], threads: Sequence[int], rounds: int
+    pair: Pair, batches: Mapping[str, Sequence[NDArray[np.uint8]]], threads: Sequence[int], rounds: int, starts: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return `cost` of report.json, and why what is missing there is.
 
@@ -39,6 +38,7 @@ def cost_figures(
         batches: pictures, uint8 `[1, S, S, 3]` each, of each role's input size; as many for both.
         threads: numbers of CPU threads to measure with; the first is that of the verdict.
         rounds: measured runs of each artifact with each number of threads.
+        starts: fresh processes that each artifact is started in.
 
     Returns:
         The figures, and reasons by the path of a figure.
@@ -46,7 +46,7 @@ def cost_figures(
     missing: dict[str, str] = {}
     load_before = load_average()
     latencies = _latency_figures(pair, batches, threads, rounds, missing)
-    starts = {role: _start_figures(role, subject, missing) for role, subject in pair.subjects.items()}
+    probed = {role: _start_figures(role, subject, starts, missing) for role, subject in pair.subjects.items()}
     sizes = {role: subject.artifact.size_bytes for role, subject in pair.subjects.items()}
     figures: dict[str, Any] = {
         "rounds": rounds,
@@ -56,7 +56,7 @@ def cost_figures(
         "speedup": latencies[0]["speedup"] if latencies else None,
         "size_ratio": sizes["reference"] / sizes["candidate"],
         **{
-            role: {"size_bytes": sizes[role], **starts[role], **_graph_figures(role, subject, missing)}
+            role: {"size_bytes": sizes[role], **probed[role], **_graph_figures(role, subject, missing)}
             for role, subject in pair.subjects.items()
         },
     }
@@ -116,7 +116,7 @@ def _speedup(reference_ms: Sequence[float], candidate_ms: Sequence[float]) -> di
     return {"speedup": medians[0] / medians[1], "speedup_interval": asdict(Interval(float(low), float(high)))}
 
 
-def _start_figures(role: str, subject: Subject, missing: dict[str, str]) -> dict[str, Any]:
+def _start_figures(role: str, subject: Subject, starts: int, missing: dict[str, str]) -> dict[str, Any]:
     empty: dict[str, Any] = dict.fromkeys(PROBE_FIGURES)
     if subject.folder is None:
         missing[f"cost.{role}.cold_start_ms"] = "the artifact is not on disk"
@@ -125,7 +125,7 @@ def _start_figures(role: str, subject: Subject, missing: dict[str, str]) -> dict
     try:
         found = [
             probe(subject.folder, artifact.precision, artifact.engine, threads)
-            for _ in tqdm(range(STARTS), desc="cold starts", unit="start", disable=None, leave=False)
+            for _ in tqdm(range(starts), desc="cold starts", unit="start", disable=None, leave=False)
         ]
     except FocalEdgeError as error:
         missing[f"cost.{role}.cold_start_ms"] = str(error)

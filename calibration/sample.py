@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,11 @@ def draw_representative_set(train: Split, pictures: int, seed: int) -> Represent
     chosen = class_balanced_indices(train.labels, pictures, seed)
     ids = tuple(train.ids[i] for i in chosen)
     images = train.images[chosen]
+    return RepresentativeSet(images, ids, hash_of(ids, images))
+
+
+def hash_of(ids: Sequence[str], images: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 over names and pixels, as 64 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(ids).encode())
     digest.update(np.ascontiguousarray(images).tobytes())
-    return RepresentativeSet(images, ids, digest.hexdigest())
+    return digest.hexdigest()

@@ -176,7 +176,7 @@ def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> 
     for engine in ENGINES:
         pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
         paired = classify(pair[0], pair[1], list(pictures.images), len(manifest.labels))
-        predicted |= {("float32", engine): paired.float32, ("int8", engine): paired.int8}
+        predicted |= {("float32", engine): paired.reference, ("int8", engine): paired.candidate}
     inputs = np.concatenate([preprocess(image, manifest.input_size) for image in pictures.images])
     simulated = top1(logits(quantized_network(source), inputs))
     artifacts = []

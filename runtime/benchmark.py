@@ -53,7 +53,24 @@ def measure(
     rest_s: float = 0.0,
     runs_before: int = 0,
 ) -> dict[str, Latency]:
-    """Measure the latency of `run`, the engines taking turns.
+    """Measure the latency of `run`, the engines taking turns; see `measure_times`.
+
+    Returns:
+        The latency of each engine, under its name.
+    """
+    times_ms = measure_times(engines, pictures, rounds, rest_s=rest_s, runs_before=runs_before)
+    return {name: summarise(values) for name, values in times_ms.items()}
+
+
+def measure_times(
+    engines: Mapping[str, Timed],
+    pictures: Sequence[NDArray[np.uint8]],
+    rounds: int,
+    *,
+    rest_s: float = 0.0,
+    runs_before: int = 0,
+) -> dict[str, list[float]]:
+    """Time every `run`, the engines taking turns.
 
     Each engine first runs a few times unmeasured. Then every round gives one picture to every engine;
     the engine that goes first rotates, because the first one after a pause finds colder caches.
@@ -67,7 +84,7 @@ def measure(
             push each other out of the caches, which a device that runs one of them does not see.
 
     Returns:
-        The latency of each engine, under its name.
+        The times of each engine in milliseconds, one a round, under its name.
 
     Raises:
         ConfigError: there is no engine, no picture or no round.
@@ -90,7 +107,7 @@ def measure(
             for _ in range(runs_before):
                 engines[name].run(pictures[index % len(pictures)])
             times_ms[name].append(_run_ms(engines[name], pictures[index % len(pictures)]))
-    return {name: summarise(values) for name, values in times_ms.items()}
+    return times_ms
 
 
 def _run_ms(engine: Timed, picture: NDArray[np.uint8]) -> float:

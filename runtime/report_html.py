@@ -14,69 +14,84 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-TEMPLATE = Path(__file__).with_name("report.html.template")
-NO_FIGURE = "-"
-MAX_CHARTED_CLASSES = 30
+from runtime.parity.charts import (
+    NO_FIGURE,
+    BarPair,
+    Estimate,
+    estimates,
+    histogram,
+    paired_bars,
+    reliability,
+    two_lines,
+    value_range,
+)
+from runtime.parity.sight import FIGURES
+from runtime.parity.verdict import figure_at, why_missing
 
-CHART_WIDTH = 440
-LABEL_WIDTH = 120
-VALUE_WIDTH = 76
-BAR_HEIGHT = 14
-GROUP_GAP = 12
-HISTOGRAM_HEIGHT = 110
-HISTOGRAM_TOP = 18
+TEMPLATE = Path(__file__).with_name("report.html.template")
+MAX_CHARTED_CLASSES = 30
+LISTED_LAYERS = 15
+WORDS = {
+    "pass": "Pass: {candidate} is as good as {reference}",
+    "warn": "Pass with warnings: look at them before you ship {candidate}",
+    "fail": "Fail: do not ship {candidate}",
+}
+SIGNS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail", "skip": "not required"}
 
 
 @dataclass(frozen=True)
 class PicturePanel:
-    """One picture with both networks' gates drawn over it, as PNG files."""
+    """One picture with both networks' gates drawn over it, as JPEG files."""
 
     picture_id: str
     reason: str
     label: str
-    float32_png: bytes
-    int8_png: bytes
+    reference_jpeg: bytes
+    candidate_jpeg: bytes
 
 
-@dataclass(frozen=True)
-class BarPair:
-    """A float32 and an int8 value of one thing, in one unit; `None` where there is no figure."""
-
-    label: str
-    float32: float | None
-    int8: float | None
-
-
-def render_report(report: Mapping[str, Any], panels: Sequence[PicturePanel]) -> str:
+def render_report(report: Mapping[str, Any], panels: Mapping[str, Sequence[PicturePanel]]) -> str:
     """Draw the page.
 
     Args:
-        report: the content of report.json; see `runtime.compare`.
-        panels: the pictures to show, may be none.
+        report: the content of report.json; see docs/parity.md.
+        panels: the pictures to show, `"disagreements"` and `"sight"`; may be none.
 
     Returns:
         HTML with inline styles, charts and pictures.
     """
-    preset = report["bundle"]["preset"]
-    title = f"{preset}: int8 against float32"
+    reference, candidate = names(report)
     data = report["data"]
+    title = f"{report['subjects']['candidate']['preset']}: {candidate} against {reference}"
     subtitle = f"{data['dataset']}, {data['split']} split, {data['sampling']} · {report['created_utc']}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         subtitle=escape(subtitle),
+        reference=escape(reference),
+        candidate=escape(candidate),
         verdict=_verdict(report),
         charts="\n".join(_glance_charts(report)),
         summary_table=_summary_table(report),
+        reliability=_reliability(report),
         class_note=_class_note(report),
         class_chart=_class_chart(report),
         class_table=_class_table(report),
-        overlay_layer=escape(report["bundle"]["overlay_layer"]),
-        similarity_table=_similarity_table(report),
-        histograms="\n".join(_histograms(report)),
-        panel_note=_panel_note(panels),
-        panels="\n".join(_panel(panel) for panel in panels),
+        confusion=_confusion(report),
+        overlay_layer=escape(report["subjects"]["reference"]["overlay_layer"]),
+        sight=_sight(report),
+        sight_panels=_panels(panels.get("sight", ())),
+        corruptions=_corruptions(report),
+        blame=_blame(report),
+        cost=_cost(report),
+        disagreement_table=_disagreement_table(report),
+        disagreement_panels=_panels(panels.get("disagreements", ())),
         facts_table=_facts_table(report),
     )
+
+
+def names(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the reference and the candidate are called."""
+    return report["subjects"]["reference"]["name"], report["subjects"]["candidate"]["name"]
 
 
 def figure(report: Mapping[str, Any], path: str, form: str = "", scale: float = 1.0) -> str:
@@ -84,7 +99,7 @@ def figure(report: Mapping[str, Any], path: str, form: str = "", scale: float = 
 
     Args:
         report: the content of report.json.
-        path: where the figure is, e.g. `"gate_similarity.maps.0.mean"`.
+        path: where the figure is, e.g. `"sight.maps.0.cosine.mean"`.
         form: a format specification, e.g. `".2f"`.
         scale: what to multiply by first, e.g. 100 to show a share in percent.
 
@@ -103,89 +118,9 @@ def figure(report: Mapping[str, Any], path: str, form: str = "", scale: float = 
     return f'<span data-figure="{escape(path)}" data-scale="{scale!r}">{escape(shown)}</span>'
 
 
-def paired_bars(title: str, pairs: Sequence[BarPair], form: str, unit: str) -> str:
-    """Draw horizontal bars, float32 (solid) above int8 (striped) in each group.
-
-    Args:
-        title: what is shown, for the caption and for those who do not see the chart.
-        pairs: the groups, from the top, values >= 0.
-        form: the format of a value, e.g. `".1f"`.
-        unit: the unit of all values, for the caption.
-
-    Returns:
-        An HTML figure with an SVG chart; all bars share one scale that starts at 0.
-    """
-    largest = max((value for pair in pairs for value in (pair.float32, pair.int8) if value), default=1.0)
-    room = CHART_WIDTH - LABEL_WIDTH - VALUE_WIDTH
-    group_height = 2 * BAR_HEIGHT + 2 + GROUP_GAP
-    parts = []
-    for row, pair in enumerate(pairs):
-        top = row * group_height + GROUP_GAP / 2
-        parts.append(
-            f'<text x="0" y="{top + BAR_HEIGHT + 5:.1f}"><title>{escape(pair.label)}</title>'
-            f"{escape(_shortened(pair.label))}</text>"
-        )
-        parts.append(_bar("float32", pair.float32, largest, room, top, form))
-        parts.append(_bar("int8", pair.int8, largest, room, top + BAR_HEIGHT + 2, form))
-    return _figure(title, unit, CHART_WIDTH, len(pairs) * group_height, parts)
-
-
-def _bar(precision: str, value: float | None, largest: float, room: float, top: float, form: str) -> str:
-    baseline = top + BAR_HEIGHT - 3
-    if value is None:
-        return f'<text x="{LABEL_WIDTH}" y="{baseline:.1f}">{NO_FIGURE}</text>'
-    width = room * value / largest
-    box = f'x="{LABEL_WIDTH}" y="{top:.1f}" width="{width:.1f}" height="{BAR_HEIGHT}"'
-    stripes = f'<rect {box} fill="url(#stripes)"/>' if precision == "int8" else ""
-    text = f'<text x="{LABEL_WIDTH + width + 6:.1f}" y="{baseline:.1f}">{value:{form}}</text>'
-    return f'<rect class="{precision}" {box}><title>{precision}</title></rect>{stripes}{text}'
-
-
-def _shortened(label: str, longest: int = 17) -> str:
-    return label if len(label) <= longest else label[: longest - 1] + "…"
-
-
-def histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Draw a distribution as the share of pictures in each interval.
-
-    Args:
-        title: what is shown.
-        edges: the B+1 ends of the intervals, ascending.
-        counts: how many pictures each of the B intervals holds, >= 0.
-
-    Returns:
-        An HTML figure with an SVG chart; the intervals are drawn equally wide and are labelled.
-    """
-    total, largest = max(sum(counts), 1), max(*counts, 1)
-    step = CHART_WIDTH / len(counts)
-    floor = HISTOGRAM_TOP + HISTOGRAM_HEIGHT
-    parts = [f'<line class="baseline" x1="0" y1="{floor}" x2="{CHART_WIDTH}" y2="{floor}"/>']
-    for index, count in enumerate(counts):
-        height = HISTOGRAM_HEIGHT * count / largest
-        left, middle = index * step, (index + 0.5) * step
-        bound = f"≥{edges[index]:g}" if index else f"&lt;{edges[1]:g}"
-        box = f'x="{left + 2:.1f}" y="{floor - height:.1f}" width="{step - 4:.1f}" height="{height:.1f}"'
-        parts.append(f'<rect class="int8" {box}/>')
-        if count:
-            text = _percent(count / total)
-            parts.append(f'<text text-anchor="middle" x="{middle:.1f}" y="{floor - height - 4:.1f}">{text}</text>')
-        parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{floor + 15}">{bound}</text>')
-    return _figure(title, "share of pictures", CHART_WIDTH, floor + 20, parts)
-
-
-def _percent(share: float) -> str:
-    # A few pictures must not read as none, nor nearly all as all.
-    if share < 0.01:
-        return "&lt;1%"
-    return "&gt;99%" if 0.99 < share < 1 else f"{share:.0%}"
-
-
-def _figure(title: str, unit: str, width: float, height: float, parts: Sequence[str]) -> str:
-    return (
-        f"<figure><figcaption>{escape(title)}, {escape(unit)}</figcaption>"
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg></figure>"
-    )
+def interval(report: Mapping[str, Any], path: str, form: str, scale: float = 1.0) -> str:
+    """Show both ends of an interval of the report."""
+    return f"{figure(report, f'{path}.low', form, scale)} to {figure(report, f'{path}.high', form, scale)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
@@ -197,36 +132,46 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "")
         style: a CSS class.
 
     Returns:
-        HTML.
+        HTML, in an element that scrolls where the table is wider than the page.
     """
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
-    return f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    content = f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll" tabindex="0">{content}</div>'
+
+
+def _missing(report: Mapping[str, Any], part: str) -> str:
+    return f'<p class="missing">Not measured: {escape(why_missing(report, part))}.</p>'
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
-    passed = report["verdict"]["passed"]
-    style, word = (
-        ("passed", "Pass: int8 keeps the accuracy of float32") if passed else ("failed", "Fail: do not ship int8")
+    verdict = report["verdict"]
+    reference, candidate = names(report)
+    word = WORDS[verdict["outcome"]].format(reference=reference, candidate=candidate)
+    rows = []
+    for rule in verdict["rules"]:
+        sign = f'<span class="sign {rule["outcome"]}">{SIGNS[rule["outcome"]]}</span>'
+        rows.append((sign, escape(rule["text"]), f"<code>{escape(rule['rule'])}</code>"))
+    head = ("", "requirement, with figure and limit", "rule")
+    return f'<div class="verdict {verdict["outcome"]}"><strong>{escape(word)}</strong></div>' + table(
+        head, rows, "rules"
     )
-    reasons = "".join(f"<p>{escape(reason)}.</p>" for reason in report["verdict"]["reasons"])
-    gains = (
-        f"<p>It runs {figure(report, 'latency.speedup', '.2f')} times as fast as float32 and is "
-        f"{figure(report, 'size.ratio', '.2f')} times smaller.</p>"
-    )
-    return f'<div class="verdict {style}"><strong>{word}</strong>{reasons}{gains}</div>'
 
 
 def _glance_charts(report: Mapping[str, Any]) -> list[str]:
-    accuracy, latency, size = report["accuracy"], report["latency"], report["size"]
+    accuracy, cost = report["accuracy"], report["cost"]
+    top1 = BarPair("top-1", 100 * accuracy["reference"]["top1"], 100 * accuracy["candidate"]["top1"])
     times = [
-        BarPair(name, latency["float32"][key], latency["int8"][key])
-        for name, key in (("p50 (median)", "p50_ms"), ("p90", "p90_ms"))
+        BarPair(
+            f"p50, {_threads(each['threads'])}",
+            each["reference"]["p50_ms"],
+            each["candidate"]["p50_ms"],
+        )
+        for each in cost["threads"]
     ]
-    top1 = BarPair("all classes", 100 * accuracy["top1_float32"], 100 * accuracy["top1_int8"])
-    files = BarPair("artifact", size["float32_bytes"] / 1024, size["int8_bytes"] / 1024)
+    files = BarPair("artifact", cost["reference"]["size_bytes"] / 1024, cost["candidate"]["size_bytes"] / 1024)
     return [
         paired_bars("Top-1 accuracy", [top1], ".2f", "percent"),
         paired_bars("Latency", times, ".3f", "milliseconds"),
@@ -235,138 +180,370 @@ def _glance_charts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _summary_table(report: Mapping[str, Any]) -> str:
-    accuracy, latency, size = "accuracy.", "latency.", "size."
+    def row(title: str, key: str, form: str, scale: float, note: str) -> tuple[str, ...]:
+        shown = (figure(report, f"accuracy.{role}.{key}", form, scale) for role in ("reference", "candidate"))
+        return (title, *shown, note)
+
+    def noted(words: str, path: str, form: str, scale: float = 1.0, unit: str = "") -> str:
+        return f"{words} {figure(report, f'accuracy.{path}', form, scale)}{unit}"
+
     drop = (
-        f"drop {figure(report, accuracy + 'drop_pp', '.2f')} ± "
-        f"{figure(report, accuracy + 'drop_standard_error_pp', '.2f')} pp"
+        f"{noted('drop', 'drop_pp', '.2f', unit=' pp')}; 95% interval "
+        f"{interval(report, 'accuracy.drop_interval_pp', '.2f')}"
+    )
+    agreement = (
+        f"{noted('agreement', 'agreement', '.2f', 100, '%')}; 95% interval "
+        f"{interval(report, 'accuracy.agreement_interval', '.2f', 100)}"
+    )
+    only = (
+        "Right where the other is wrong, pictures",
+        figure(report, "accuracy.only_reference_correct"),
+        figure(report, "accuracy.only_candidate_correct"),
+        noted("McNemar's test: p =", "mcnemar_p_value", ".2g"),
     )
     rows = [
-        (
-            "Top-1 accuracy, %",
-            figure(report, accuracy + "top1_float32", ".2f", 100),
-            figure(report, accuracy + "top1_int8", ".2f", 100),
-            drop,
-        ),
-        (
-            "Right where the other is wrong, pictures",
-            figure(report, accuracy + "only_float32_correct"),
-            figure(report, accuracy + "only_int8_correct"),
-            f"agreement {figure(report, accuracy + 'agreement', '.2f', 100)}%",
-        ),
-        *[
-            (
-                f"Latency {key.removesuffix('_ms')}, ms",
-                figure(report, f"{latency}float32.{key}", ".3f"),
-                figure(report, f"{latency}int8.{key}", ".3f"),
-                f"{figure(report, latency + 'speedup', '.2f')} times as fast" if key == "p50_ms" else "",
-            )
-            for key in ("p50_ms", "p90_ms", "min_ms")
-        ],
-        (
-            "Size, bytes",
-            figure(report, size + "float32_bytes", ","),
-            figure(report, size + "int8_bytes", ","),
-            f"{figure(report, size + 'ratio', '.2f')} times smaller",
-        ),
+        row("Top-1 accuracy, %", "top1", ".2f", 100, drop),
+        row("Top-5 accuracy, %", "top5", ".2f", 100, agreement),
+        only,
+        row("Cross-entropy, nats", "cross_entropy_nats", ".4f", 1.0, ""),
+        row("Expected calibration error", "ece", ".4f", 1.0, noted("growth", "ece_increase", "+.4f")),
         *_fake_quant_rows(report),
     ]
-    return table(["", "float32", "int8", ""], rows)
+    return table(["", *names(report), ""], rows)
 
 
-def _fake_quant_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    if report["bundle"]["fake_quant_agreement"] is None:
+def _fake_quant_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    if report["subjects"]["candidate"]["fake_quant_agreement"] is None:
         return []
-    share = figure(report, "bundle.fake_quant_agreement", ".2f", 100)
-    pictures = figure(report, "bundle.fake_quant_pictures", ",")
+    share = figure(report, "subjects.candidate.fake_quant_agreement", ".2f", 100)
+    pictures = figure(report, "subjects.candidate.fake_quant_pictures", ",")
     return [("Same prediction as its fake-quantized network, %", "", share, f"{pictures} pictures, at export")]
 
 
+def _reliability(report: Mapping[str, Any]) -> str:
+    series: dict[str, Sequence[tuple[float, float]]] = {
+        role: [
+            (each["confidence"], each["accuracy"])
+            for each in report["accuracy"][role]["calibration_bins"]
+            if each["pictures"]
+        ]
+        for role in ("reference", "candidate")
+    }
+    return reliability("Accuracy against confidence", series)
+
+
 def _class_note(report: Mapping[str, Any]) -> str:
-    known = [entry for entry in report["classes"] if entry["drop_pp"] is not None]
-    worst = max(known, key=lambda entry: entry["drop_pp"])
-    if worst["drop_pp"] <= 0:
-        return "No class loses accuracy in int8."
-    return (
-        f"The class that loses most is {escape(worst['label'])}: {worst['drop_pp']:.2f} percentage points, "
-        f"on {worst['pictures']} pictures. With few pictures in a class, one more mistake is a large drop."
-    )
+    worse = [entry["label"] for entry in report["classes"]["list"] if entry["worse"]]
+    if worse:
+        return f"Beyond chance, {escape(names(report)[1])} is worse at {escape(', '.join(worse))} (diamonds)."
+    return "No class loses more than chance explains."
 
 
 def _class_chart(report: Mapping[str, Any]) -> str:
-    known = [entry for entry in report["classes"] if entry["drop_pp"] is not None]
-    title = "Top-1 accuracy of each class"
+    known = [entry for entry in report["classes"]["list"] if entry["drop_pp"] is not None]
+    title = "Drop of each class"
     if len(known) > MAX_CHARTED_CLASSES:
-        title = f"Top-1 accuracy of the {MAX_CHARTED_CLASSES} classes that change most"
+        title = f"Drop of the {MAX_CHARTED_CLASSES} classes that change most"
         known = sorted(known, key=lambda entry: -abs(entry["drop_pp"]))[:MAX_CHARTED_CLASSES]
-    pairs = [BarPair(entry["label"], 100 * entry["top1_float32"], 100 * entry["top1_int8"]) for entry in known]
-    return paired_bars(title, pairs, ".1f", "percent")
+    rows = [
+        Estimate(
+            entry["label"],
+            entry["drop_pp"],
+            entry["drop_interval_pp"]["low"],
+            entry["drop_interval_pp"]["high"],
+            bool(entry["worse"]),
+        )
+        for entry in known
+    ]
+    return estimates(title, rows, "+.1f", "percentage points, to the right: worse")
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            escape(entry["label"]),
-            figure(report, f"classes.{index}.pictures"),
-            figure(report, f"classes.{index}.top1_float32", ".2f", 100),
-            figure(report, f"classes.{index}.top1_int8", ".2f", 100),
-            figure(report, f"classes.{index}.drop_pp", ".2f"),
+    rows = []
+    for index, entry in enumerate(report["classes"]["list"]):
+        at = f"classes.list.{index}"
+        ends = NO_FIGURE if entry["drop_pp"] is None else interval(report, f"{at}.drop_interval_pp", ".2f")
+        rows.append(
+            (
+                escape(entry["label"]),
+                figure(report, f"{at}.pictures"),
+                figure(report, f"{at}.top1_reference", ".2f", 100),
+                figure(report, f"{at}.top1_candidate", ".2f", 100),
+                figure(report, f"{at}.drop_pp", ".2f"),
+                ends,
+                figure(report, f"{at}.p_value", ".2g"),
+            )
         )
-        for index, entry in enumerate(report["classes"])
-    ]
-    return table(["class", "pictures", "float32, %", "int8, %", "drop, pp"], rows)
+    reference, candidate = names(report)
+    head = ["class", "pictures", f"{reference}, %", f"{candidate}, %", "drop, pp", "interval, pp", "p"]
+    return table(head, rows)
 
 
-def _similarity_table(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            escape(entry["map"]),
-            *(figure(report, f"gate_similarity.maps.{index}.{key}", ".4f") for key in ("mean", "p5", "min")),
+def _confusion(report: Mapping[str, Any]) -> str:
+    rows = []
+    for index, entry in enumerate(report["confusion"]["list"]):
+        at = f"confusion.list.{index}"
+        counts = [f"{role}_pictures" for role in ("reference", "candidate")]
+        rows.append(
+            (
+                escape(entry["label"]),
+                escape(entry["predicted"]),
+                *(figure(report, f"{at}.{key}") for key in counts),
+                figure(report, f"{at}.change_pictures", "+d"),
+            )
         )
-        for index, entry in enumerate(report["gate_similarity"]["maps"])
+    if not rows:
+        return "<p>Both make the same mistakes.</p>"
+    return table(["true class", "taken for", *names(report), "change"], rows, "words")
+
+
+def _sight(report: Mapping[str, Any]) -> str:
+    sight = report["sight"]
+    if sight is None:
+        return _missing(report, "sight")
+    titles = {"cosine": "cosine", "ssim": "SSIM", "rank_correlation": "rank correlation"}
+    head, rows = ["map"], []
+    for key in FIGURES:
+        head += [f"{titles[key]}, mean", "5th pct.", "min"]
+    for index, entry in enumerate(sight["maps"]):
+        places = [f"sight.maps.{index}.{key}.{part}" for key in FIGURES for part in ("mean", "p5", "min")]
+        cells = [figure(report, place, ".4f") for place in places]
+        rows.append((escape(entry["map"]), *cells))
+    charts = [
+        histogram(f"{entry['map'].capitalize()}: {titles['cosine']}", sight["edges"], entry["cosine"]["histogram"])
+        for entry in sight["maps"]
     ]
-    return table(["map", "mean", "5th percentile", "minimum"], rows)
+    note = "<p>How the pictures spread over cosine similarity; the intervals narrow towards 1.</p>"
+    return f'{table(head, rows, "dense")}{note}<div class="charts">{"".join(charts)}</div>'
 
 
-def _histograms(report: Mapping[str, Any]) -> list[str]:
-    edges = report["gate_similarity"]["edges"]
-    return [
-        histogram(entry["map"].capitalize(), edges, entry["histogram"]) for entry in report["gate_similarity"]["maps"]
-    ]
-
-
-def _panel_note(panels: Sequence[PicturePanel]) -> str:
-    if not panels:
-        return "No picture is shown."
-    return (
-        "The worst pictures and a few at random, float32 above int8. Gates are signed: blue is negative, "
-        "dark is 0, orange is positive. Each map has its own scale, written below it."
+def _corruptions(report: Mapping[str, Any]) -> str:
+    corruptions = report["corruptions"]
+    if corruptions is None:
+        return _missing(report, "corruptions")
+    reference, candidate = (escape(name) for name in names(report))
+    clean, cells = corruptions["clean"], corruptions["list"]
+    shares = [cell[f"top1_{role}"] for cell in [clean, *cells] for role in ("reference", "candidate")]
+    # To the next tenth, so that the axis is legible.
+    ends = (int(10 * min(shares)) / 10, min(1.0, (int(10 * max(shares)) + 1) / 10))
+    kinds = list(dict.fromkeys(cell["kind"] for cell in cells))
+    charts = []
+    for kind in kinds:
+        steps = [clean, *(cell for cell in cells if cell["kind"] == kind)]
+        ticks = ["clean", *(str(cell["severity"]) for cell in steps[1:])]
+        reference_line, candidate_line = (
+            [float(step[f"top1_{role}"]) for step in steps] for role in ("reference", "candidate")
+        )
+        charts.append(two_lines(kind[0].upper() + kind[1:], ticks, reference_line, candidate_line, ends))
+    rows = []
+    for index, cell in enumerate(cells):
+        at = f"corruptions.list.{index}"
+        rows.append(
+            (
+                f"{escape(cell['kind'])}, {cell['severity']}",
+                figure(report, f"{at}.top1_reference", ".2f", 100),
+                figure(report, f"{at}.top1_candidate", ".2f", 100),
+                figure(report, f"{at}.drop_pp", ".2f"),
+                interval(report, f"{at}.drop_interval_pp", ".2f"),
+                figure(report, f"{at}.agreement", ".2f", 100),
+                figure(report, f"{at}.lowest_mean_cosine", ".4f"),
+            )
+        )
+    head = ["corruption, severity", f"{reference}, %", f"{candidate}, %", "drop, pp", "95% interval", "agreement, %"]
+    note = (
+        f"<p>On average over these corruptions, the drop grows by "
+        f"{figure(report, 'corruptions.extra_drop_pp', '.2f')} percentage points (95% interval "
+        f"{interval(report, 'corruptions.extra_drop_interval_pp', '.2f')}), on "
+        f"{figure(report, 'corruptions.pictures', ',')} pictures.</p>"
     )
+    details = f"<details><summary>All figures</summary>{table([*head, 'least similar map'], rows)}</details>"
+    return f'{note}{_legend(report)}<div class="charts small">{"".join(charts)}</div>{details}'
+
+
+def _legend(report: Mapping[str, Any]) -> str:
+    reference, candidate = (escape(name) for name in names(report))
+    return (
+        '<p class="legend"><svg viewBox="0 0 40 12" width="40" height="12" aria-hidden="true">'
+        '<line class="line reference-line" x1="0" y1="6" x2="40" y2="6"/>'
+        f'<circle class="reference" cx="20" cy="6" r="3.6"/></svg> {reference} '
+        '<svg viewBox="0 0 40 12" width="40" height="12" aria-hidden="true">'
+        '<line class="line candidate-line" x1="0" y1="6" x2="40" y2="6"/>'
+        f'<rect class="candidate" x="16.8" y="2.8" width="6.4" height="6.4"/></svg> {candidate}; '
+        "top-1 accuracy, clean and at severities 1 to 3</p>"
+    )
+
+
+def _blame(report: Mapping[str, Any]) -> str:
+    blame = report["blame"]
+    if blame is None:
+        return _missing(report, "blame")
+    rows = []
+    for index, entry in enumerate(blame["layers"][:LISTED_LAYERS]):
+        at = f"blame.layers.{index}"
+        rows.append(
+            (
+                escape(entry["layer"]),
+                figure(report, f"{at}.sqnr_db", ".1f"),
+                figure(report, f"{at}.own_sqnr_db", ".1f"),
+                figure(report, f"{at}.channel_sqnr_db", ".1f"),
+                figure(report, f"{at}.channel"),
+                figure(report, f"{at}.clipped_share", ".3f", 100),
+                figure(report, f"{at}.sensitivity_rank"),
+            )
+        )
+    head = ["layer", "SQNR, dB", "its own, dB", "worst channel, dB", "channel", "clipped, %", "sensitivity rank"]
+    clipped = {entry["layer"]: entry["clipped_share"] for entry in blame["layers"]}
+    charts = [
+        value_range(
+            each["layer"],
+            f"clipped {clipped[each['layer']]:.3%}",
+            each["span"],
+            (each["low"], each["high"]),
+            each["histogram"],
+        )
+        for each in blame["ranges"]
+    ]
+    noisiest = escape(blame["noisiest_layer"] or "none")
+    note = (
+        f"<p>On {figure(report, 'blame.pictures', ',')} pictures ({escape(blame['source'])}). "
+        f"Most noise is added by <code>{noisiest}</code>. Of {len(blame['layers'])} layers, the {len(rows)} worst:</p>"
+    )
+    ranking = ""
+    if not blame["ranked_products"]:
+        ranking = f"<p class='missing'>No sensitivity rank: {escape(why_missing(report, 'blame.ranked_products'))}.</p>"
+    ranges = (
+        "<p>How the reference's values of the worst layers lie in the candidate's ranges. What lies beyond (hatched) "
+        "is clipped to the ends; bars are as high as the root of their counts, so that tails are seen.</p>"
+        f'<div class="charts">{"".join(charts)}</div>'
+        if charts
+        else ""
+    )
+    return note + table(head, rows) + ranking + ranges
+
+
+def _cost(report: Mapping[str, Any]) -> str:
+    cost = report["cost"]
+    rows, bars = [], []
+    for index, each in enumerate(cost["threads"]):
+        at = f"cost.threads.{index}"
+        for role, name in zip(("reference", "candidate"), names(report), strict=True):
+            times = (figure(report, f"{at}.{role}.{key}_ms", ".3f") for key in ("p50", "p90", "p99", "min"))
+            speed = ""
+            if role == "candidate":
+                ends = interval(report, f"{at}.speedup_interval", ".2f")
+                speed = f"{figure(report, f'{at}.speedup', '.2f')} times ({ends})"
+            rows.append((f"{escape(name)}, {_threads(each['threads'])}", *times, speed))
+            label = f"{name}, {each['threads']} thr."
+            latency = each[role]
+            bars.append(
+                Estimate(label, latency["p50_ms"], latency["min_ms"], latency["p99_ms"], stands_out=role == "candidate")
+            )
+    chart = estimates("Latency: median, from the least to the 99th percentile", bars, ".2f", "milliseconds")
+    latencies = table(["", "p50, ms", "p90, ms", "p99, ms", "min, ms", "speed-up"], rows)
+    return f'<div class="charts">{chart}</div>{latencies}{_resources(report)}{_peaks(report)}'
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _resources(report: Mapping[str, Any]) -> str:
+    kinds = (
+        ("Size, bytes", "size_bytes", ",", 1.0),
+        ("Cold start, ms", "cold_start_ms", ".0f", 1.0),
+        ("Memory of model and interpreter, MiB", "model_memory_bytes", ".1f", 2.0**-20),
+        ("Peak memory of the process, MiB", "peak_memory_bytes", ".1f", 2.0**-20),
+        ("Operators", "operators", "", 1.0),
+        ("Delegate partitions", "delegate_partitions", "", 1.0),
+        ("Multiply-accumulates, millions", "macs", ".2f", 1e-6),
+        ("Energy of a picture, mJ", "energy_mj", ".3f", 1.0),
+    )
+    rows = []
+    for title, key, form, scale in kinds:
+        shown = [figure(report, f"cost.{role}.{key}", form, scale) for role in ("reference", "candidate")]
+        reasons = {
+            why_missing(report, f"cost.{role}.{key}")
+            for role in ("reference", "candidate")
+            if figure_at(report, f"cost.{role}.{key}") is None
+        }
+        rows.append((title, *shown, escape("; ".join(sorted(reasons)))))
+    return table(["", *names(report), ""], rows, "resources")
+
+
+def _peaks(report: Mapping[str, Any]) -> str:
+    if not report["cost"]["peaks"]:
+        return _missing(report, "cost.peaks")
+    rows = []
+    for index, each in enumerate(report["cost"]["peaks"]):
+        at = f"cost.peaks.{index}"
+        rows.append(
+            (
+                _threads(each["threads"]),
+                *(figure(report, f"{at}.{key}_macs_per_s", ".1f", 1e-9) for key in ("float32", "int8")),
+                *(figure(report, f"{at}.{role}_share_of_peak", ".1f", 100) for role in ("reference", "candidate")),
+            )
+        )
+    reference, candidate = names(report)
+    head = ["peak", "float32, GMAC/s", "int8, GMAC/s", f"{reference} reaches, %", f"{candidate} reaches, %"]
+    return table(head, rows)
+
+
+def _disagreement_table(report: Mapping[str, Any]) -> str:
+    rows = []
+    for index, entry in enumerate(report["disagreements"]):
+        at = f"disagreements.{index}"
+        said = [
+            f"{escape(entry[role]['prediction'] or 'not finite')} "
+            f"{figure(report, f'{at}.{role}.probability', '.1f', 100)}%"
+            for role in ("reference", "candidate")
+        ]
+        divergence = figure(report, f"{at}.divergence_nats", ".3f")
+        rows.append((escape(entry["id"]), escape(entry["label"]), *said, divergence))
+    return table(["picture", "true class", *names(report), "divergence, nats"], rows)
+
+
+def _panels(panels: Sequence[PicturePanel]) -> str:
+    return "\n".join(_panel(panel) for panel in panels) or "<p>No picture is shown.</p>"
 
 
 def _panel(panel: PicturePanel) -> str:
     caption = f"{panel.picture_id}, labelled {panel.label} ({panel.reason})"
     images = "".join(
-        f'<img src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}" '
-        f'alt="{escape(f"{precision}: gates of {panel.picture_id}")}">'
-        for precision, png in (("float32", panel.float32_png), ("int8", panel.int8_png))
+        f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" '
+        f'alt="{escape(f"{role}: prediction and gates of {panel.picture_id}")}">'
+        for role, jpeg in (("reference", panel.reference_jpeg), ("candidate", panel.candidate_jpeg))
     )
-    return f'<figure class="picture"><figcaption>{escape(caption)}</figcaption>{images}</figure>'
+    return (
+        f'<figure class="picture"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="scroll" tabindex="0">{images}</div></figure>'
+    )
 
 
 def _facts_table(report: Mapping[str, Any]) -> str:
-    data, machine = report["data"], report["machine"]
+    data, cost = report["data"], report["cost"]
     rows = [
         ("Data", f"{escape(data['dataset'])}, {escape(data['split'])} split, {escape(data['sampling'])}"),
         ("Pictures compared", figure(report, "data.pictures")),
-        ("Largest drop allowed, pp", figure(report, "verdict.max_drop_pp")),
-        ("Pictures with non-finite int8 outputs", figure(report, "accuracy.non_finite_int8")),
-        ("Engine", escape(machine["engine"])),
-        ("Threads", figure(report, "machine.threads")),
-        ("Processor", escape(machine["cpu"])),
-        ("Latency", f"{figure(report, 'latency.rounds')} runs each, the two taking turns"),
+        ("Pictures with non-finite outputs", figure(report, "accuracy.non_finite_pictures")),
+        ("Calibration pictures among them", _leaks(report)),
+        ("Processor", escape(cost["cpu"])),
+        ("Latency", f"{figure(report, 'cost.rounds')} runs each, all taking turns"),
+        ("Load average", _load(report)),
         ("Date", escape(report["created_utc"])),
     ]
-    for artifact in report["bundle"]["artifacts"]:
-        name = f"{artifact['file']} ({artifact['precision']}, {artifact['engine']})"
-        rows.append((escape(name), f"SHA-256 <code>{escape(artifact['sha256'])}</code>"))
+    for role in ("reference", "candidate"):
+        subject = report["subjects"][role]
+        scheme = f", scheme {escape(subject['scheme'])}" if subject["scheme"] else ""
+        name = f"{subject['file']} ({subject['precision']}, {subject['interpreter']})"
+        rows.append((escape(name), f"SHA-256 <code>{escape(subject['sha256'])}</code>{scheme}"))
     return table([], rows, "facts")
+
+
+def _leaks(report: Mapping[str, Any]) -> str:
+    if report["calibration"]["leaked_pictures"] is None:
+        return escape(f"not known: {why_missing(report, 'calibration.leaked_pictures')}")
+    return figure(report, "calibration.leaked_pictures")
+
+
+def _load(report: Mapping[str, Any]) -> str:
+    return f"{figure(report, 'cost.load_before', '.1f')} before, {figure(report, 'cost.load_after', '.1f')} after"

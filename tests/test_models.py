@@ -33,11 +33,10 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
         assert verified_file(bundle, artifact).stat().st_size == artifact.size_bytes
         assert artifact.accuracy is not None
         assert artifact.accuracy.pictures == report["data"]["pictures"]
-    reported = {each["precision"]: each["sha256"] for each in report["bundle"]["artifacts"]}
-    for precision in PRECISIONS:
-        artifact = manifest.artifact(precision)
-        assert reported[precision] == artifact.sha256
-        assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][f"top1_{precision}"])  # type: ignore[union-attr]
+    for role, precision in zip(("reference", "candidate"), PRECISIONS, strict=True):
+        artifact, reported = manifest.artifact(precision), report["subjects"][role]
+        assert (reported["precision"], reported["sha256"]) == (precision, artifact.sha256)
+        assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][role]["top1"])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)

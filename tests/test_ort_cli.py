@@ -18,6 +18,7 @@ import runtime.compare
 from runtime.errors import run_cli
 from runtime.files import sha256_of
 from runtime.manifest import read_manifest, write_manifest
+from tests.tiny_bundle import write_budget
 
 
 def negate_the_heads_kernel(bundle: Path) -> None:
@@ -45,12 +46,15 @@ def test_compare_passes_what_is_sound_and_fails_what_is_damaged(
     if damaged:
         negate_the_heads_kernel(bundle)
     options = ["--bundle", str(bundle), "--data", str(tiny_export / "test.npz"), "--out", str(tmp_path / "report")]
+    options += write_budget(tmp_path / "parity.toml", max_drop_pp=0.5, max_non_finite=0)
     assert run_cli(runtime.compare.main, [*options, "--engine", "ort"]) == int(damaged)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["machine"]["engine"].startswith("onnxruntime ")
-    assert [each["file"] for each in report["bundle"]["artifacts"]] == ["float.onnx", "int8.onnx"]
-    assert report["size"]["int8_bytes"] == (bundle / "int8.onnx").stat().st_size
-    assert report["accuracy"]["top1_float32"] == 1.0
+    reference, candidate = (report["subjects"][role] for role in ("reference", "candidate"))
+    assert candidate["interpreter"].startswith("onnxruntime ")
+    assert (reference["file"], candidate["file"]) == ("float.onnx", "int8.onnx")
+    assert report["cost"]["candidate"]["size_bytes"] == (bundle / "int8.onnx").stat().st_size
+    assert report["accuracy"]["reference"]["top1"] == 1.0
+    assert "TFLite" in report["missing"]["blame"]
     assert (report["accuracy"]["drop_pp"] > 5.0) is damaged
     assert run_cli(runtime.compare.main, options) == 0, "TFLite's artifacts are sound"
 

@@ -106,6 +106,13 @@ def tiny_onnx(opset: int = 18, **renames: str) -> bytes:
     return bytes(onnx.parser.parse_model(text).SerializeToString())
 
 
+def write_budget(path: Path, **limits: float) -> list[str]:
+    """Write a budget of a few rules, as tiny networks are neither fast nor small; return the options that take it."""
+    rules = "\n".join(f"{rule} = {{ fail = {limit} }}" for rule, limit in limits.items())
+    path.write_text(f"schema_version = 1\n[quantization]\n{rules}\n[release]\n{rules}\n")
+    return ["--budget", str(path), "--quick", "--rounds", "3", "--corrupted-pictures", "0"]
+
+
 def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **changes: Any) -> Manifest:
     """Write `model` as both artifacts of a bundle, with its manifest.
 

@@ -1,0 +1,90 @@
+"""The verdict: every rule of the budget with its figure and its limit, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.parity.budget import RULES, Budget, Limit, Rule
+
+PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
+# On fewer pictures, a drop of half a percentage point is one picture or none.
+FEWEST_PICTURES = 200
+
+
+def judge(report: Mapping[str, Any], budget: Budget, engine: str) -> dict[str, Any]:
+    """Judge a report.
+
+    Args:
+        report: the content of report.json, so far as it was measured.
+        budget: the limits by rule.
+        engine: the candidate's.
+
+    Returns:
+        `verdict` of report.json: the outcome, whether it passed, and one entry a rule.
+    """
+    rules = [_apply(report, name, limit, engine) for name, limit in budget.items()]
+    outcomes = {rule["outcome"] for rule in rules}
+    outcome = next((each for each in (FAIL, WARN) if each in outcomes), PASS)
+    # Rules that are all for other engines require nothing of this one.
+    if outcomes == {SKIP}:
+        outcome = FAIL
+    return {"outcome": outcome, "passed": outcome != FAIL, "rules": rules}
+
+
+def figure_at(report: Mapping[str, Any], path: str) -> float | None:
+    """Return the finite number at a path such as `"accuracy.drop_pp"`; `None` where there is none."""
+    value: Any = report
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def why_missing(report: Mapping[str, Any], path: str) -> str:
+    """Return what the report says of a figure that it has not."""
+    reasons = report.get("missing", {})
+    parts = path.split(".")
+    places = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((reasons[place] for place in places if place in reasons), "the comparison did not give it")
+
+
+def _apply(report: Mapping[str, Any], name: str, limit: Limit, engine: str) -> dict[str, Any]:
+    rule = RULES[name]
+    figure = figure_at(report, rule.figure)
+    entry = {"rule": name, "figure": figure, "figure_at": rule.figure, "fail": limit.fail, "warn": limit.warn}
+    if engine not in limit.engines:
+        return entry | {"outcome": SKIP, "text": f"{rule.title}: not required of {engine}"}
+    required = f"{'at most' if rule.is_maximum else 'at least'} {rule.form.format(limit.fail)}"
+    if figure is None:
+        reason = why_missing(report, rule.figure)
+        return entry | {"outcome": FAIL, "text": f"{rule.title}: missing ({reason}), required {required}"}
+    outcome, text = _outcome(rule, figure, limit), f"{rule.title}: {_written(rule, figure, limit)}, required {required}"
+    if outcome == WARN and limit.warn is not None:
+        text += f", better {'at most' if rule.is_maximum else 'at least'} {rule.form.format(limit.warn)}"
+    pictures = None if rule.pictures is None else figure_at(report, rule.pictures)
+    if outcome == PASS and rule.pictures is not None and (pictures or 0) < FEWEST_PICTURES:
+        outcome, text = WARN, f"{text}; on {pictures or 0} pictures only, {FEWEST_PICTURES} are needed to be sure"
+    return entry | {"outcome": outcome, "text": text}
+
+
+def _outcome(rule: Rule, figure: float, limit: Limit) -> str:
+    if _beyond(rule, figure, limit.fail):
+        return FAIL
+    return WARN if limit.warn is not None and _beyond(rule, figure, limit.warn) else PASS
+
+
+def _beyond(rule: Rule, figure: float, limit: float) -> bool:
+    return figure > limit if rule.is_maximum else figure < limit
+
+
+def _written(rule: Rule, figure: float, limit: Limit) -> str:
+    """Write a figure; with more digits where it would else read as a limit that it is beyond."""
+    text = rule.form.format(figure)
+    limits = [each for each in (limit.fail, limit.warn) if each is not None]
+    hides = any(text == rule.form.format(each) and figure != each for each in limits)
+    return f"{figure:.6g}" if hides else text

@@ -26,6 +26,7 @@ from runtime.metrics import percentile
 
 WARM_UP_RUNS = 10
 DEFAULT_ROUNDS = 200
+WHAT = ("latency", "pipeline", "cold-start")
 SYNTHETIC_PICTURES = 8
 
 
@@ -162,7 +163,15 @@ def synthetic_pictures(size: int) -> list[NDArray[np.uint8]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.benchmark",
-        description="Measure the float and the int8 artifact of a bundle side by side on noise pictures.",
+        description="Measure the float and the int8 artifact of a bundle side by side on noise pictures, or what a "
+        "device does with the int8 one.",
+    )
+    parser.add_argument(
+        "--what",
+        choices=WHAT,
+        default=WHAT[0],
+        help="one classification; the demo's whole pipeline on a video (runtime.soak); or the first picture of a fresh "
+        "process (runtime.cold_start) (%(default)s)",
     )
     parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="measured runs each (%(default)s)")
@@ -177,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.threads < 1:
         raise ConfigError(f"received --threads {arguments.threads}; expected 1 or more")
+    if arguments.what != WHAT[0]:
+        return _measure_elsewhere(arguments)
     engines = {
         precision: open_engine(
             arguments.bundle, precision=precision, engine=arguments.engine, threads=arguments.threads
@@ -197,6 +208,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:8} {latency.p50_ms:9.3f} {latency.p90_ms:9.3f} {latency.min_ms:9.3f}")
     print(f"int8 is {ratio:.2f} times as fast as float32 (ratio of medians)")
     return 0
+
+
+def _measure_elsewhere(arguments: argparse.Namespace) -> int:
+    """Run the module that measures a pipeline or a cold start, and return its exit code."""
+    options = ["--bundle", str(arguments.bundle)]
+    options += ["--engine", arguments.engine] if arguments.engine else []
+    options += ["--json"] if arguments.json else []
+    # Imported here: both use what most measurements of latency do without.
+    if arguments.what == "pipeline":
+        from runtime import soak
+
+        return soak.main([*options, "--threads", str(arguments.threads)])
+    from runtime import cold_start
+
+    return cold_start.main(options)
 
 
 if __name__ == "__main__":

@@ -158,3 +158,11 @@ def test_the_command_refuses_bad_numbers(fake_bundle, capsys, wrong):
 def test_the_command_names_a_bundle_that_is_not_there(tmp_path, capsys):
     assert run_cli(main, ["--bundle", str(tmp_path / "none")]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("what", "module"), [("pipeline", "soak"), ("cold-start", "cold_start")])
+def test_the_command_measures_a_pipeline_and_a_cold_start_too(monkeypatch, what, module):
+    received = []
+    monkeypatch.setattr(f"runtime.{module}.main", lambda argv: received.extend(argv) or 7)
+    assert main(["--bundle", "b", "--what", what, "--engine", "ort", "--json"]) == 7
+    assert received[:5] == ["--bundle", "b", "--engine", "ort", "--json"]

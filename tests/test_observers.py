@@ -119,8 +119,8 @@ def test_mse_is_no_worse_than_minmax_and_percentile(
     ends = np.array([(min(low, 0.0), max(high, 0.0)) for low, high in candidates])
     widest, found, *clipped = mean_squared_error(histogram, ends[:, 0], ends[:, 1])
     assert found <= widest
-    # By what the grid of ends may miss, and by how a few hundred values happen to lie between the 256: a uniform draw of
-    # 500 was found of which the 99th percentile's error is 0.78 of the found one.
+    # By what the grid of ends may miss, and by how a few hundred values happen to lie between the 256: a draw of 500
+    # was found of which the 99th percentile's error is 0.78 of the found one.
     assert found <= 1.5 * min(clipped)
 
 

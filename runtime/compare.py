@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from runtime.engine import Engine
 from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
 from runtime.files import replacing, write_json
+from runtime.machine import cpu_model, usable_cores
 from runtime.manifest import ENGINES
 from runtime.metrics import Classes
 from runtime.overlay import gate_panel
@@ -42,7 +43,6 @@ from runtime.parity.budget import DEFAULT_BUDGET, Budget, read_budget, with_larg
 from runtime.parity.cost import cost_figures
 from runtime.parity.junit import write_junit
 from runtime.parity.leak import leak_figures
-from runtime.parity.machine import cpu_model, usable_cores
 from runtime.parity.robustness import corruption_figures
 from runtime.parity.sight_figures import map_names, sight_figures, worst_places
 from runtime.parity.subject import Pair, Subject, check_classes, describe, open_any, open_precisions

@@ -12,6 +12,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 BOARD = Path("/proc/device-tree/model")
 # What makes int8 or float products fast: the kernel's name, and the usual one.
 FEATURES = {
@@ -82,6 +83,25 @@ def read_cpu(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> Cpu:
     )
 
 
+def cpu_model(cpuinfo: Path = CPUINFO) -> str:
+    """Name the processor.
+
+    Args:
+        cpuinfo: the kernel's description; x86 has `model name`, ARM boards have `Model` or `Hardware`.
+
+    Returns:
+        Its model, or its architecture where the kernel does not tell the model.
+    """
+    # As they are written: on x86 `model` is a number.
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in _text(cpuinfo).splitlines())
+    }
+    for key in ("model name", "Model", "Hardware"):
+        if fields.get(key):
+            return fields[key]
+    return platform.processor() or platform.machine() or UNKNOWN
+
+
 def usable_cores() -> int:
     """Return how many logical cores this process may use, 1 or more."""
     # Less than the machine has in a container or under `taskset`.
@@ -92,11 +112,26 @@ def usable_cores() -> int:
 def read_memory(meminfo: Path = MEMINFO) -> Memory | None:
     """Return the machine's memory, or `None` where the kernel does not list it."""
     fields = _fields(meminfo)
-    numbers = [re.match(r"(\d+) kB", fields.get(name, "")) for name in ("memtotal", "memavailable")]
-    if not numbers[0]:
-        return None
-    total, available = (int(number[1]) * 1024 if number else 0 for number in numbers)
-    return Memory(total, available)
+    total, available = (_kilobytes(fields.get(name, "")) for name in ("memtotal", "memavailable"))
+    return None if total is None else Memory(total, available or 0)
+
+
+def memory_bytes(field: str, status: Path = STATUS) -> int | None:
+    """Return what the kernel says of a process's memory.
+
+    Args:
+        field: `"VmHWM"`, the most it had in memory at once, or `"VmRSS"`, what it has now.
+        status: the kernel's description of the process.
+
+    Returns:
+        Bytes; `None` where it is not told.
+    """
+    return _kilobytes(_fields(status).get(field.lower(), ""))
+
+
+def load_average() -> float | None:
+    """Return the mean number of processes that wanted to run over the last minute; `None` where it is not told."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def interpreter_versions() -> dict[str, str]:
@@ -136,6 +171,12 @@ def _fields(path: Path) -> dict[str, str]:
         name, _, value = line.partition(":")
         fields.setdefault(name.strip().lower(), value.strip())
     return fields
+
+
+def _kilobytes(value: str) -> int | None:
+    """Return the bytes of the kernel's "123 kB"; `None` of anything else."""
+    number = re.match(r"(\d+) kB", value)
+    return int(number[1]) * 1024 if number else None
 
 
 def _text(path: Path) -> str:

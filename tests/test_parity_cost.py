@@ -12,10 +12,11 @@ import pytest
 
 import runtime.parity.cost
 from runtime.errors import ArtifactError, FocalEdgeError
+from runtime.machine import memory_bytes, usable_cores
 from runtime.parity.blame import blame_figures, find_ranking, layer_of, read_ranking
 from runtime.parity.cost import cost_figures, energy_mj
+from runtime.parity.energy import EnergyMeter
 from runtime.parity.graph import read_graph
-from runtime.parity.machine import EnergyMeter, memory_bytes, usable_cores
 from runtime.parity.peak import measure_peaks
 from runtime.parity.probe import probe
 from runtime.parity.subject import open_any, open_precisions

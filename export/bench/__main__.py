@@ -27,9 +27,9 @@ from export.bench.peers import FAMILIES, installed_version, make_peers
 from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_reports
 from export.bench.subject import Subject, load_subject
 from runtime.benchmark import Latency, Timed, measure
-from runtime.compare import cpu_model
 from runtime.errors import ConfigError, run_cli
 from runtime.litert import load_interpreter
+from runtime.machine import cpu_model
 from runtime.preprocess import Image
 
 DEFAULT_PICTURES = 2000

@@ -41,10 +41,10 @@ from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_r
 from export.sensitivity.ranking import Judge, Sensitivity, rank_products
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from export.sensitivity.switched import build_switched
-from runtime.compare import cpu_model
 from runtime.errors import ConfigError, run_cli
 from runtime.files import write_json
 from runtime.litert import load_interpreter
+from runtime.machine import cpu_model
 from runtime.metrics import Classes, agreement
 from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from runtime.benchmark import measure_times
 from runtime.engine import Engine
 from runtime.errors import ArtifactError, FocalEdgeError
+from runtime.machine import cpu_model, load_average
 from runtime.metrics import percentile
+from runtime.parity.energy import EnergyMeter
 from runtime.parity.graph import read_graph
-from runtime.parity.machine import EnergyMeter, cpu_model, load_average
 from runtime.parity.peak import measure_peaks
 from runtime.parity.probe import probe
 from runtime.parity.statistics import SEED, Interval

@@ -19,7 +19,7 @@ import numpy as np
 
 from runtime.engine import open_engine
 from runtime.errors import FocalEdgeError, run_cli
-from runtime.parity.machine import memory_bytes
+from runtime.machine import memory_bytes
 
 START_LIMIT_S = 60
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from runtime.engine import Engine
 from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
 from runtime.files import replacing, write_json
-from runtime.machine import cpu_model, usable_cores
+from runtime.machine import usable_cores
 from runtime.manifest import ENGINES
 from runtime.metrics import Classes
 from runtime.overlay import gate_panel
@@ -53,7 +53,7 @@ from runtime.report_html import PicturePanel, render_report
 from runtime.sampling import class_balanced_indices
 from runtime.split_file import LabelledPictures, read_split
 
-__all__ = ["NO_CLASS", "SCHEMA_VERSION", "compare", "cpu_model", "main"]
+__all__ = ["NO_CLASS", "SCHEMA_VERSION", "compare", "main"]
 
 SCHEMA_VERSION = 2
 REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN, JUNIT_XML = "report.json", "report.html", "report.md", "junit.xml"

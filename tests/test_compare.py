@@ -15,9 +15,10 @@ import pytest
 
 import runtime.parity.cost
 import runtime.parity.subject
-from runtime.compare import Effort, cpu_model, main, sample_indices
+from runtime.compare import Effort, main, sample_indices
 from runtime.compare import compare as compare_pair
 from runtime.errors import ArtifactError, ConfigError, DataError, run_cli
+from runtime.machine import cpu_model
 from runtime.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
 from runtime.outputs import Outputs
 from runtime.parity.budget import DEFAULT_BUDGET, Limit, read_budget

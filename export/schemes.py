@@ -123,7 +123,7 @@ SELECTIVE = Scheme(
             "input of query, context and gates, or of a patch embedding; the residual stream before it stays float",
         ),
         Rule(r".+\.aggregate", False, "input of the modulator's projection h"),
-        Rule(r".+\.modulate", False, "input of the output projection"),
+        Rule(r".+\.(modulate|norm_proj)", False, "input of the output projection"),
         Rule(r".+\.norm2", False, "input of the MLP"),
         Rule(r"(.+\.mlp_act|embed\.act\d+)", False, "input of the MLP's second product, or of the stem's next"),
         Rule(r"head\.pool", False, "input of the head"),
@@ -132,7 +132,7 @@ SELECTIVE = Scheme(
         FloatOps(r".*", frozenset({"QUANTIZE", "DEQUANTIZE"}), "the bridges between int8 and float"),
         FloatOps(r"normalise", frozenset({"MUL", "ADD"}), "pixels to the network's range, before their quantization"),
         FloatOps(
-            r".+\.norm\d*",
+            r".+\.norm(\d*|\d_post|_proj)",
             LAYER_NORM_OPS,
             "LayerNorm: XNNPACK takes neither int8 RSQRT nor int8 SQUARED_DIFFERENCE",
         ),
@@ -147,6 +147,7 @@ SELECTIVE = Scheme(
         FloatOps(r".+\.(global_pool|pool)", frozenset({"MEAN"}), "global pooling, of the float context or stream"),
         FloatOps(r".+\.gated\d+", frozenset({"MUL"}), "the gating sum, of float levels"),
         FloatOps(r".+\.aggregate\d*", frozenset({"ADD"}), "the gating sum, of float levels"),
+        FloatOps(r".+\.modulated", frozenset({"MUL"}), "the modulation, where a LayerNorm follows it"),
         FloatOps(r".+\.add[12]", frozenset({"ADD"}), "the residual stream"),
         FloatOps(
             FACE,
@@ -167,10 +168,14 @@ INTEGER_ONLY = Scheme(
             "matrix products",
         ),
         Rule(r".+\.focal\d+", True, "depthwise convolutions; one scale per channel, as channels differ much"),
-        Rule(r"(.+\.)?(embed\.norm\d*|norm\d|embed\.input)|head\.norm", False, "LayerNorms, and taps of the stream"),
+        Rule(
+            r"(.+\.)?(embed\.norm\d*|norm\d(_post)?|norm_proj|embed\.input)|head\.norm",
+            False,
+            "LayerNorms, and taps of the stream",
+        ),
         Rule(r".+\.((focal\d+|global|mlp)_act|act\d+)", False, "activations: a ReLU is part of its product"),
         Rule(r".+\.(global_)?pool", False, "global pooling"),
-        Rule(r".+\.(gated\d+|aggregate\d*|modulate)", False, "the gating sum and the modulation"),
+        Rule(r".+\.(gated\d+|aggregate\d*|modulated?)", False, "the gating sum and the modulation"),
         Rule(r".+\.add[12]", False, "the residual stream"),
     ),
     float_ops=(),
@@ -194,7 +199,7 @@ DYNAMIC = Scheme(
             frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "MEAN", "MUL", "ADD", "GELU", "RELU"}),
             "products read and give float, whatever their weights are; and so does all between them",
         ),
-        FloatOps(r".+\.norm\d*", LAYER_NORM_OPS, "LayerNorm"),
+        FloatOps(r".+\.norm(\d*|\d_post|_proj)", LAYER_NORM_OPS, "LayerNorm"),
         FloatOps(
             FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 picture taken in, the modulator's norm"
         ),

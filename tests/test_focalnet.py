@@ -28,7 +28,18 @@ Array = NDArray[np.float64]
 Weights = dict[str, Array]
 
 # Published sizes, in millions (paper, table 1; the tutorial's summary) or, for our own, an upper bound.
-MILLIONS = {"seed-cifar10": 39.0, "focalnet_tiny_srf": 28.4, "focalnet_tiny_lrf": 28.6}
+MILLIONS = {
+    "seed-cifar10": 39.0,
+    "focalnet_tiny_srf": 28.4,
+    "focalnet_tiny_lrf": 28.6,
+    "focalnet_small_srf": 49.9,
+    "focalnet_small_lrf": 50.3,
+    "focalnet_base_srf": 88.1,
+    "focalnet_base_lrf": 88.7,
+    "focalnet_tiny_iso": 5.9,
+    "focalnet_small_iso": 22.4,
+    "focalnet_base_iso": 87.2,
+}
 AT_MOST = {"edge-pico": 400_000, "edge-nano": 1_500_000, "edge-small": 6_000_000}
 
 
@@ -63,6 +74,23 @@ NETWORKS = {
     "BatchNorm, 4x4, then 2x2": network(4, (2, 2), (3, 3), norm="batch", block_norm_epsilon=1e-1),
     "BatchNorms folded, 4x4, then 2x2": network(4, (2, 2), (3, 3), stem="conv", norm="batch", folded=True),
     "LayerNorms folded, 4x4, then 2x2": network(4, (2, 2), (3, 3), folded=True, block_norm_epsilon=1e-1),
+    "layer scale, mean of levels, 4x4": network(4, (3,), (3,), layer_scale=0.1, normalise_modulator=True),
+    "overlapping patches, 8x8, then 4x4": network(
+        8, (2, 1), (3, 3), stem="overlap", patch_size=4, input_size=32, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ),
+    "norms after the branches, 4x4": network(4, (2,), (5,), post_norm=True, block_norm_epsilon=1e-1),
+    "all of the large networks', 8x8, then 4x4": network(
+        8,
+        (3, 4),
+        (5, 3),
+        stem="overlap",
+        patch_size=4,
+        input_size=32,
+        post_norm=True,
+        norm_in_modulation=True,
+        normalise_modulator=True,
+        layer_scale=0.1,
+    ),
 }
 
 
@@ -124,11 +152,39 @@ def modulate(x: Array, weights: Weights, block: str, config: FocalNetConfig, sta
         z = activate(depthwise(z, kernel), config)
         total += g[..., level : level + 1] * z
     total += g[..., levels:] * activate(z.mean(axis=(1, 2), keepdims=True), config)
+    if config.normalise_modulator and not config.folded:
+        total /= levels + 1
     modulator = linear(total, weights, f"{block}.modulator")
-    return {"y": linear(q * modulator, weights, f"{block}.proj"), "gates": g, "modulator": modulator}
+    modulated = q * modulator
+    if config.norm_in_modulation:
+        modulated = layer_norm(modulated, weights, f"{block}.norm_proj", config.block_norm_epsilon)
+    return {"y": linear(modulated, weights, f"{block}.proj"), "gates": g, "modulator": modulator}
 
 
-def embed(x: Array, weights: Weights, name: str, patch: int) -> Array:
+def end_branch(y: Array, weights: Weights, block: str, branch: int, config: FocalNetConfig) -> Array:
+    if config.post_norm:
+        y = layer_norm(y, weights, f"{block}.norm{branch}_post", config.block_norm_epsilon)
+    if config.layer_scale and not config.folded:
+        y = y * weights[f"{block}.layer_scale{branch}/kernel"].reshape(-1)
+    return y
+
+
+def overlapping(x: Array, weights: Weights, name: str, stride: int) -> Array:
+    """7x7 patches 4 apart, the first from 2 above and left of the picture; or 3x3 ones 2 apart, from 1."""
+    kernel, before = weights[f"{name}.proj/kernel"], {4: 2, 2: 1}[stride]
+    padded = np.pad(x, ((0, 0), (before, 9), (before, 9), (0, 0)))
+    side, (height, width) = kernel.shape[0], (x.shape[1] // stride, x.shape[2] // stride)
+    tokens = [
+        np.einsum("bhwc,hwco->bo", padded[:, stride * i :, stride * j :][:, :side, :side], kernel)
+        for i in range(height)
+        for j in range(width)
+    ]
+    return np.stack(tokens, axis=1).reshape(len(x), height, width, -1) + weights[f"{name}.proj/bias"]
+
+
+def embed(x: Array, weights: Weights, name: str, patch: int, config: FocalNetConfig) -> Array:
+    if config.stem == "overlap":
+        return overlapping(x, weights, name, patch)
     kernel = weights[f"{name}.proj/kernel"]
     batch, height, width, channels = x.shape
     patches = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
@@ -164,21 +220,23 @@ def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str,
         if stage == 0 and config.stem == "conv":
             x = conv_stem(x, weights, config)
         else:
-            x = embed(x, weights, name, patch)
+            x = embed(x, weights, name, patch, config)
             if stage == 0 or config.norm_after_downsampling:
                 x = normalise(x, weights, f"{name}.norm", config.embed_norm_epsilon, config)
         for index in range(depth):
             block = f"stage{stage}.block{index}"
             seen = x
-            if config.norm_before_modulation:
+            if config.norm_before_modulation and not config.post_norm:
                 seen = layer_norm(x, weights, f"{block}.norm1", config.block_norm_epsilon)
             modulated = modulate(seen, weights, block, config, stage)
             if block == config.overlay_layer:
                 shown = modulated
-            x = x + modulated["y"]
-            hidden = normalise(x, weights, f"{block}.norm2", config.block_norm_epsilon, config)
+            x = x + end_branch(modulated["y"], weights, block, 1, config)
+            hidden = x
+            if not config.post_norm:
+                hidden = normalise(x, weights, f"{block}.norm2", config.block_norm_epsilon, config)
             hidden = activate(linear(hidden, weights, f"{block}.expand"), config)
-            x = x + linear(hidden, weights, f"{block}.contract")
+            x = x + end_branch(linear(hidden, weights, f"{block}.contract"), weights, block, 2, config)
     pooled = normalise(x, weights, "head.norm", config.embed_norm_epsilon, config).mean(axis=(1, 2))
     return {"logits": linear(pooled, weights, "logits"), "gates": shown["gates"], "modulator": shown["modulator"]}
 
@@ -204,13 +262,20 @@ def pictures(config: FocalNetConfig, count: int = 3) -> Array:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None:
     preset = PRESETS[name]
-    model = build_focalnet(folded(preset.model), keras)
-    assert model.count_params() == preset.parameters == paper_parameters(folded(preset.model))
+    # Without a value for any variable: the largest has 3 GB of them.
+    with keras.StatelessScope(initialize_variables=False):
+        model = build_focalnet(folded(preset.model), keras)
+        trained = build_focalnet(preset.model, keras)
+    parameters = sum(math.prod(v.shape) for v in model.weights)
+    assert parameters == preset.parameters == paper_parameters(folded(preset.model))
     assert model.output_shape == (None, preset.model.classes)
     if name in MILLIONS:
         assert round(preset.parameters / 1e6, 1) == MILLIONS[name]
-    else:
+        assert round(sum(math.prod(v.shape) for v in trained.trainable_weights) / 1e6, 1) == MILLIONS[name]
+    elif name in AT_MOST:
         assert preset.parameters <= AT_MOST[name]
+    else:
+        assert name.startswith(("focalnet_large", "focalnet_xlarge", "focalnet_huge"))
 
 
 def paper_parameters(config: FocalNetConfig) -> int:
@@ -222,14 +287,18 @@ def paper_parameters(config: FocalNetConfig) -> int:
         widths = [3] + [config.dims[0] // 2**i for i in range(int(math.log2(config.patch_size)), 0, -1)]
         total = sum((9 * before + 1 + per_norm) * after for before, after in itertools.pairwise(widths))
         previous = 9 * widths[-1]
+    if config.stem == "overlap":
+        previous = 3 * 7**2
+    # Two norms of a block that the stream is added to, and none of those that a layer follows.
+    post_norms = 4 if config.post_norm else 0
     for stage, (dim, depth, levels) in enumerate(zip(config.dims, config.depths, config.focal_levels, strict=True)):
         hidden = int(config.mlp_ratio * dim)
         projections = (dim + 1) * (2 * dim + levels + 1) + 2 * (dim + 1) * dim
         kernels = sum(dim * (config.focal_windows[stage] + config.focal_factor * level) ** 2 for level in range(levels))
         mlp = (dim + 1) * hidden + (hidden + 1) * dim
         embed_norm = per_norm * dim if stage == 0 or config.norm_after_downsampling else 0
-        total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp)
-        previous = 4 * dim
+        total += (previous + 1) * dim + embed_norm + depth * (projections + kernels + mlp + post_norms * dim)
+        previous = dim * (9 if config.stem == "overlap" else 4)
     return total + (config.dims[-1] + 1) * config.classes
 
 
@@ -294,14 +363,18 @@ def test_overlay_shares_the_weights_of_its_network() -> None:
     assert np.asarray(overlay(pictures(config), training=False)["logits"]).argmax(axis=-1).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["seed-cifar10", "edge-nano", "edge-pico", "focalnet_tiny_lrf"])
+@pytest.mark.parametrize(
+    "name", ["seed-cifar10", "edge-nano", "edge-pico", "focalnet_tiny_lrf", "focalnet_base_iso", "focalnet_huge_fl4"]
+)
 def test_every_variable_has_a_gradient(name: str) -> None:
     model_config = PRESETS[name].model
     stages = len(model_config.dims)
+    patch_size = 4 if model_config.stem == "overlap" else 2
     config = dataclasses.replace(
         model_config,
-        input_size=2 ** (stages + 1),
-        patch_size=2,
+        input_size=patch_size * 2**stages,
+        patch_size=patch_size,
+        layer_scale=min(model_config.layer_scale * 1000, 0.1),
         dims=tuple(4 * 2**stage for stage in range(stages)),
         depths=tuple(min(depth, 2) for depth in model_config.depths),
         classes=3,
@@ -326,6 +399,7 @@ def test_every_variable_has_a_gradient(name: str) -> None:
         "4 levels, 6x6, then 1 at 3x3",
         "conv stem of one halving, 6x6, ReLU",
         "BatchNorm, 4x4, then 2x2",
+        "all of the large networks', 8x8, then 4x4",
     ],
 )
 def test_both_keras_give_the_same_outputs_from_the_same_weights(name: str, tmp_path: Path) -> None:

@@ -29,6 +29,21 @@ NETWORKS = {
     "LayerNorm, none before the modulation": network(4, (2,), (3,), norm_before_modulation=False),
     "BatchNorm, pictures normalised": network(4, (1,), (3,), norm="batch", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "LayerNorm, pictures normalised": network(4, (2, 1), (3, 3), mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "LayerNorm, layer scale": network(4, (2, 1), (3, 3), layer_scale=0.1, normalise_modulator=True),
+    "LayerNorm, as in the large networks": network(
+        8,
+        (2, 3),
+        (3, 3),
+        stem="overlap",
+        patch_size=4,
+        input_size=32,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        post_norm=True,
+        norm_in_modulation=True,
+        normalise_modulator=True,
+        layer_scale=0.1,
+    ),
 }
 NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
@@ -57,12 +72,14 @@ def test_no_norm_keeps_what_a_layer_beside_it_can_do(name: str) -> None:
     model, weights = with_drawn_weights(config)
     left = [layer for layer in build_focalnet(folded(config), keras).layers if isinstance(layer, NORMS)]
     assert all(isinstance(layer, keras.layers.LayerNormalization) for layer in left)
-    # The residual stream has more readers than one; a norm that opens it keeps its scale and offset.
-    opening = {layer.name for layer in left if layer.weights}
-    assert all(norm.rpartition(".")[0].endswith("embed") for norm in opening)
-    lost = {norm.name for norm in model.layers if isinstance(norm, NORMS)} - opening
+    # The residual stream has more readers than one; norms that open it or end a branch keep their scale and offset.
+    kept = {layer.name for layer in left if layer.weights}
+    assert all(norm.rpartition(".")[0].endswith("embed") or norm.endswith("_post") for norm in kept)
+    lost = {norm.name for norm in model.layers if isinstance(norm, NORMS)} - kept
     assert len(lost) >= 3
-    gone = {name for name in weights if name.rsplit("/", 1)[0] in lost}
+    scales = {layer.name for layer in model.layers if "layer_scale" in layer.name}
+    assert bool(scales) == bool(config.layer_scale)
+    gone = {name for name in weights if name.rsplit("/", 1)[0] in lost | scales}
     assert set(weights) - set(fold_weights(weights, config)) == gone
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from runtime.errors import ConfigError
 
 Initializer = Literal["glorot", "paper"]
-Stem = Literal["patch", "conv"]
+Stem = Literal["patch", "conv", "overlap"]
 Norm = Literal["layer", "batch"]
 Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -40,10 +40,12 @@ class FocalNetConfig:
     Attributes:
         input_size: side of the square input, in pixels.
         classes: number of classes.
-        patch_size: stride of the first embedding, in pixels; the side of its patches too, unless `stem` is "conv".
+        patch_size: stride of the first embedding, in pixels; the side of its patches too, if `stem` is "patch".
         stem: "patch", one convolution over patches that do not overlap (the paper's small models, the
-            tutorial); or "conv", 3x3 convolutions of which the last log2(patch_size) halve the grid and
-            double the channels (Xiao et al., 2021, "Early convolutions help transformers see better").
+            tutorial); "overlap", a 7x7 convolution of stride 4, and 3x3 ones of stride 2 between stages (the
+            paper's large models, where it is called conv embed); or "conv", 3x3 convolutions of which the last
+            log2(patch_size) halve the grid and double the channels (Xiao et al., 2021, "Early convolutions help
+            transformers see better").
         dims: channels of each stage.
         depths: blocks of each stage.
         focal_levels: focal levels L of each stage, the global one not counted.
@@ -59,6 +61,12 @@ class FocalNetConfig:
             modulation sees the bare residual stream (the Keras tutorial).
         norm_after_downsampling: norm after every patch embedding (the paper); without it, after
             the first alone (the Keras tutorial).
+        post_norm: norm what modulation and MLP give, before it is added to the residual stream, instead of what
+            they take in (the paper's large models).
+        norm_in_modulation: LayerNorm before a modulation's output projection too (the paper's huge models).
+        normalise_modulator: take the mean of the gated levels, not their sum.
+        layer_scale: what each channel of both branches of a block is scaled by at first, before it is added to the
+            stream (Touvron et al., 2021, "Going deeper with image transformers"); 0 for no such scale.
         embed_norm_epsilon: epsilon of the norms after the patch embeddings and before the head.
         block_norm_epsilon: epsilon of the norms inside the blocks.
         initializer: "glorot", Keras' default with the three projections of the modulation
@@ -85,6 +93,10 @@ class FocalNetConfig:
     activation: Activation = "gelu"
     norm_before_modulation: bool = True
     norm_after_downsampling: bool = True
+    post_norm: bool = False
+    norm_in_modulation: bool = False
+    normalise_modulator: bool = False
+    layer_scale: float = 0.0
     embed_norm_epsilon: float = 1e-5
     block_norm_epsilon: float = 1e-5
     initializer: Initializer = "paper"
@@ -135,7 +147,7 @@ class FocalNetConfig:
             _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "a positive epsilon")
         for name, choices in (
             ("initializer", ("glorot", "paper")),
-            ("stem", ("patch", "conv")),
+            ("stem", ("patch", "conv", "overlap")),
             ("norm", ("layer", "batch")),
             ("activation", ("gelu", "relu")),
         ):
@@ -147,6 +159,17 @@ class FocalNetConfig:
                 f"stem='conv' with patch_size={self.patch_size} and dims={self.dims}",
                 "a patch size that is a power of 2 and divides the first stage's channels",
             )
+        _require(
+            self.stem != "overlap" or self.patch_size == 4,
+            f"stem='overlap' with patch_size={self.patch_size}",
+            "a patch size of 4, the stride of its 7x7 convolution",
+        )
+        _require(
+            not self.post_norm or (self.norm == "layer" and self.norm_before_modulation),
+            f"post_norm with norm={self.norm!r} and norm_before_modulation={self.norm_before_modulation}",
+            "LayerNorms, one for each branch of a block",
+        )
+        _require(0 <= self.layer_scale < math.inf, f"layer_scale={self.layer_scale}", "0 or more")
         for name in ("mean", "std"):
             values = getattr(self, name)
             _require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
@@ -361,6 +384,35 @@ _FOCALNET_TINY = FocalNetConfig(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
 )
+_FOCALNET_SMALL = dataclasses.replace(_FOCALNET_TINY, depths=(2, 2, 18, 2), drop_path_rate=0.3)
+_FOCALNET_BASE = dataclasses.replace(_FOCALNET_SMALL, dims=(128, 256, 512, 1024), drop_path_rate=0.5)
+_FOCALNET_ISO = dataclasses.replace(
+    _FOCALNET_TINY, patch_size=16, dims=(192,), depths=(12,), focal_levels=(3,), focal_windows=(3,)
+)
+_LONG_RANGE = (3, 3, 3, 3)
+# The large networks, of 21,842 classes, after the authors' configuration files; but for normalise_modulator, which the
+# one of large_fl4 sets, and neither their code nor any other that its checkpoint is used with.
+_FOCALNET_LARGE = dataclasses.replace(
+    _FOCALNET_SMALL,
+    input_size=384,
+    classes=21_842,
+    stem="overlap",
+    dims=(192, 384, 768, 1536),
+    focal_levels=(3, 3, 3, 3),
+    focal_windows=(5, 5, 5, 5),
+    post_norm=True,
+    layer_scale=1e-4,
+    drop_path_rate=0.5,
+)
+_FOUR_LEVELS: dict[str, Any] = {"focal_levels": (4, 4, 4, 4), "focal_windows": (3, 3, 3, 3)}
+_FOCALNET_XLARGE = dataclasses.replace(_FOCALNET_LARGE, dims=(256, 512, 1024, 2048))
+_FOCALNET_HUGE = dataclasses.replace(
+    _FOCALNET_LARGE,
+    input_size=224,
+    dims=(352, 704, 1408, 2816),
+    focal_windows=(3, 3, 3, 3),
+    norm_in_modulation=True,
+)
 
 PRESETS: dict[str, Preset] = {
     "seed-cifar10": Preset(_SEED, 39_010_591, _SEED_RECIPE),
@@ -368,7 +420,22 @@ PRESETS: dict[str, Preset] = {
     "edge-nano": Preset(_EDGE_NANO, 1_347_228, _EDGE_RECIPE),
     "edge-small": Preset(dataclasses.replace(_EDGE_NANO, dims=(192, 384), depths=(6, 2)), 4_721_410, _EDGE_RECIPE),
     "focalnet_tiny_srf": Preset(_FOCALNET_TINY, 28_407_916),
-    "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=(3, 3, 3, 3)), 28_628_728),
+    "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=_LONG_RANGE), 28_628_728),
+    "focalnet_small_srf": Preset(_FOCALNET_SMALL, 49_853_584),
+    "focalnet_small_lrf": Preset(dataclasses.replace(_FOCALNET_SMALL, focal_levels=_LONG_RANGE), 50_304_808),
+    "focalnet_base_srf": Preset(_FOCALNET_BASE, 88_097_968),
+    "focalnet_base_lrf": Preset(dataclasses.replace(_FOCALNET_BASE, focal_levels=_LONG_RANGE), 88_699_592),
+    "focalnet_tiny_iso": Preset(_FOCALNET_ISO, 5_870_680),
+    "focalnet_small_iso": Preset(dataclasses.replace(_FOCALNET_ISO, dims=(384,)), 22_357_144),
+    "focalnet_base_iso": Preset(
+        dataclasses.replace(_FOCALNET_ISO, dims=(768,), post_norm=True, layer_scale=1e-4), 87_217_432
+    ),
+    "focalnet_large_fl3": Preset(_FOCALNET_LARGE, 239_095_730),
+    "focalnet_large_fl4": Preset(dataclasses.replace(_FOCALNET_LARGE, **_FOUR_LEVELS), 239_276_234),
+    "focalnet_xlarge_fl3": Preset(_FOCALNET_XLARGE, 408_735_154),
+    "focalnet_xlarge_fl4": Preset(dataclasses.replace(_FOCALNET_XLARGE, **_FOUR_LEVELS), 408_975_818),
+    "focalnet_huge_fl3": Preset(_FOCALNET_HUGE, 745_138_354),
+    "focalnet_huge_fl4": Preset(dataclasses.replace(_FOCALNET_HUGE, **_FOUR_LEVELS), 747_851_594),
 }
 
 

@@ -49,14 +49,12 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType, depthwise: Any = N
     if config.stem == "conv":
         x = _conv_stem(x, config, keras)  # [B, S/p, S/p, C]
     else:
-        x = _patch_embed(x, "embed", config.patch_size, config.dims[0], True, config, keras)  # [B, S/p, S/p, C]
+        x = _embed(x, "embed", config.patch_size, config.dims[0], True, config, keras)  # [B, S/p, S/p, C]
     x = _dropout(x, "embed.drop", config.drop_rate, keras)
     for stage, depth in enumerate(config.depths):
         if stage:
             x = _tap(x, f"stage{stage}.embed.input", keras)
-            x = _patch_embed(
-                x, f"stage{stage}.embed", 2, config.dims[stage], config.norm_after_downsampling, config, keras
-            )
+            x = _embed(x, f"stage{stage}.embed", 2, config.dims[stage], config.norm_after_downsampling, config, keras)
         for block in range(depth):
             x = _block(x, stage, block, config, keras, depthwise)
     x = _norm(x, "head.norm", config.embed_norm_epsilon, config, keras)
@@ -121,13 +119,18 @@ def _conv_stem(x: Tensor, config: FocalNetConfig, keras: ModuleType) -> Tensor:
     return x
 
 
-def _patch_embed(
-    x: Tensor, name: str, patch: int, dim: int, norm: bool, config: FocalNetConfig, keras: ModuleType
+def _embed(
+    x: Tensor, name: str, stride: int, dim: int, norm: bool, config: FocalNetConfig, keras: ModuleType
 ) -> Tensor:
-    """Embed non-overlapping patches: `[B, H, W, C]` to `[B, H/patch, W/patch, dim]`."""
-    fan_in = patch * patch * x.shape[-1]
+    """Embed patches, overlapping or not: `[B, H, W, C]` to `[B, H/stride, W/stride, dim]`."""
+    kernel = 2 * stride - 1 if config.stem == "overlap" else stride
+    if kernel > stride:
+        # As PyTorch pads 7x7 by 2 and 3x3 by 1, at both ends; beyond the last step nothing is read.
+        before, after = (2, 1) if stride == 4 else (1, 0)
+        x = keras.layers.ZeroPadding2D(((before, after), (before, after)), name=f"{name}.pad")(x)
+    fan_in = kernel * kernel * x.shape[-1]
     x = keras.layers.Conv2D(
-        dim, patch, strides=patch, kernel_initializer=_conv_init(config, fan_in, keras), name=f"{name}.proj"
+        dim, kernel, strides=stride, kernel_initializer=_conv_init(config, fan_in, keras), name=f"{name}.proj"
     )(x)
     if not norm:
         return x
@@ -140,18 +143,19 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     drop_path = config.drop_path(stage, block)
 
     shortcut = x  # [B, H, W, C]
-    if config.norm_before_modulation:
+    if config.norm_before_modulation and not config.post_norm:
         # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let a
         # picture that is twice as strong as the batches of its training grow eightfold from block to block.
         x = _layer_norm(x, f"{name}.norm1", config.block_norm_epsilon, not config.folded, keras)
     else:
         x = _tap(x, f"{name}.norm1", keras)
     x = _focal_modulation(x, stage, name, config, keras, depthwise)
+    x = _end_branch(x, name, 1, config, keras)
     x = _drop_path(x, f"{name}.drop_path1", drop_path, keras)
     x = layers.Add(name=f"{name}.add1")([shortcut, x])
 
     shortcut = x
-    if config.norm == "batch" and config.folded:
+    if config.post_norm or (config.norm == "batch" and config.folded):
         x = _tap(x, f"{name}.norm2", keras)
     else:
         x = _norm(x, f"{name}.norm2", config.block_norm_epsilon, config, keras)
@@ -159,8 +163,22 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
     x = layers.Activation(config.activation, name=f"{name}.mlp_act")(x)  # [B, H, W, mlp_ratio * C]
     x = _linear(x, f"{name}.contract", config.dims[stage], config, keras)
     x = _dropout(x, f"{name}.drop2", config.drop_rate, keras)
+    x = _end_branch(x, name, 2, config, keras)
     x = _drop_path(x, f"{name}.drop_path2", drop_path, keras)
     return layers.Add(name=f"{name}.add2")([shortcut, x])
+
+
+def _end_branch(x: Tensor, name: str, branch: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
+    """Norm and scale what a branch gives, `[B, H, W, C]`, as the large models do before it is added to the stream."""
+    if config.post_norm:
+        x = _layer_norm(x, f"{name}.norm{branch}_post", config.block_norm_epsilon, True, keras)
+    if not config.layer_scale or config.folded:
+        return x
+    scale = keras.initializers.Constant(config.layer_scale)
+    # The stock layer that multiplies each channel by a weight of its own.
+    return keras.layers.DepthwiseConv2D(
+        1, use_bias=False, depthwise_initializer=scale, name=f"{name}.layer_scale{branch}"
+    )(x)
 
 
 def _focal_modulation(
@@ -204,8 +222,14 @@ def _focal_modulation(
     for level in range(1, levels + 1):
         place = "" if level == levels else f"{level}"
         aggregate = layers.Add(name=f"{name}.aggregate{place}")([aggregate, gated[level]])
+    if config.normalise_modulator and not config.folded:
+        aggregate = layers.Rescaling(1.0 / (levels + 1), name=f"{name}.mean")(aggregate)
     modulator = _linear(aggregate, f"{name}.modulator", dim, config, keras)  # m = h(...) [B, H, W, C]
-    x = layers.Multiply(name=f"{name}.modulate")([query, modulator])
+    if config.norm_in_modulation:
+        x = layers.Multiply(name=f"{name}.modulated")([query, modulator])
+        x = _layer_norm(x, f"{name}.norm_proj", config.block_norm_epsilon, not config.folded, keras)
+    else:
+        x = layers.Multiply(name=f"{name}.modulate")([query, modulator])
     x = _linear(x, f"{name}.proj", dim, config, keras)  # y [B, H, W, C]
     return _dropout(x, f"{name}.drop1", config.drop_rate, keras)
 

@@ -3,8 +3,10 @@
 Exact in inference. With s = gamma / sqrt(variance + epsilon) and t = beta - mean * s, a BatchNorm is x * s + t
 per channel (Jacob et al., 2018, section 3.2), and nothing is left of it. A LayerNorm's own scale and offset are
 such an s and t; its statistics stay. After a convolution, s scales the output channels; before a 1x1 convolution,
-its input channels. Average pooling, between the last norm and the head, commutes with both. The mean and
-deviation of pictures go into patches of pixels likewise; not into a convolution that pads with zeros.
+its input channels. Average pooling, between the last norm and the head, commutes with both. A layer scale is such an
+s too, of what a branch's last layer gives: a convolution, or a LayerNorm, which keeps its scale and offset for it, as
+the residual stream that it is added to has many readers. So is the mean over gated levels, before their projection.
+The mean and deviation of pictures go into patches of pixels likewise; not into a convolution that pads with zeros.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def fold_weights(weights: Weights, config: FocalNetConfig) -> Weights:
     for norm in sorted({name.rsplit("/", 1)[0] for name in weights if name.endswith("/gamma")}):
         batch = f"{norm}/moving_variance" in weights
         before = re.fullmatch(r"(.*embed)\.norm(\d*)", norm)
-        if before and not batch:  # the residual stream itself, which more than one layer reads
+        if norm.endswith("_post") or (before and not batch):  # a part of the stream, which more than one layer reads
             continue
         scale, shift = _scale_and_shift(weights, norm, config)
         if before:
@@ -53,10 +55,33 @@ def fold_weights(weights: Weights, config: FocalNetConfig) -> Weights:
             _follow(result, layer, scale, shift)
         for layer in [] if before else _readers(norm, weights):
             _precede(result, layer, scale, shift)
-        result = {name: value for name, value in result.items() if name.rsplit("/", 1)[0] != norm}
+        result = _without(result, norm)
+    for name in [name for name in weights if re.fullmatch(r".+\.layer_scale[12]/kernel", name)]:
+        result = _fold_layer_scale(result, name.removesuffix("/kernel"))
+    if config.normalise_modulator:
+        for stage, levels in enumerate(config.focal_levels):
+            for block in range(config.depths[stage]):
+                kernel = f"stage{stage}.block{block}.modulator/kernel"
+                result[kernel] = result[kernel] / np.float32(levels + 1)
     if config.stem == "patch":
         mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
         _precede(result, "embed.proj", 1.0 / std, -mean / std)
+    return result
+
+
+def _without(weights: Weights, layer: str) -> Weights:
+    return {name: value for name, value in weights.items() if name.rsplit("/", 1)[0] != layer}
+
+
+def _fold_layer_scale(weights: Weights, layer: str) -> Weights:
+    """Fold a layer scale, kernel `[1, 1, C, 1]`, into the layer that its branch ends with."""
+    block, branch = layer[: layer.rindex(".")], layer[-1]
+    scale, result = weights[f"{layer}/kernel"].reshape(-1), _without(weights, layer)
+    norm, linear = f"{block}.norm{branch}_post", f"{block}.{'proj' if branch == '1' else 'contract'}"
+    if f"{norm}/gamma" in result:
+        result |= {name: result[name] * scale for name in (f"{norm}/gamma", f"{norm}/beta")}
+    else:
+        _follow(result, linear, scale, np.zeros_like(scale))
     return result
 
 
@@ -88,7 +113,7 @@ def _readers(norm: str, weights: Weights) -> list[str]:
     if norm == "head.norm":
         return ["logits"]
     block, _, name = norm.rpartition(".")
-    if name == "norm2":
-        return [f"{block}.expand"]
+    if name in ("norm2", "norm_proj"):
+        return [f"{block}.{'expand' if name == 'norm2' else 'proj'}"]
     layers = (name.rsplit("/", 1)[0] for name in weights if name.endswith("/kernel"))
     return [layer for layer in layers if re.fullmatch(rf"{re.escape(block)}\.(query|context|gate\d+)", layer)]

@@ -57,6 +57,11 @@ def network(**changes: Any) -> FocalNetConfig:
         ("mlp_ratio", 0.0),
         ("mlp_ratio", -4.0),
         ("mlp_ratio", 0.1),
+        ("crop_fraction", 0.0),
+        ("crop_fraction", -0.5),
+        ("crop_fraction", 1.5),
+        *(("crop_fraction", value) for value in NOT_FINITE),
+        ("interpolation", "nearest"),
         ("initializer", "he"),
         ("stem", "mlp"),
         ("norm", "group"),
@@ -239,6 +244,18 @@ def test_any_network_survives_json(drop: float, mean: tuple[float, float, float]
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
 
 
+def test_a_network_of_before_there_were_crops_sees_the_whole_square() -> None:
+    content = as_json()
+    del content["crop_fraction"], content["interpolation"]
+    model = config_from_dict(content)
+    assert (model.crop_fraction, model.interpolation) == (1.0, "area")
+
+
+def test_how_the_network_sees_a_picture_survives_json() -> None:
+    model = network(crop_fraction=0.875, interpolation="bicubic")
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
+
+
 def as_json(**changes: Any) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(network())))
     return content | changes
@@ -257,7 +274,9 @@ def test_a_missing_field_is_refused_by_name(field: str) -> None:
         config_from_dict(content)
 
 
-@pytest.mark.parametrize(("field", "value"), [("classes", "10"), ("dims", 8), ("depths", None), ("input_size", "48")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("classes", "10"), ("dims", 8), ("depths", None), ("input_size", "48"), ("crop_fraction", "1")]
+)
 def test_a_field_of_another_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match="network configuration"):
         config_from_dict(as_json(**{field: value}))

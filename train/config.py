@@ -18,6 +18,7 @@ Stem = Literal["patch", "conv", "overlap"]
 Norm = Literal["layer", "batch"]
 Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
+Interpolation = Literal["area", "bicubic"]
 SMALL_DATA_PICTURES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -76,6 +77,10 @@ class FocalNetConfig:
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         mean: per-channel RGB mean of pixels in 0..1, subtracted inside the graph.
         std: per-channel RGB standard deviation, divided by inside the graph.
+        crop_fraction: side of the centred square that the network sees, as a share of a picture's short side, above
+            0, at most 1 (published ImageNet figures: 0.875).
+        interpolation: how that square is resized to the input: "area", averages over areas; or "bicubic",
+            antialiased, as Pillow and torchvision do it.
     """
 
     input_size: int
@@ -104,6 +109,8 @@ class FocalNetConfig:
     drop_path_rate: float = 0.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
         """Reject every combination that cannot be built.
@@ -150,6 +157,7 @@ class FocalNetConfig:
             ("stem", ("patch", "conv", "overlap")),
             ("norm", ("layer", "batch")),
             ("activation", ("gelu", "relu")),
+            ("interpolation", ("area", "bicubic")),
         ):
             value = getattr(self, name)
             _require(value in choices, f"{name}={value!r}", " or ".join(choices))
@@ -175,6 +183,7 @@ class FocalNetConfig:
             _require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
         _require(all(math.isfinite(m) for m in self.mean), f"mean={self.mean}", "finite means")
         _require(all(0 < s < math.inf for s in self.std), f"std={self.std}", "positive standard deviations")
+        _require(0 < self.crop_fraction <= 1, f"crop_fraction={self.crop_fraction}", "a share above 0, at most 1")
 
     @property
     def overlay_stage(self) -> int:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from runtime.errors import ConfigError, DataError
 from runtime.preprocess import Image, read_picture, resize_square
+from train.imagenet import readable_labels
 from train.splits import SPLITS, Dataset, Split, stratified_split
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -55,12 +56,14 @@ def load_folder(data_dir: Path | None, image_size: int, seed: int) -> Dataset:
         seed: draws the splits that the folder does not give, each class in the same proportions.
 
     Returns:
-        The data set, with the classes in the order of their names; an id is the path below `data_dir`.
+        The data set, with the classes in the order of their folders' names; an id is the path below `data_dir`. A
+        folder called by ImageNet's number for its class gives the class' readable name.
 
     Raises:
         ConfigError: no folder was given.
         DataError: there is no such folder, it has fewer than two classes, a class has no readable
-            training picture or too few to divide, or a class of `val` or `test` is not in `train`.
+            training picture or too few to divide, a class of `val` or `test` is not in `train`, or two folders
+            are of one class.
     """
     given = data_dir or os.environ.get("DATA_DIR")
     if not given:
@@ -76,7 +79,7 @@ def load_folder(data_dir: Path | None, image_size: int, seed: int) -> Dataset:
     parts = _divide(pictures, folders, class_names, seed)
     return Dataset(
         name=root.resolve().name or "folder",
-        labels=class_names,
+        labels=readable_labels(class_names),
         train=_as_split(parts["train"], image_size),
         val=_as_split(parts["val"], image_size),
         test=_as_split(parts["test"], image_size),

@@ -200,6 +200,7 @@ DYNAMIC = Scheme(
             "products read and give float, whatever their weights are; and so does all between them",
         ),
         FloatOps(r".+\.norm(\d*|\d_post|_proj)", LAYER_NORM_OPS, "LayerNorm"),
+        FloatOps(r"(.+\.)?embed\.pad", frozenset({"PAD"}), "what overlapping patches read beyond the edge"),
         FloatOps(
             FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 picture taken in, the modulator's norm"
         ),

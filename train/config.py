@@ -392,6 +392,8 @@ _FOCALNET_TINY = FocalNetConfig(
     drop_path_rate=0.2,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
+    crop_fraction=0.875,
+    interpolation="bicubic",
 )
 _FOCALNET_SMALL = dataclasses.replace(_FOCALNET_TINY, depths=(2, 2, 18, 2), drop_path_rate=0.3)
 _FOCALNET_BASE = dataclasses.replace(_FOCALNET_SMALL, dims=(128, 256, 512, 1024), drop_path_rate=0.5)

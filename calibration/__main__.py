@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,9 @@ from train.run import WEIGHTS_FILE, Run, read_run
 from train.splits import resize_all
 from train.weights import load_weights
 
-BATCH_SIZE = 64
+MAX_BATCH_SIZE = 64
+# What the outputs of all layers may take at once.
+ACTIVATION_BYTES = 1 << 30
 DEFAULT_PICTURES = 512
 
 
@@ -93,9 +96,16 @@ def _is_passive(layer: Any, keras: Any) -> bool:
     return isinstance(layer, (keras.layers.InputLayer, keras.layers.Dropout))
 
 
+def _batch_size(views: Any) -> int:
+    """Return how many pictures' activations fit into `ACTIVATION_BYTES`: at 224 px one takes hundreds of megabytes."""
+    values = sum(math.prod(view.shape[1:]) for view in views.outputs)
+    return max(1, min(MAX_BATCH_SIZE, ACTIVATION_BYTES // (values * np.dtype(np.float32).itemsize)))
+
+
 def _activations(views: Any, images: NDArray[np.uint8], bar: Any) -> Iterator[Activations]:
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = images[start : start + BATCH_SIZE]
+    size = _batch_size(views)
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
         yield views.predict_on_batch(batch.astype(np.float32))
         bar.update(len(batch))
 

@@ -21,6 +21,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+# A preset is benchmarked only if it is asked for by name: its default is for training.
+SUBJECT := $(if $(filter file,$(origin PRESET)),--bundle $(BUNDLE),--preset $(PRESET))
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
@@ -65,8 +67,8 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 latency: $(READY)  ## latency of float and int8 of BUNDLE on this machine, interleaved, one thread
 	$(PY) -m runtime.benchmark --bundle $(BUNDLE) --engine $(ENGINE)
 
-bench: $(BENCH_READY)  ## BUNDLE's artifacts against what other converters and runtimes make of its weights
-	$(PY) -m export.bench --bundle $(BUNDLE) $(DATA)
+bench: $(BENCH_READY)  ## BUNDLE's artifacts, or a named PRESET's, against what other converters and runtimes make
+	$(PY) -m export.bench $(SUBJECT) $(DATA)
 
 $(BENCH_READY): $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'

@@ -1,4 +1,7 @@
-"""This project's artifacts against what a user would run instead: `python -m export.bench --bundle models/mine`.
+"""This project's artifacts against what a user would run instead.
+
+    python -m export.bench --bundle models/mine
+    python -m export.bench --preset focalnet_tiny_srf    of untrained weights, which take as long
 
 All rows come from the float weights of one bundle, their ranges from one set of training pictures, and all are
 timed in one process, taking turns. Peers are given the classifier alone; ours is timed as it ships, with the maps for
@@ -26,6 +29,7 @@ from export.bench.ours import make_ours
 from export.bench.peers import FAMILIES, installed_version, make_peers
 from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_reports
 from export.bench.subject import Subject, load_subject
+from export.untrained import make_untrained_bundle
 from runtime.benchmark import Latency, Timed, measure
 from runtime.errors import ConfigError, run_cli
 from runtime.litert import load_interpreter
@@ -34,6 +38,9 @@ from runtime.preprocess import Image
 
 DEFAULT_PICTURES = 2000
 DEFAULT_ROUNDS = 200
+# Of a preset: what an untrained network predicts is of no interest, and those without weights here are large.
+PRESET_PICTURES = 50
+PRESET_ROUNDS = 30
 DEFAULT_THREADS = (1, 2)
 DEFAULT_OUT = Path("runs/bench")
 TIMED_PICTURES = 8
@@ -50,10 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if a peer whose packages are installed could not be made.
     """
     args = _parser().parse_args(argv)
-    _check_arguments(args.pictures, args.rounds, args.threads)
-    out = args.out or DEFAULT_OUT / args.bundle.resolve().name
+    pictures, rounds = (PRESET_PICTURES, PRESET_ROUNDS) if args.preset else (DEFAULT_PICTURES, DEFAULT_ROUNDS)
+    pictures = pictures if args.pictures is None else args.pictures
+    rounds = rounds if args.rounds is None else args.rounds
+    _check_arguments(pictures, rounds, args.threads)
+    out = args.out or DEFAULT_OUT / (args.preset or args.bundle.resolve().name)
     with redirect_stdout(sys.stderr):  # for the converters, which print
-        result = bench(args.bundle, args.data_dir, out / "artifacts", args.pictures, args.rounds, args.threads)
+        bundle = args.bundle or out / f"{args.preset}-untrained"
+        if args.preset:
+            make_untrained_bundle(bundle, args.preset)
+        result = bench(bundle, args.data_dir, out / "artifacts", pictures, rounds, args.threads)
     paths = write_reports(out, result)
     if args.json:
         print(json.dumps(to_dict(result), indent=2))
@@ -146,12 +159,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a bundle's artifacts with what stock converters and other runtimes make of its weights.",
         epilog="Exit code: 0; 1 if a peer whose packages are installed could not be made; 2 for bad input.",
     )
-    parser.add_argument("--bundle", type=Path, required=True, help="folder with artifacts, weights and calibration")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--bundle", type=Path, help="folder with artifacts, weights and calibration")
+    subject.add_argument("--preset", help="a preset's network, untrained, calibrated on rendered shapes")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
     parser.add_argument(
-        "--pictures", type=int, default=DEFAULT_PICTURES, help="class-balanced test pictures to classify (%(default)s)"
+        "--pictures",
+        type=int,
+        help=f"class-balanced test pictures to classify ({DEFAULT_PICTURES}, of a preset {PRESET_PICTURES})",
     )
-    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="timed runs of each row (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, help=f"timed runs of each row ({DEFAULT_ROUNDS}, of a preset {PRESET_ROUNDS})"
+    )
     parser.add_argument(
         "--threads", type=int, nargs="+", default=DEFAULT_THREADS, metavar="N", help="CPU threads to time with (1 2)"
     )

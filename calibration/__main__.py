@@ -43,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     percent = default if args.percentile is None else args.percentile
     observer = find_observer(args.observer, percent)
     run = read_run(args.run)
-    dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
+    dataset = load_dataset(
+        run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+    )
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
     sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
-    images = resize_all(sample.images, run.deployed.input_size)
+    images = resize_all(sample.images, run.deployed.input_spec)
     with tqdm(total=2 * len(images), desc="calibrate", unit="picture", disable=None) as bar:
         histograms = collect_histograms(lambda: _activations(views, images, bar))
     ranges = choose_ranges(histograms, observer)

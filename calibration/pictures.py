@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. calibration.npz")
     args = parser.parse_args(argv)
     run, calibration = read_run(args.run), read_calibration(args.run)
-    dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
+    dataset = load_dataset(
+        run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+    )
     pictures = find_pictures(calibration, dataset.train, dataset.labels)
     write_split(args.out, pictures)
     print(f"wrote {args.out}: {len(pictures.ids)} pictures that {args.run} was calibrated on")

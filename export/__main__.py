@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
-        dataset = load_dataset(run.dataset, data_dir=args.data_dir, image_size=run.image_size)
+        dataset = load_dataset(
+            run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+        )
         figures = quantization_aware_training(run, args.run, dataset, config, scheme)
         write_json(args.run / QAT_FILE, figures)
         print(describe_qat(figures), file=sys.stderr)
@@ -78,7 +80,7 @@ def quantization_aware_training(
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
     student = build_fake_quant(teacher, run.deployed, ranges_for(scheme, folder), scheme)
-    validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_size))
+    validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_spec))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))

@@ -33,6 +33,7 @@ from runtime.compare import classify
 from runtime.engine import open_engine
 from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import replacing, sha256_of
+from runtime.input_spec import InputSpec
 from runtime.manifest import (
     ENGINES,
     PRECISIONS,
@@ -177,7 +178,7 @@ def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> 
         pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
         paired = classify(pair[0], pair[1], list(pictures.images), len(manifest.labels))
         predicted |= {("float32", engine): paired.reference, ("int8", engine): paired.candidate}
-    inputs = np.concatenate([preprocess(image, manifest.input_size) for image in pictures.images])
+    inputs = np.concatenate([preprocess(image, manifest.input_spec) for image in pictures.images])
     simulated = top1(logits(quantized_network(source), inputs))
     artifacts = []
     for artifact in manifest.artifacts:
@@ -226,7 +227,7 @@ def describe_run(run: Run) -> Manifest:
     return Manifest(
         preset=run.preset,
         config=dataclasses.asdict(config),
-        input_shape=(1, config.input_size, config.input_size, 3),
+        input_spec=config.input_spec,
         labels=run.labels,
         outputs={
             "logits": (1, config.classes),
@@ -243,11 +244,19 @@ def describe_run(run: Run) -> Manifest:
 
 def onnx_properties(run: Run) -> dict[str, Any]:
     """Return what an ONNX artifact says of itself: its labels, and what its input must be made of a picture."""
-    side = run.deployed.input_size
-    return {
-        "labels": list(run.labels),
-        "preprocessing": f"the centred square, resized to {side} pixels a side; RGB, 0..255: normalised in the graph",
-    }
+    made = describe_preprocessing(run.deployed.input_spec)
+    return {"labels": list(run.labels), "preprocessing": f"{made}; RGB, 0..255: normalised in the graph"}
+
+
+def describe_preprocessing(spec: InputSpec) -> str:
+    """Return in words what an artifact's input must be made of a picture."""
+    if spec.interpolation == "bicubic":
+        return (
+            f"the short side resized to {spec.resized_short_side} pixels, antialiased bicubic, and the centre of "
+            f"{spec.size} pixels a side"
+        )
+    share = "" if spec.crop_fraction == 1.0 else f" of {spec.crop_fraction:g} of the short side"
+    return f"the centred square{share}, resized to {spec.size} pixels a side"
 
 
 def copy_sources(source: Path, target: Path) -> None:
@@ -299,7 +308,7 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
 def measure_latencies(folder: Path, engine: str) -> dict[str, Latency]:
     """Measure an engine's artifacts of a bundle by turns on noise pictures, one thread; by precision."""
     engines = {precision: open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS}
-    return measure(engines, synthetic_pictures(engines["int8"].input_size), LATENCY_ROUNDS)
+    return measure(engines, synthetic_pictures(engines["int8"].input_spec.size), LATENCY_ROUNDS)
 
 
 def describe_latencies(float32: Latency, int8: Latency, engine: str) -> str:

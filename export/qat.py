@@ -24,7 +24,7 @@ from runtime.metrics import agreement
 from runtime.preprocess import Image
 from train.augment import Augment
 from train.batches import TrainBatches
-from train.config import FocalNetConfig, TrainConfig, picture_size
+from train.config import FocalNetConfig, TrainConfig, picture_spec
 from train.splits import Split, resize_all
 
 EVAL_BATCH_SIZE = 250
@@ -66,7 +66,7 @@ class PictureBatches:
 
     def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
         """Keep the split, resized as the recipe's crops need it."""
-        self._pictures = resize_all(train.images, picture_size(config, recipe))
+        self._pictures = resize_all(train.images, picture_spec(config, recipe))
         self._batches = TrainBatches(train.labels, config.classes, recipe)
         self._augment = Augment(recipe, config.input_size)
 

@@ -62,7 +62,8 @@ class Artifacts:
 
 def _warm(engine: Engine) -> Engine:
     """Run a black picture a few times: first runs allocate memory and pack weights."""
-    black = np.zeros((1, engine.input_size, engine.input_size, 3), dtype=np.uint8)
+    side = engine.input_spec.size
+    black = np.zeros((1, side, side, 3), dtype=np.uint8)
     for _ in range(WARM_UP_RUNS):
         engine.run(black)
     return engine

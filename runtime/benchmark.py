@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for precision in ("float32", "int8")
     }
-    pictures = synthetic_pictures(engines["float32"].input_size)
+    pictures = synthetic_pictures(engines["float32"].input_spec.size)
     latencies = measure(engines, pictures, arguments.rounds)
     ratio = speedup(latencies["float32"], latencies["int8"])
     if arguments.json:

@@ -259,7 +259,7 @@ def measure_within(engines: Mapping[Candidate, Engine], budget_s: float) -> dict
     from tqdm import tqdm
 
     candidates = list(engines)
-    pictures = synthetic_pictures(engines[candidates[0]].input_size)
+    pictures = synthetic_pictures(engines[candidates[0]].input_spec.size)
     times_ms: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for candidate in candidates:
         engines[candidate].run(pictures[0])

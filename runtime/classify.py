@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# As a command it multiplies no matrices in NumPy, whose pool of threads takes a sixth of the whole start to make.
+# As a command it multiplies no large matrices in NumPy, whose pool of threads takes a sixth of the whole start to make.
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -91,7 +91,7 @@ class Classifier:
         self.engine = open_engine(Path(bundle), precision=precision, engine=engine, threads=threads)
 
     def __call__(self, picture: str | Path | Image) -> Classification:
-        """Classify the centred square of one picture.
+        """Classify one picture: its centred square, or what of that the network was made to see.
 
         Args:
             picture: a file that OpenCV can decode (colour, grey or with transparency), or uint8 `[H, W, 3]` RGB.
@@ -101,7 +101,7 @@ class Classifier:
             FocalEdgeError: the network gave logits that are not finite.
         """
         image = read_picture(str(picture)) if isinstance(picture, str | Path) else _checked(picture)
-        outputs = self.engine.run(preprocess(image, self.engine.input_size))
+        outputs = self.engine.run(preprocess(image, self.engine.input_spec))
         return Classification(self.labels, softmax(outputs.logits), outputs.gates, outputs.modulator)
 
 

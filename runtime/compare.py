@@ -259,7 +259,7 @@ def _add_blame(report: dict[str, Any], pair: Pair, images: Sequence[Image], effo
     source = "pictures that are compared on"
     if extras.calibration is not None:
         images, source = list(extras.calibration.images), "the calibration set"
-    if pair.reference.manifest.config != pair.candidate.manifest.config:
+    if not _same_network(pair.reference.manifest.config, pair.candidate.manifest.config):
         report["missing"]["blame"] = "the two are different networks, so their layers are not comparable"
         return
     ranking = find_ranking(pair.candidate.folder, extras.sensitivity)
@@ -268,16 +268,21 @@ def _add_blame(report: dict[str, Any], pair: Pair, images: Sequence[Image], effo
             "no sensitivity.json is at hand: it needs Keras, and `python -m export.sensitivity` makes it"
         )
     step = max(1, len(images) // effort.layer_pictures)
-    batches = [preprocess(image, pair.reference.engine.input_size) for image in images[::step][: effort.layer_pictures]]
+    batches = [preprocess(image, pair.reference.engine.input_spec) for image in images[::step][: effort.layer_pictures]]
     try:
         report["blame"] = blame_figures(reference, candidate, batches, source, ranking or [])
     except (ArtifactError, ValueError) as error:
         report["missing"]["blame"] = str(error)
 
 
+def _same_network(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two configurations agree in the fields that both have: newer bundles say more than older ones."""
+    return all(first[name] == second[name] for name in first.keys() & second.keys())
+
+
 def _add_cost(report: dict[str, Any], pair: Pair, images: Sequence[Image], effort: Effort) -> None:
     batches = {
-        role: [preprocess(image, subject.engine.input_size) for image in images[:TIMED_PICTURES]]
+        role: [preprocess(image, subject.engine.input_spec) for image in images[:TIMED_PICTURES]]
         for role, subject in pair.subjects.items()
     }
     report["cost"], missing = cost_figures(pair, batches, effort.threads, effort.rounds, effort.starts)
@@ -312,8 +317,15 @@ class _Panels:
 
     def _jpeg(self, subject: Subject, index: int) -> bytes:
         image = self.images[index]
-        outputs = subject.engine.run(preprocess(image, subject.engine.input_size))
-        panel = gate_panel(image, outputs, self.names, note=subject.name, tile_size=PANEL_TILE_PX)
+        outputs = subject.engine.run(preprocess(image, subject.engine.input_spec))
+        panel = gate_panel(
+            image,
+            outputs,
+            self.names,
+            note=subject.name,
+            tile_size=PANEL_TILE_PX,
+            seen_fraction=subject.engine.input_spec.seen_fraction,
+        )
         encoded, jpeg = cv2.imencode(".jpg", panel[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, PANEL_QUALITY])
         if not encoded:
             raise FocalEdgeError("OpenCV cannot encode JPEG; install opencv-python anew")

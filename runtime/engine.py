@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ConfigError
+from runtime.input_spec import InputSpec
 from runtime.manifest import read_manifest, verified_file
 from runtime.outputs import Outputs
 
@@ -21,20 +22,20 @@ class Engine(Protocol):
         name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
         precision: `"float32"` or `"int8"`.
         threads: how many CPU threads it may use.
-        input_size: the side of its square input, in pixels.
+        input_spec: what its input is to be made of a picture.
     """
 
     kind: str
     name: str
     precision: str
     threads: int
-    input_size: int
+    input_spec: InputSpec
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """Classify one picture.
 
         Args:
-            image: uint8 `[1, S, S, 3]` RGB, 0..255, with S = `input_size`.
+            image: uint8 `[1, S, S, 3]` RGB, 0..255, with S = `input_spec.size`.
 
         Returns:
             The outputs; they stay valid after the next call.

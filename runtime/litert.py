@@ -44,7 +44,7 @@ class LiteRTEngine:
         self.name, interpreter_class = load_interpreter()
         self.precision = precision
         self.threads = threads
-        self.input_size = manifest.input_size
+        self.input_spec = manifest.input_spec
         self._input_shape = manifest.input_shape
         try:
             # Given a path it would map the file, and who copies another one over it would end this process.

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from runtime.errors import ArtifactError
 from runtime.files import read_json, sha256_of, write_json
+from runtime.input_spec import INTERPOLATIONS, InputSpec, Interpolation
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -95,12 +96,13 @@ class AppliedScheme:
 class Manifest:
     """What a bundle holds: the model's face (input, outputs, labels) and its files.
 
-    `scheme` is `None` in bundles of before there was more than one.
+    `scheme` is `None` in bundles of before there was more than one. `input_spec` is what the input is to be made of a
+    picture; bundles of before there was a choice do not say it, and mean the centred square, resized by areas.
     """
 
     preset: str
     config: dict[str, Any]
-    input_shape: tuple[int, int, int, int]
+    input_spec: InputSpec
     labels: tuple[str, ...]
     outputs: dict[str, tuple[int, ...]]
     overlay: Overlay
@@ -111,9 +113,9 @@ class Manifest:
     scheme: AppliedScheme | None = None
 
     @property
-    def input_size(self) -> int:
-        """The side of the square input, in pixels."""
-        return self.input_shape[1]
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the input, `[1, S, S, 3]`."""
+        return (1, self.input_spec.size, self.input_spec.size, 3)
 
     def artifact(self, precision: str, engine: str | None = None) -> Artifact:
         """Return the artifact of a precision for an engine, or the first of that precision.
@@ -198,6 +200,8 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
             "shape": list(manifest.input_shape),
             "dtype": INPUT_DTYPE,
             "colour": INPUT_COLOUR,
+            "crop_fraction": manifest.input_spec.crop_fraction,
+            "interpolation": manifest.input_spec.interpolation,
         },
         "labels": list(manifest.labels),
         "outputs": {name: list(shape) for name, shape in manifest.outputs.items()},
@@ -244,7 +248,7 @@ def _manifest(content: Any) -> Manifest:
     return Manifest(
         preset=_get(content, "preset", str),
         config=_get(content, "config", dict),
-        input_shape=_input_shape(_get(content, "input", dict)),
+        input_spec=_input_spec(_get(content, "input", dict)),
         labels=labels,
         outputs=_outputs(_get(content, "outputs", dict), len(labels), overlay.focal_levels),
         overlay=overlay,
@@ -276,14 +280,23 @@ def _check_version(version: int) -> None:
         )
 
 
-def _input_shape(content: dict[str, Any]) -> tuple[int, int, int, int]:
+def _input_spec(content: dict[str, Any]) -> InputSpec:
     for key, expected in (("name", INPUT_NAME), ("dtype", INPUT_DTYPE), ("colour", INPUT_COLOUR)):
         if _get(content, key, str, "input.") != expected:
             raise _wrong(f"input.{key}", content[key], repr(expected))
     shape = _items(content, "shape", int, "input.")
     if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[1] < 1 or shape[3] != 3:
         raise _wrong("input.shape", shape, "[1, S, S, 3]")
-    return (1, shape[1], shape[2], 3)
+    spec = InputSpec(shape[1])
+    if "crop_fraction" in content:
+        crop_fraction = _get(content, "crop_fraction", float, "input.")
+        if not 0.0 < crop_fraction <= 1.0:
+            raise _wrong("input.crop_fraction", crop_fraction, "a fraction above 0, at most 1")
+        spec = replace(spec, crop_fraction=crop_fraction)
+    if "interpolation" in content:
+        interpolation = cast(Interpolation, _choice(content, "interpolation", INTERPOLATIONS, "input."))
+        spec = replace(spec, interpolation=interpolation)
+    return spec
 
 
 def _outputs(content: dict[str, Any], classes: int, focal_levels: int) -> dict[str, tuple[int, ...]]:

@@ -43,7 +43,7 @@ class OrtEngine:
         self.name = f"onnxruntime {onnxruntime.__version__} ({how})"
         self.precision = precision
         self.threads = threads
-        self.input_size = manifest.input_size
+        self.input_spec = manifest.input_spec
         self._input_shape = manifest.input_shape
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -28,7 +28,7 @@ from runtime.controls import Settings
 from runtime.errors import ConfigError
 from runtime.metrics import softmax
 from runtime.outputs import Outputs
-from runtime.preprocess import Image, centre_square
+from runtime.preprocess import Image, centre_square, square_side
 
 # Blue and orange differ for every common kind of colour blindness; equal magnitudes are equally
 # bright, and 0 is dark, so that the frame shows where a gate is shut.
@@ -99,17 +99,19 @@ def gate_panel(
     note: str = "",
     tile_size: int = BASE_TILE_SIZE,
     level: int | None = None,
+    seen_fraction: float = 1.0,
 ) -> Image:
     """Draw one frame, its classes and its gates as a row of tiles.
 
     Args:
-        image_rgb: uint8 `[H, W, 3]` RGB of any size; its centred square is shown, as the network saw it.
+        image_rgb: uint8 `[H, W, 3]` RGB of any size; of it, the centred square that the network saw is shown.
         outputs: what the network said about it.
         labels: K class names, in the order of the logits.
         note: a line for the right of the heading, e.g. the latency.
         tile_size: the side of a tile in pixels, 32 or more.
         level: `None` for all maps; 1..L for a focal level, L+1 for the global gate and L+2 for the
             modulator: that one map alone, at twice the size.
+        seen_fraction: side of that square, as a share of the short side: `InputSpec.seen_fraction`.
 
     Returns:
         uint8 `[h, w, 3]` RGB; height and width are even and depend on `tile_size`, L and `level` only.
@@ -122,7 +124,9 @@ def gate_panel(
     if level is not None:
         maps, tile_size = [_chosen(maps, level)], 2 * tile_size
     row = _Row(labels, unit, tile_size, BAR_COUNT)
-    return row.draw(image_rgb, outputs.logits, maps, _heading(outputs.logits, labels), note)
+    return row.draw(
+        centre_square(image_rgb, seen_fraction), outputs.logits, maps, _heading(outputs.logits, labels), note
+    )
 
 
 def view_panel(
@@ -133,6 +137,7 @@ def view_panel(
     *,
     note: str = "",
     tile_size: int = BASE_TILE_SIZE,
+    seen_fraction: float = 1.0,
 ) -> Image:
     """Draw one frame as a viewer chose to see it, as one artifact sees it or as two do.
 
@@ -143,6 +148,8 @@ def view_panel(
         settings: the layout, and the map that "single" and "blend" show.
         note: a line for the right of the heading, e.g. the frame's name.
         tile_size: the side of a tile of the grid in pixels, 32 or more.
+        seen_fraction: side of the centred square that the network saw, as a share of the frame's short side:
+            `InputSpec.seen_fraction`. That square is what the tiles show, and where "blend" lays the map.
 
     Returns:
         uint8 `[h, w, 3]` RGB; height and width are even and do not depend on the frame.
@@ -163,10 +170,11 @@ def view_panel(
         # The note is about the frame, which both blocks show.
         own_note = note if index == 0 else ""
         if settings.layout == "blend":
-            block = _blend_block(image_rgb, view.outputs.logits, labels, maps[0], (heading, own_note), large, unit)
+            picture = _over_whole_frame(image_rgb, maps[0], large, round(large * WHOLE_FRAME_RATIO), seen_fraction)
+            block = _blend_block(picture, view.outputs.logits, labels, maps[0], (heading, own_note), unit)
         else:
             row = _Row(labels, unit, tile_size if settings.layout == "grid" else large, VIEW_BAR_COUNT)
-            block = row.draw(image_rgb, view.outputs.logits, maps, heading, own_note)
+            block = row.draw(centre_square(image_rgb, seen_fraction), view.outputs.logits, maps, heading, own_note)
         blocks.append(block)
     if len(blocks) == 1:
         return blocks[0]
@@ -269,15 +277,13 @@ class _Row:
     def px(self, length: float) -> int:
         return round(length * self.unit)
 
-    def draw(
-        self, image_rgb: Image, logits: NDArray[np.float32], maps: Sequence[Map], heading: str, note: str
-    ) -> Image:
+    def draw(self, square: Image, logits: NDArray[np.float32], maps: Sequence[Map], heading: str, note: str) -> Image:
         margin, header, title = self.px(14), self.px(46), self.px(20)
         footer = self.px(5 + BAR_PITCH_PX * self.bars)
         height, width = title + self.tile + footer, (len(maps) + 1) * (self.tile + margin) + margin
         # Video codecs with halved colour planes need even sides.
         panel = blank((header + height + margin + 1) // 2 * 2, (width + 1) // 2 * 2)
-        frame = fit(centre_square(image_rgb), self.tile, self.tile)
+        frame = fit(square, self.tile, self.tile)
         grey = _greyed(frame)
         for i in range(len(maps) + 1):
             left = margin + i * (self.tile + margin)
@@ -294,22 +300,22 @@ class _Row:
 
 
 def _blend_block(
-    image_rgb: Image,
+    picture: Image,
     logits: NDArray[np.float32],
     labels: Sequence[str],
     each: Map,
     lines: tuple[str, str],
-    height: int,
     unit: float,
 ) -> Image:
-    """Draw one map over the whole frame in colour, with bars beside it; `lines` are heading and note."""
+    """Draw a map that lies over the whole frame in `picture`, with bars beside it; `lines` are heading and note."""
+    height, width = picture.shape[:2]
     margin, header, title, footer = (round(length * unit) for length in (14, 46, 20, 56))
-    width, side = round(height * WHOLE_FRAME_RATIO), round(BASE_TILE_SIZE * 0.75 * unit)
+    side = round(BASE_TILE_SIZE * 0.75 * unit)
     total = (margin + width + margin + side + margin, header + title + height + footer + margin)
     panel = blank((total[1] + 1) // 2 * 2, (total[0] + 1) // 2 * 2)
     block = panel[header:, margin : margin + width]
     write_text(block, f"{each.title}, over the frame", (0, round(12 * unit)), 9.5 * unit, DIM, width)
-    block[title : title + height] = _over_whole_frame(image_rgb, each, height, width)
+    block[title : title + height] = picture
     _draw_scale(block[title + height :], each, unit)
     column = panel[header + title :, margin + width + margin : margin + width + margin + side]
     _draw_bars(column, logits, labels, VIEW_BAR_COUNT, unit)
@@ -368,11 +374,11 @@ def _over_grey(grey: Image, each: Map) -> Image:
     return np.asarray(cv2.addWeighted(grey, 1 - MAP_OPACITY, colours, MAP_OPACITY, 0.0), dtype=np.uint8)
 
 
-def _over_whole_frame(image_rgb: Image, each: Map, height: int, width: int) -> Image:
+def _over_whole_frame(image_rgb: Image, each: Map, height: int, width: int, seen_fraction: float) -> Image:
     """Return the frame, letterboxed, with the map on the square that the network saw and the rest dimmed."""
     top, left, rows, columns = letterbox_place(image_rgb.shape[0], image_rgb.shape[1], height, width)
     picture = fit(image_rgb, rows, columns)
-    side = min(rows, columns)
+    side = square_side(rows, columns, seen_fraction)
     inner = (slice((rows - side) // 2, (rows + side) // 2), slice((columns - side) // 2, (columns + side) // 2))
     canvas = blank(height, width)
     place = canvas[top : top + rows, left : left + columns]

@@ -50,6 +50,7 @@ class Result:
         status: what is told beside it.
         labels: class names.
         stages: where the time went.
+        seen_fraction: the share of the frame's short side that the network saw.
         repeated: this frame was shown before; it is not counted again.
     """
 
@@ -58,6 +59,7 @@ class Result:
     status: Status
     labels: tuple[str, ...]
     stages: Stages
+    seen_fraction: float
     repeated: bool
 
     @cached_property
@@ -66,7 +68,14 @@ class Result:
         name = self.frame.name
         if self.frame.true_label is not None:
             name = f"true: {self.frame.true_label}   {name}"
-        panel = view_panel(self.frame.image_rgb, self.views, self.labels, self.status.settings, note=name)
+        panel = view_panel(
+            self.frame.image_rgb,
+            self.views,
+            self.labels,
+            self.status.settings,
+            note=name,
+            seen_fraction=self.seen_fraction,
+        )
         return with_hud(panel, self.status)
 
     def is_finite(self) -> bool:
@@ -194,6 +203,7 @@ class Pipeline:
             status=self._status(frame, views[self.settings.precision].outputs, latencies_ms),
             labels=self._labels,
             stages=Stages(decode_ms, preprocess_ms, inference_ms),
+            seen_fraction=self._artifacts.manifest.input_spec.seen_fraction,
             repeated=repeated,
         )
 
@@ -226,7 +236,7 @@ class Pipeline:
 def timed_run(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
     """Classify a frame; returns the outputs, and the times of preprocessing and of the engine alone, in ms."""
     start_s = time.perf_counter()
-    image = preprocess(frame.image_rgb, engine.input_size)
+    image = preprocess(frame.image_rgb, engine.input_spec)
     ready_s = time.perf_counter()
     outputs = engine.run(image)
     return outputs, (ready_s - start_s) * 1e3, (time.perf_counter() - ready_s) * 1e3

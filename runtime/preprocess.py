@@ -1,7 +1,8 @@
 """From any picture to the network's input: one path for training, calibration and camera.
 
 The artifacts take uint8 RGB pixels and normalise inside the graph, so all that is left here is
-colour order, squareness and size.
+colour order, squareness and size. How a network wants those is its `InputSpec`: part of its configuration in
+training, and of the bundle's manifest on a device.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import DataError
+from runtime.input_spec import InputSpec
+from runtime.resample import resize_window
 
 Image = NDArray[np.uint8]
 
@@ -41,44 +44,65 @@ def bgr_to_rgb(frame: Image) -> Image:
     return np.asarray(cv2.cvtColor(frame, codes[channels]), dtype=np.uint8)
 
 
-def centre_square(image: Image) -> Image:
-    """Return the largest centred square of an `[H, W, C]` picture, as a view."""
+def centre_square(image: Image, fraction: float = 1.0) -> Image:
+    """Return a centred square of an `[H, W, C]` picture, as a view.
+
+    Args:
+        image: the picture.
+        fraction: side of the square as a share of the picture's short side, above 0, at most 1.
+    """
     height, width = image.shape[:2]
-    side = min(height, width)
+    side = square_side(height, width, fraction)
     top, left = (height - side) // 2, (width - side) // 2
     return image[top : top + side, left : left + side]
 
 
-def resize_square(image: Image, size: int) -> Image:
-    """Crop the centred square of a picture and resize it.
+def square_side(height: int, width: int, fraction: float) -> int:
+    """Return the side in pixels, 1 or more, of a square that is so large a fraction of the short side."""
+    return max(1, round(min(height, width) * fraction))
 
-    Shrinking averages over areas, so that fine texture does not alias; growing is bilinear.
+
+def resize_square(image: Image, spec: InputSpec) -> Image:
+    """Make one picture the square that `spec` describes.
 
     Args:
         image: uint8 `[H, W, 3]`, any colour order.
-        size: the side of the result, in pixels.
+        spec: what of it to keep, and how to resize that.
 
     Returns:
         uint8 `[size, size, 3]`.
     """
-    square = centre_square(image)
+    if spec.interpolation == "bicubic":
+        return _resize_bicubic(image, spec)
+    square, size = centre_square(image, spec.crop_fraction), spec.size
     if square.shape[0] == size:
         return np.ascontiguousarray(square)
     interpolation = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(square, (size, size), interpolation=interpolation), dtype=np.uint8)
 
 
-def preprocess(image: Image, size: int) -> Image:
+def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
+    height, width = image.shape[:2]
+    short, target = min(height, width), spec.resized_short_side
+    rows, columns = (int(target * side / short) for side in (height, width))
+    # Python rounds halves to even, and so does torchvision's CenterCrop, by the same function.
+    top, left = (round((side - spec.size) / 2) for side in (rows, columns))
+    if short == target:
+        return np.ascontiguousarray(image[top : top + spec.size, left : left + spec.size])
+    return resize_window(image, (rows, columns), (top, left, spec.size, spec.size))
+
+
+def preprocess(image: Image, spec: InputSpec) -> Image:
     """Make one RGB picture the network's input batch.
 
     Args:
         image: uint8 `[H, W, 3]` RGB.
-        size: the network's input size, in pixels.
+        spec: what the network's input is made of a picture, as its bundle's manifest says.
 
     Returns:
         uint8 `[1, size, size, 3]` RGB, values 0..255.
     """
-    return resize_square(image, size)[np.newaxis]
+    return resize_square(image, spec)[np.newaxis]
 
 
 def read_picture(path: str) -> Image:

@@ -7,6 +7,7 @@ import pytest
 import runtime.benchmark
 from runtime.benchmark import WARM_UP_RUNS, Latency, main, measure, speedup, summarise, synthetic_pictures
 from runtime.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.input_spec import InputSpec
 from runtime.outputs import Outputs
 
 OUTPUTS = Outputs(np.zeros(2, np.float32), np.zeros((1, 1, 2), np.float32), np.zeros((1, 1), np.float32))
@@ -31,7 +32,7 @@ class ClockedEngine:
     kind: str = "tflite"
     name: str = "clocked 1.0"
     threads: int = 1
-    input_size: int = 4
+    input_spec: InputSpec = field(default_factory=lambda: InputSpec(4))
     runs: int = 0
 
     def run(self, image: np.ndarray) -> Outputs:

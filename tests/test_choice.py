@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from runtime.choice import (
     thread_counts,
 )
 from runtime.errors import ArtifactError, ConfigError, run_cli
+from runtime.input_spec import InputSpec
 from runtime.manifest import Accuracy, Manifest, read_manifest
 from runtime.outputs import Outputs
 from tests.tiny_bundle import SIDE, write_bundle
@@ -47,7 +48,7 @@ class Fake:
     precision: str
     threads: int
     name: str = "fake 1.0"
-    input_size: int = SIDE
+    input_spec: InputSpec = field(default_factory=lambda: InputSpec(SIDE))
     runs: int = 0
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:

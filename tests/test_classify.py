@@ -55,7 +55,7 @@ def classifier(tiny_bundle: Path) -> Classifier:
 def test_an_array_gives_what_the_network_computes(classifier: Classifier) -> None:
     image = np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     result = classifier(image)
-    expected = expected_outputs(preprocess(image, classifier.engine.input_size))
+    expected = expected_outputs(preprocess(image, classifier.engine.input_spec))
     exponentials = np.exp(expected["logits"])
     np.testing.assert_allclose(result.probabilities, exponentials / exponentials.sum(), atol=1e-5)
     np.testing.assert_allclose(result.gates, expected["gates"], atol=1e-5)

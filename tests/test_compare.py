@@ -4,7 +4,7 @@ import math
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -18,6 +18,7 @@ import runtime.parity.subject
 from runtime.compare import Effort, main, sample_indices
 from runtime.compare import compare as compare_pair
 from runtime.errors import ArtifactError, ConfigError, DataError, run_cli
+from runtime.input_spec import InputSpec
 from runtime.machine import cpu_model
 from runtime.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
 from runtime.outputs import Outputs
@@ -63,7 +64,7 @@ class FakeEngine:
     kind: str = "tflite"
     name: str = "fake 1.0"
     threads: int = 1
-    input_size: int = SIZE
+    input_spec: InputSpec = field(default_factory=lambda: InputSpec(SIZE))
 
     def run(self, image: np.ndarray) -> Outputs:
         label, index = int(image[0, 0, 0, 0]), int(image[0, 0, 0, 1])
@@ -131,7 +132,7 @@ def manifest() -> Manifest:
     return Manifest(
         preset="edge-test",
         config={},
-        input_shape=(1, SIZE, SIZE, 3),
+        input_spec=InputSpec(SIZE),
         labels=CLASSES,
         outputs={"logits": (1, 3), "gates": (1, 4, 4, 3), "modulator": (1, 4, 4)},
         overlay=Overlay(layer="stage1.block2", stride_px=2, focal_levels=2),

@@ -13,7 +13,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtime.errors import ConfigError
-from train.config import PRESETS, FocalNetConfig, TrainConfig, config_from_dict, find_preset, picture_size, recipe_for
+from runtime.input_spec import InputSpec
+from train.config import (
+    PRESETS,
+    FocalNetConfig,
+    TrainConfig,
+    config_from_dict,
+    find_preset,
+    picture_size,
+    picture_spec,
+    recipe_for,
+)
 
 NETWORK: dict[str, Any] = {
     "input_size": 48,
@@ -254,6 +264,7 @@ def test_a_network_of_before_there_were_crops_sees_the_whole_square() -> None:
 def test_how_the_network_sees_a_picture_survives_json() -> None:
     model = network(crop_fraction=0.875, interpolation="bicubic")
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
+    assert model.input_spec == InputSpec(48, 0.875, "bicubic")
 
 
 def as_json(**changes: Any) -> dict[str, Any]:
@@ -298,5 +309,7 @@ def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, 
 def test_training_pictures_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
     model = network(input_size=48)
     assert picture_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
+    seen = network(input_size=48, crop_fraction=0.875, interpolation="bicubic")
+    assert picture_spec(seen, TrainConfig(resize_margin=4)) == InputSpec(52, 1.0, "bicubic")
     with pytest.raises(ConfigError, match="received pad=52 for pictures of 52 pixels; expected less"):
         picture_size(model, TrainConfig(resize_margin=4, pad=52))

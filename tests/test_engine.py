@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runtime.engine import open_engine
 from runtime.errors import ArtifactError, ConfigError, DataError
+from runtime.input_spec import InputSpec
 from runtime.litert import INTERPRETERS, load_interpreter
 from runtime.manifest import Overlay
 from tests.tiny_bundle import (
@@ -53,7 +54,7 @@ def test_says_what_the_model_computes(
     use_only(package, monkeypatch)
     engine = open_engine(tiny_bundle, precision=precision, threads=2)
     assert engine.name.startswith(package)
-    assert (engine.precision, engine.threads, engine.input_size) == (precision, 2, SIDE)
+    assert (engine.precision, engine.threads, engine.input_spec) == (precision, 2, InputSpec(SIDE))
     for seed in range(3):
         image = random_image(seed)
         outputs = engine.run(image)
@@ -156,7 +157,7 @@ def test_refuses_a_tensor_of_another_name(tiny_model: bytes, tmp_path: Path, nam
 @pytest.mark.parametrize(
     ("changes", "tensor"),
     [
-        ({"input_shape": (1, 32, 32, 3)}, "image"),
+        ({"input_spec": InputSpec(32)}, "image"),
         ({"labels": (*LABELS, "white"), "outputs": OUTPUTS | {"logits": (1, 4)}}, "logits"),
         ({"outputs": OUTPUTS | {"gates": (1, 8, 2, 3), "modulator": (1, 8, 2)}}, "gates"),
         (

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import ArtifactError
+from runtime.input_spec import InputSpec
 from runtime.manifest import (
     SCHEMA_VERSION,
     AppliedScheme,
@@ -30,7 +31,14 @@ CONTENT: dict[str, Any] = {
     "schema_version": 1,
     "preset": "edge-nano",
     "config": {"image_size": 48},
-    "input": {"name": "image", "shape": [1, 48, 48, 3], "dtype": "uint8", "colour": "RGB"},
+    "input": {
+        "name": "image",
+        "shape": [1, 48, 48, 3],
+        "dtype": "uint8",
+        "colour": "RGB",
+        "crop_fraction": 0.875,
+        "interpolation": "bicubic",
+    },
     "labels": ["cat", "dog"],
     "outputs": {"logits": [1, 2], "gates": [1, 6, 6, 3], "modulator": [1, 6, 6]},
     "overlay": {"layer": "stage1.block2", "stride_px": 8, "focal_levels": 2},
@@ -100,7 +108,7 @@ def test_reads_the_contract(tmp_path: Path) -> None:
     write_content(tmp_path, CONTENT)
     manifest = read_manifest(tmp_path)
     assert manifest.input_shape == (1, 48, 48, 3)
-    assert manifest.input_size == 48
+    assert manifest.input_spec == InputSpec(48, 0.875, "bicubic")
     assert manifest.labels == ("cat", "dog")
     assert manifest.outputs == {"logits": (1, 2), "gates": (1, 6, 6, 3), "modulator": (1, 6, 6)}
     assert manifest.overlay == Overlay("stage1.block2", 8, 2)
@@ -130,6 +138,13 @@ def test_reads_artifacts_of_before_there_was_an_audit(tmp_path: Path) -> None:
 def test_reads_manifests_of_before_there_were_schemes(value: object, tmp_path: Path) -> None:
     write_content(tmp_path, changed("scheme", value))
     assert read_manifest(tmp_path).scheme is None
+
+
+def test_a_manifest_of_before_there_were_crops_means_the_whole_square(tmp_path: Path) -> None:
+    content = changed("input.crop_fraction", MISSING)
+    del content["input"]["interpolation"]
+    write_content(tmp_path, content)
+    assert read_manifest(tmp_path).input_spec == InputSpec(48, 1.0, "area")
 
 
 def test_writes_the_contract(tmp_path: Path) -> None:
@@ -164,7 +179,7 @@ def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
     [
         *(key for key in CONTENT if key != "scheme"),
         *(f"scheme.{key}" for key in CONTENT["scheme"]),
-        *(f"input.{key}" for key in CONTENT["input"]),
+        *(f"input.{key}" for key in ("name", "shape", "dtype", "colour")),
         *(f"outputs.{key}" for key in CONTENT["outputs"]),
         *(f"overlay.{key}" for key in CONTENT["overlay"]),
         *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0] if key != "audit"),
@@ -195,6 +210,16 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("input.shape", [1, 0, 0, 3], "input.shape"),
         ("input.shape", [1, 48, 48], "input.shape"),
         ("input.shape", [1, 48.5, 48, 3], "input.shape[1]"),
+        ("input.crop_fraction", 0, "input.crop_fraction"),
+        ("input.crop_fraction", 1.5, "input.crop_fraction"),
+        ("input.crop_fraction", -0.875, "input.crop_fraction"),
+        ("input.crop_fraction", float("nan"), "input.crop_fraction"),
+        ("input.crop_fraction", "0.875", "input.crop_fraction"),
+        ("input.crop_fraction", True, "input.crop_fraction"),
+        ("input.crop_fraction", None, "input.crop_fraction"),
+        ("input.interpolation", "nearest", "input.interpolation"),
+        ("input.interpolation", 3, "input.interpolation"),
+        ("input.interpolation", None, "input.interpolation"),
         ("labels", [], "labels"),
         ("labels", ["cat", "cat"], "labels"),
         ("labels", ["cat", None], "labels[1]"),

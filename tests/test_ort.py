@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime")
 
 from runtime.engine import open_engine
 from runtime.errors import ArtifactError, DataError
+from runtime.input_spec import InputSpec
 from runtime.manifest import read_manifest, write_manifest
 from runtime.ort import may_saturate
 from tests.tiny_bundle import LABELS, OUTPUTS, SIDE, expected_outputs, tiny_onnx, write_bundle
@@ -32,7 +33,7 @@ def test_says_what_the_model_computes(bundle: Path, precision: str) -> None:
     engine = open_engine(bundle, precision=precision, engine="ort", threads=2)
     exact = ", exact int8 products" if may_saturate() else ""
     assert engine.name.startswith("onnxruntime ") and engine.name.endswith(f" (all graph optimizations{exact})")
-    assert (engine.kind, engine.precision, engine.threads, engine.input_size) == ("ort", precision, 2, SIDE)
+    assert (engine.kind, engine.precision, engine.threads, engine.input_spec) == ("ort", precision, 2, InputSpec(SIDE))
     for seed in range(3):
         image = np.random.default_rng(seed).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
         outputs = engine.run(image[:, :, ::-1])  # not contiguous

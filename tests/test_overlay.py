@@ -263,6 +263,43 @@ def test_blend_keeps_the_frame_where_a_gate_is_shut_and_dims_what_was_not_seen()
     assert np.abs(row[20] - np.array((90, 140, 40)) * 0.4).max() <= 2
 
 
+def framed(side: int) -> NDArray[np.uint8]:
+    """A grey frame, 120 by 200, with a bright square of so many pixels in its middle."""
+    frame = np.full((120, 200, 3), 60, np.uint8)
+    frame[60 - side // 2 : 60 + side // 2, 100 - side // 2 : 100 + side // 2] = 220
+    return frame
+
+
+@pytest.mark.parametrize("draw", ["gate_panel", "grid", "single"])
+def test_tiles_show_what_the_network_saw_and_no_more(draw: str) -> None:
+    def panel(frame: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8]:
+        if draw == "gate_panel":
+            return gate_panel(frame, make_outputs(), LABELS, seen_fraction=fraction)
+        return view_panel(frame, [View("int8", make_outputs())], LABELS, VIEWS[draw], seen_fraction=fraction)
+
+    bright = np.full((120, 200, 3), 220, np.uint8)
+    np.testing.assert_array_equal(panel(framed(60), 0.5), panel(bright, 0.5))
+    assert not np.array_equal(panel(framed(56), 0.5), panel(bright, 0.5))
+    assert not np.array_equal(panel(framed(60), 0.6), panel(bright, 0.6))
+    assert not np.array_equal(panel(framed(60), 1.0), panel(bright, 1.0))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.875, 0.5])
+def test_blend_lays_the_map_on_what_the_network_saw(fraction: float) -> None:
+    outputs = make_outputs(levels=2, side=8)
+    outputs.gates[:] = 0
+    frame = np.full((90, 120, 3), 200, np.uint8)
+    panel = view_panel(frame, [View("int8", outputs)], LABELS, Settings(1, "blend"), seen_fraction=fraction)
+    height, width = 448, 597
+    picture = panel[46 + 20 :, 14 : 14 + width][:height]
+    # A shut gate leaves the frame as it is; what was not seen is dimmed.
+    seen = (picture > 150).all(axis=2)
+    side = fraction * height
+    assert np.count_nonzero(seen[height // 2]) == pytest.approx(side, abs=2)
+    assert np.count_nonzero(seen[:, width // 2]) == pytest.approx(side, abs=2)
+    assert np.argwhere(seen).mean(axis=0) == pytest.approx((height / 2, width / 2), abs=2)
+
+
 @pytest.mark.parametrize("shape", [(480, 640), (1080, 1920), (37, 50), (16, 16)])
 def test_fitting_keeps_the_mean_and_makes_no_pattern(shape: tuple[int, int]) -> None:
     rows, columns = np.indices(shape)

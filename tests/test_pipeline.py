@@ -15,10 +15,11 @@ from runtime.artifacts import Artifacts
 from runtime.controls import Command, Controls, Settings
 from runtime.engine import Engine
 from runtime.errors import ArtifactError
+from runtime.input_spec import InputSpec
 from runtime.outputs import Outputs
 from runtime.pipeline import Pipeline, Result
 from runtime.sources import Frame, Source
-from tests.tiny_bundle import CELLS, LABELS, tiny_onnx, write_bundle
+from tests.tiny_bundle import CELLS, LABELS, SIDE, tiny_onnx, write_bundle
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 
@@ -57,6 +58,20 @@ def test_every_frame_gives_a_panel_and_its_status(tiny_bundle: Path) -> None:
         assert result.panel.dtype == np.uint8
         assert result.panel.shape == results[0].panel.shape
         assert result.panel.shape[0] % 2 == result.panel.shape[1] % 2 == 0
+
+
+@pytest.mark.parametrize(("fraction", "label"), [(0.5, "red"), (1.0, "blue")])
+def test_a_bundle_that_sees_the_centre_is_shown_it_and_drawn_over_it(
+    tiny_model: bytes, tmp_path: Path, fraction: float, label: str
+) -> None:
+    write_bundle(tmp_path, tiny_model, input_spec=InputSpec(SIDE, fraction, "bicubic"))
+    image = np.full((120, 160, 3), (0, 0, 255), np.uint8)
+    image[28:92, 48:112] = (255, 0, 0)  # half of the short side, and what the kernel reaches
+    pipeline, _ = pipeline_of(tmp_path, [Frame(image, "frame:0")])
+    (result,) = pipeline
+    assert result.status.top5[0][0] == label
+    tile = result.panel[46 + 20 : 46 + 20 + 224, 14 : 14 + 224]
+    assert (tile == (255, 0, 0)).all() == (label == "red")
 
 
 def test_panels_are_drawn_only_if_somebody_looks(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

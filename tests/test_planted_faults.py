@@ -113,7 +113,7 @@ def damage_output(pair: Pair, change: Callable[..., Outputs], *, with_image: boo
 
     class Damaged:
         kind, name, precision = engine.kind, engine.name, engine.precision
-        threads, input_size = engine.threads, engine.input_size
+        threads, input_spec = engine.threads, engine.input_spec
 
         def run(self, image: Any) -> Outputs:
             return change(engine.run(image), image) if with_image else change(engine.run(image))

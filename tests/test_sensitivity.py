@@ -90,7 +90,7 @@ def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set whose classes are those that the float network is surest of; 60 pictures to validate on."""
     folder = tmp_path_factory.mktemp("labelled")
     pictures = soft_pictures(600, seed=21, size=RUN.image_size)
-    logits = tiny_float.predict_on_batch(resize_all(pictures, CONFIG.input_size).astype(np.float32))
+    logits = tiny_float.predict_on_batch(resize_all(pictures, CONFIG.input_spec).astype(np.float32))
     for index in clearest(logits, 66):
         split = ("train", "test", *["val"] * 9)[index % 11]
         path = folder / split / CLASSES[logits[index].argmax()] / f"{index}.png"
@@ -126,7 +126,7 @@ def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_m
     artifact = (damaged_run / "artifacts" / "int8.tflite").read_bytes()
     assert len(artifact) == chosen["size_bytes"]
     val = load_dataset("folder", data_dir=labelled, image_size=RUN.image_size).val
-    predicted = run_artifact(artifact, resize_all(val.images, CONFIG.input_size))["logits"].argmax(axis=-1)
+    predicted = run_artifact(artifact, resize_all(val.images, CONFIG.input_spec))["logits"].argmax(axis=-1)
     assert content["data"]["pictures"] == len(val.labels) > 30
     assert chosen["accuracy"]["top1"] == np.mean(predicted == val.labels)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import DataError
+from runtime.input_spec import InputSpec
 from train.splits import Dataset, Split, check_dataset, resize_all, stratified_split
 
 
@@ -103,7 +104,7 @@ def test_a_class_too_small_for_every_part_is_named() -> None:
 def test_resizing_gives_each_picture_in_its_place() -> None:
     pictures = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 200)]
     pictures[1][:, :4] = 100
-    resized = resize_all(pictures, 4)
+    resized = resize_all(pictures, InputSpec(4))
     assert resized.shape == (2, 4, 4, 3)
     assert np.all(resized[0] == 10)
     assert np.array_equal(resized[1], cv2.resize(pictures[1], (4, 4), interpolation=cv2.INTER_AREA))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.files import sha256_of
+from runtime.input_spec import InputSpec
 from runtime.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
 
 SIDE = 16
@@ -137,7 +138,7 @@ def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **change
     fields: dict[str, Any] = {
         "preset": "tiny",
         "config": {"image_size": SIDE},
-        "input_shape": (1, SIDE, SIDE, 3),
+        "input_spec": InputSpec(SIDE),
         "labels": LABELS,
         "outputs": OUTPUTS,
         "overlay": Overlay("stage1.block0", SIDE // CELLS, 2),

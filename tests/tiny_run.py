@@ -63,23 +63,27 @@ def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
     return tensors
 
 
-def write_tiny_run(folder: Path) -> None:
+def write_tiny_run(folder: Path, run: Run = RUN) -> None:
     """Write config.json, float.safetensors and test.npz, as training would leave them.
 
-    The labels of the test pictures are the network's own predictions, so that its accuracy is 100%.
+    The labels of the test pictures are the network's own predictions, so that its accuracy is 100%. The pictures are
+    so large that what the network sees of them is their centre, as it is.
     """
     import keras
 
-    model = build_focalnet(CONFIG, keras)
+    size = run.model.input_size
+    model = build_focalnet(run.model, keras)
     weights = model_weights(model)
     for name, value in draw_weights({name: tuple(v.shape) for name, v in weights.items()}, seed=1).items():
         weights[name].assign(value)
-    candidates = soft_pictures(2 * TEST_PICTURES, seed=2)
-    spread_logits(weights, np.asarray(model.predict_on_batch(candidates.astype(np.float32))))
+    candidates = soft_pictures(2 * TEST_PICTURES, seed=2, size=round(size / run.model.crop_fraction))
+    edge = (candidates.shape[1] - size) // 2
+    seen = candidates[:, edge : edge + size, edge : edge + size].astype(np.float32)
+    spread_logits(weights, np.asarray(model.predict_on_batch(seen)))
     write_tensors(folder / WEIGHTS_FILE, weight_arrays(model))
-    write_run(folder, RUN)
+    write_run(folder, run)
 
-    logits = np.asarray(model.predict_on_batch(candidates.astype(np.float32)))
+    logits = np.asarray(model.predict_on_batch(seen))
     chosen = clearest(logits, TEST_PICTURES)
     write_split(
         folder / TEST_FILE,

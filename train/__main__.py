@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     image_size = picture_size(preset.model, _recipe(preset.train, args))
     placement = start_distribution()
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
-    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=image_size)
+    dataset = load_dataset(
+        args.dataset, data_dir=args.data_dir, image_size=image_size, interpolation=preset.model.interpolation
+    )
     for line in dataset.skipped:
         _say(args, f"skipped {line}")
     if dataset.skipped:
@@ -87,13 +89,13 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
         return {}
     weights = fold_weights(weight_arrays(model), run.model)
     write_tensors(args.run / WEIGHTS_FILE, weights)
-    size = run.model.input_size
+    spec = run.model.input_spec
     test = dataset.test
-    predictions = classify(model, test.images, size)
+    predictions = classify(model, test.images, spec)
     matrix = confusion_matrix(test.labels, predictions, len(run.labels))
     write_confusion(args.run / "confusion.png", matrix, run.labels)
     chosen = sample_indices(test.labels, 5)
-    samples, truths = resize_all(test.images[chosen], size), test.labels[chosen]
+    samples, truths = resize_all(test.images[chosen], spec), test.labels[chosen]
     panel = draw_panels(model, run.model, samples, run.labels, truths=truths, title="test pictures")
     save_picture(args.run / "test_panel.png", panel)
     write_animation(args.run / "monitor")

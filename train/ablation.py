@@ -22,8 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.errors import ConfigError, run_cli
 from runtime.files import read_json, write_json
+from runtime.input_spec import InputSpec
 from runtime.sampling import class_balanced_indices
-from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_size, recipe_for
+from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_spec, recipe_for
 from train.data import DATASETS, load_dataset
 from train.fold import fold_weights
 from train.run import WEIGHTS_FILE, Run, begin_run
@@ -199,15 +200,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     preset = changed(find_preset(args.preset), {"epochs": args.epochs, "monitor_every": 0})
     presets = {name: changed(preset, variants[name]) for name in chosen}
     # By size, as folders are read at the size that a network sees.
-    datasets: dict[int, Dataset] = {}
+    datasets: dict[InputSpec, Dataset] = {}
     rows: list[Row] = []
     for name, each in presets.items():
         print(f"{len(rows) + 1} of {len(presets)}: {name}", file=sys.stderr, flush=True)
-        size = picture_size(each.model, each.train)
-        if size not in datasets:
-            datasets[size] = _load(args, size)
+        stored = picture_spec(each.model, each.train)
+        if stored not in datasets:
+            datasets[stored] = _load(args, stored)
             begin_ablation(args.out, settings)
-        dataset = datasets[size]
+        dataset = datasets[stored]
         model = dataclasses.replace(each.model, classes=len(dataset.labels))
         recipe = recipe_for(each.train, len(dataset.train.labels))
         run = Run(preset=args.preset, model=model, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
@@ -217,8 +218,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, image_size: int) -> Dataset:
-    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=image_size)
+def _load(args: argparse.Namespace, stored: InputSpec) -> Dataset:
+    dataset = load_dataset(
+        args.dataset, data_dir=args.data_dir, image_size=stored.size, interpolation=stored.interpolation
+    )
     if args.pictures is None:
         return dataset
     return dataclasses.replace(dataset, train=fewer(dataset.train, args.pictures))

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runtime.errors import ConfigError
+from runtime.input_spec import InputSpec, Interpolation
 
 Initializer = Literal["glorot", "paper"]
 Stem = Literal["patch", "conv", "overlap"]
 Norm = Literal["layer", "batch"]
 Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
-Interpolation = Literal["area", "bicubic"]
 SMALL_DATA_PICTURES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,9 +78,9 @@ class FocalNetConfig:
         mean: per-channel RGB mean of pixels in 0..1, subtracted inside the graph.
         std: per-channel RGB standard deviation, divided by inside the graph.
         crop_fraction: side of the centred square that the network sees, as a share of a picture's short side, above
-            0, at most 1 (published ImageNet figures: 0.875).
-        interpolation: how that square is resized to the input: "area", averages over areas; or "bicubic",
-            antialiased, as Pillow and torchvision do it.
+            0, at most 1 (published ImageNet figures: 0.875). Training crops at random from the whole square.
+        interpolation: how pictures are resized: "area", by averages over areas; or "bicubic", antialiased, as Pillow
+            and torchvision do it. Both as `runtime.input_spec.InputSpec` says.
     """
 
     input_size: int
@@ -157,7 +157,6 @@ class FocalNetConfig:
             ("stem", ("patch", "conv", "overlap")),
             ("norm", ("layer", "batch")),
             ("activation", ("gelu", "relu")),
-            ("interpolation", ("area", "bicubic")),
         ):
             value = getattr(self, name)
             _require(value in choices, f"{name}={value!r}", " or ".join(choices))
@@ -183,7 +182,12 @@ class FocalNetConfig:
             _require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
         _require(all(math.isfinite(m) for m in self.mean), f"mean={self.mean}", "finite means")
         _require(all(0 < s < math.inf for s in self.std), f"std={self.std}", "positive standard deviations")
-        _require(0 < self.crop_fraction <= 1, f"crop_fraction={self.crop_fraction}", "a share above 0, at most 1")
+        _ = self.input_spec  # which refuses what it cannot be
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the input is made of a picture, in validation, calibration and use."""
+        return InputSpec(self.input_size, self.crop_fraction, self.interpolation)
 
     @property
     def overlay_stage(self) -> int:
@@ -326,12 +330,25 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
 def picture_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
     """Return the side that training pictures are resized to, in pixels: the input's, with room for random crops.
 
+    What is stored at this side is the whole centred square. Validation makes the network's input of that as the
+    runtime does of any picture, by `FocalNetConfig.input_spec`: of 256 stored pixels, a crop fraction of 0.875 at an
+    input size of 224 takes the centre as it is.
+
     Raises:
         ConfigError: the recipe's padding is wider than such pictures, which it mirrors.
     """
     size = model.input_size + recipe.resize_margin
     _require(recipe.pad < size, f"pad={recipe.pad} for pictures of {size} pixels", "less than their side")
     return size
+
+
+def picture_spec(model: FocalNetConfig, recipe: TrainConfig) -> InputSpec:
+    """Return what training pictures are made of a picture: its whole centred square, at `picture_size`.
+
+    Raises:
+        ConfigError: as `picture_size`.
+    """
+    return InputSpec(picture_size(model, recipe), interpolation=model.interpolation)
 
 
 @dataclass(frozen=True)

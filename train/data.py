@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import ConfigError, run_cli
+from runtime.input_spec import INTERPOLATIONS, Interpolation
 from runtime.split_file import LabelledPictures, write_split
 from train.cifar10 import load_cifar10
 from train.folder import load_folder
@@ -25,7 +26,9 @@ __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "main"]
 DATASETS = ("cifar10", "folder", "shapes")
 
 
-def load_dataset(name: str, *, data_dir: Path | None, image_size: int, seed: int = 0) -> Dataset:
+def load_dataset(
+    name: str, *, data_dir: Path | None, image_size: int, interpolation: Interpolation = "area", seed: int = 0
+) -> Dataset:
     """Load a data set and check it.
 
     Args:
@@ -34,6 +37,7 @@ def load_dataset(name: str, *, data_dir: Path | None, image_size: int, seed: int
             either, "cifar10" comes from the cache or is downloaded. "shapes" takes no notice of it.
         image_size: the side that a folder's pictures, which differ in size, are resized to, in pixels;
             "cifar10" (32 px) and "shapes" (64 px) keep their own.
+        interpolation: how those are resized, see `runtime.input_spec.InputSpec`.
         seed: draws the splits (and the pictures, for "shapes"); not negative.
 
     Returns:
@@ -50,7 +54,7 @@ def load_dataset(name: str, *, data_dir: Path | None, image_size: int, seed: int
     if name == "cifar10":
         dataset = load_cifar10(data_dir, seed)
     elif name == "folder":
-        dataset = load_folder(data_dir, image_size, seed)
+        dataset = load_folder(data_dir, image_size, seed, interpolation)
     elif name == "shapes":
         dataset = load_shapes(seed)
     else:
@@ -68,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-size", type=int, default=64, help="side of a folder's pictures, in pixels (%(default)s)"
     )
+    parser.add_argument(
+        "--interpolation", choices=INTERPOLATIONS, default="area", help="how those are resized (%(default)s)"
+    )
     parser.add_argument("--split", choices=SPLITS, default="test", help="which split (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. test.npz")
@@ -78,7 +85,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one split of a data set to a split file, and print what it holds."""
     args = _parser().parse_args(argv)
-    dataset = load_dataset(args.dataset, data_dir=args.data_dir, image_size=args.image_size, seed=args.seed)
+    dataset = load_dataset(
+        args.dataset,
+        data_dir=args.data_dir,
+        image_size=args.image_size,
+        interpolation=args.interpolation,
+        seed=args.seed,
+    )
     split = dataset.split(args.split)
     pictures = LabelledPictures(split.images, split.labels, split.ids, dataset.labels, dataset.name, args.split)
     write_split(args.out, pictures)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from runtime.errors import FocalEdgeError, TrainingError
 from runtime.files import replacing, sha256_of
+from runtime.input_spec import InputSpec
 from runtime.preprocess import Image
 from train.batches import EvalBatches, TrainBatches, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
@@ -132,8 +133,8 @@ def _in_float32(network: Any, run: Run) -> Any:
 def _fit_epochs(
     model: Trainee, run: Run, dataset: Dataset, folder: Path, history: History, placement: Placement
 ) -> None:
-    size, recipe, done = run.model.input_size, run.recipe, len(history)
-    val_images = resize_all(dataset.val.images, size)
+    recipe, done = run.recipe, len(history)
+    val_images = resize_all(dataset.val.images, run.model.input_spec)
     train = TrainBatches(dataset.train.labels, run.model.classes, recipe, first_epoch=done)
     val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
     progress = Progress(recipe.epochs, done)
@@ -245,8 +246,8 @@ def write_history(path: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def classify(model: Any, images: Image, size: int) -> NDArray[np.int64]:
+def classify(model: Any, images: Image, spec: InputSpec) -> NDArray[np.int64]:
     """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
     # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
-    logits = model.predict(resize_all(images, size), batch_size=250, verbose=0)
+    logits = model.predict(resize_all(images, spec), batch_size=250, verbose=0)
     return np.asarray(logits.argmax(axis=-1), dtype=np.int64)

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.errors import ConfigError, DataError
+from runtime.input_spec import InputSpec, Interpolation
 from runtime.preprocess import Image, read_picture, resize_square
 from train.imagenet import readable_labels
 from train.splits import SPLITS, Dataset, Split, stratified_split
@@ -44,7 +45,7 @@ class _Picture:
     image: Image
 
 
-def load_folder(data_dir: Path | None, image_size: int, seed: int) -> Dataset:
+def load_folder(data_dir: Path | None, image_size: int, seed: int, interpolation: Interpolation = "area") -> Dataset:
     """Load a folder of pictures.
 
     A picture that cannot be read is skipped, and so is one whose file is the same, byte for byte, as an
@@ -54,6 +55,7 @@ def load_folder(data_dir: Path | None, image_size: int, seed: int) -> Dataset:
         data_dir: the folder; `None` takes the environment variable DATA_DIR.
         image_size: the side of the pictures, in pixels.
         seed: draws the splits that the folder does not give, each class in the same proportions.
+        interpolation: how a picture's whole centred square is resized to that side.
 
     Returns:
         The data set, with the classes in the order of their folders' names; an id is the path below `data_dir`. A
@@ -74,7 +76,7 @@ def load_folder(data_dir: Path | None, image_size: int, seed: int) -> Dataset:
     folders = _split_folders(root)
     class_names = _class_names(root, folders)
     entries = [entry for split, folder in folders.items() for entry in _list_entries(root, split, folder)]
-    pictures, skipped = _read(entries, class_names, image_size)
+    pictures, skipped = _read(entries, class_names, InputSpec(image_size, interpolation=interpolation))
     _check_classes(pictures, class_names, skipped)
     parts = _divide(pictures, folders, class_names, seed)
     return Dataset(
@@ -140,7 +142,7 @@ def _list_entries(root: Path, split: str, folder: Path) -> list[_Entry]:
     ]
 
 
-def _read(entries: Sequence[_Entry], class_names: Sequence[str], image_size: int) -> tuple[list[_Picture], list[str]]:
+def _read(entries: Sequence[_Entry], class_names: Sequence[str], spec: InputSpec) -> tuple[list[_Picture], list[str]]:
     """Read the pictures, and list the skipped ones as "path: reason"."""
     pictures: list[_Picture] = []
     skipped: list[str] = []
@@ -151,7 +153,7 @@ def _read(entries: Sequence[_Entry], class_names: Sequence[str], image_size: int
             digest = hashlib.sha256(content).hexdigest()
             if digest in first_with:
                 raise DataError(f"same picture as {first_with[digest]}")
-            image = resize_square(_decode(entry, content), image_size)
+            image = resize_square(_decode(entry, content), spec)
         except DataError as error:
             skipped.append(f"{entry.id}: {error}")
             continue

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import DataError
+from runtime.input_spec import InputSpec
 from runtime.preprocess import Image, resize_square
 
 SPLITS = ("train", "val", "test")
@@ -19,7 +20,7 @@ class Split:
     """Pictures with their labels.
 
     Args:
-        images: uint8 `[N, S, S, 3]` RGB, values 0..255.
+        images: uint8 `[N, S, S, 3]` RGB, values 0..255: whole centred squares, whatever of them a network is to see.
         labels: int64 `[N]`, each an index into the data set's class names.
         ids: N names, unique within the data set, that stay the same from run to run.
     """
@@ -132,9 +133,9 @@ def stratified_split(
     return [np.sort(np.concatenate(part)).astype(np.int64) for part in parts]
 
 
-def resize_all(images: Sequence[Image] | NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize pictures `[H, W, 3]` to one uint8 `[N, size, size, 3]`, as `resize_square` does each."""
-    resized = np.empty((len(images), size, size, 3), dtype=np.uint8)
+def resize_all(images: Sequence[Image] | NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Make pictures `[H, W, 3]` one uint8 `[N, size, size, 3]`, as `resize_square` does each."""
+    resized = np.empty((len(images), spec.size, spec.size, 3), dtype=np.uint8)
     for index, image in enumerate(images):
-        resized[index] = resize_square(image, size)
+        resized[index] = resize_square(image, spec)
     return resized

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from train.augment import Augment
-from train.config import FocalNetConfig, TrainConfig, picture_size
+from train.config import FocalNetConfig, TrainConfig, picture_spec
 from train.depthwise import depthwise_class
 from train.distribute import ALONE, Placement, everywhere
 from train.focalnet import build_focalnet
@@ -50,7 +50,7 @@ class Trainee(keras.Model):
         with _precision(recipe.precision):
             self.network = build_focalnet(config, keras, depthwise_class())
         self.augment = Augment(recipe, config.input_size)
-        pictures = resize_all(train.images, picture_size(config, recipe))
+        pictures = resize_all(train.images, picture_spec(config, recipe))
         self._pictures = self.add_weight(
             name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
         )

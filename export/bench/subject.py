@@ -52,12 +52,14 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
         The network and its pictures; those to calibrate by are drawn as the bundle's were.
     """
     run, calibration = read_run(bundle), read_calibration(bundle)
-    size = run.deployed.input_size
-    dataset = load_dataset(run.dataset, data_dir=data_dir, image_size=run.image_size)
+    spec = run.deployed.input_spec
+    dataset = load_dataset(
+        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+    )
     sample = draw_representative_set(dataset.train, len(calibration.ids), calibration.seed)
     model = build_stock(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
     chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)
-    images, labels = resize_all(dataset.test.images[chosen], size), dataset.test.labels[chosen]
+    images, labels = resize_all(dataset.test.images[chosen], spec), dataset.test.labels[chosen]
     reference = logits(model, images).argmax(axis=-1)
     data = {
         "dataset": dataset.name,
@@ -67,4 +69,4 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
         "representative": len(sample.ids),
         "representative_is_the_bundles": sample.sha256 == calibration.sha256,
     }
-    return Subject(FloatNetwork(model, resize_all(sample.images, size)), images, labels, reference, data)
+    return Subject(FloatNetwork(model, resize_all(sample.images, spec)), images, labels, reference, data)

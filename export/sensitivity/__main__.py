@@ -105,9 +105,11 @@ def load_subject(folder: Path, data_dir: Path | None, pictures: int) -> Subject:
     """Read a trained and calibrated run, and a class-balanced sample of its validation pictures."""
     run, calibration = read_run(folder), read_calibration(folder)
     model = build_float(run.deployed, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
-    dataset = load_dataset(run.dataset, data_dir=data_dir, image_size=run.image_size)
+    dataset = load_dataset(
+        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+    )
     chosen = class_balanced_indices(dataset.val.labels, pictures, SAMPLE_SEED)
-    images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_size), dataset.val.labels[chosen]
+    images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]
     data = {"dataset": dataset.name, "split": "val", "pictures": len(labels)}
     return Subject(folder, run, calibration.ranges, model, images, labels, data)
 

@@ -76,8 +76,8 @@ def ask(
     waiting: list[tuple[Outputs, Outputs]] = []
     compared: list[MapSimilarity | None] = []
     for image in tqdm(images, desc=task, unit="picture", disable=None, leave=False):
-        batch = preprocess(image, reference.input_size)
-        other = batch if candidate.input_size == reference.input_size else preprocess(image, candidate.input_size)
+        batch = preprocess(image, reference.input_spec)
+        other = batch if candidate.input_spec == reference.input_spec else preprocess(image, candidate.input_spec)
         answers = reference.run(batch), candidate.run(other)
         for engine, outputs in zip((reference, candidate), answers, strict=True):
             _check_logits(engine, outputs, classes)

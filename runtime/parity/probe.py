@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, start_s = memory_bytes("VmRSS"), perf_counter()
     engine = open_engine(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
     opened_s = perf_counter()
-    engine.run(np.zeros((1, engine.input_size, engine.input_size, 3), np.uint8))
+    side = engine.input_spec.size
+    engine.run(np.zeros((1, side, side, 3), np.uint8))
     ended_s, peak = perf_counter(), memory_bytes("VmHWM")
     figures = {
         "cold_start_ms": 1e3 * (ended_s - start_s),

@@ -197,6 +197,17 @@ def test_two_processes_have_the_curve_of_one(workers: Workers, alone: Path, tmp_
 
 @needs_jax
 @pytest.mark.slow
+def test_two_processes_that_read_their_own_rows_from_disk_have_the_curve_of_one_that_has_all_in_memory(
+    workers: Workers, alone: Path, tmp_path: Path
+) -> None:
+    both = workers.start_two(tmp_path / "two", "--stream", "true")
+    assert [worker.process.wait(DEADLINE_S) for worker in both] == [0, 0], both[0].err.read_text()
+    assert "stay on disk" in both[0].out.read_text()
+    assert_same_curve(history(tmp_path / "two"), history(alone))
+
+
+@needs_jax
+@pytest.mark.slow
 def test_two_devices_of_one_process_have_the_curve_of_one(workers: Workers, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     uneven = workers.start(run, "--batch-size", "15", devices=2)

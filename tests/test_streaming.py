@@ -393,6 +393,7 @@ def test_the_command_measures_a_folder(tree: Path, capsys: pytest.CaptureFixture
     figures = json.loads(capsys.readouterr().out)
     assert (figures["files"], figures["pictures"], figures["threads"]) == (TRAIN + VAL + TEST, 50, 2)
     assert figures["images_per_s"] > 0
+    assert 0 < figures["cpu_time_ms"] < 1000
     assert figures["files_per_s"] > 0
     assert data.main(arguments) == 0
     assert f"read {TRAIN} pictures to {SIZE} px" in capsys.readouterr().out

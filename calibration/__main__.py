@@ -24,7 +24,7 @@ from calibration.record import CALIBRATION_FILE, Calibration, describe_observer,
 from calibration.sample import draw_representative_set
 from calibration.steps import step_views
 from runtime.errors import run_cli
-from train.data import load_dataset
+from train.data import add_stream_argument, load_dataset
 from train.focalnet import build_focalnet
 from train.run import WEIGHTS_FILE, Run, read_run
 from train.splits import resize_all
@@ -44,8 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     observer = find_observer(args.observer, percent)
     run = read_run(args.run)
     dataset = load_dataset(
-        run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+        run.dataset,
+        data_dir=args.data_dir,
+        image_size=run.image_size,
+        interpolation=run.model.interpolation,
+        stream=args.stream,
     )
+    if dataset.train.streamed:
+        print(dataset.residence, file=sys.stderr)
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
     sample = draw_representative_set(dataset.train, pictures, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
@@ -116,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m calibration", description="Measure activation ranges.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    add_stream_argument(parser)
     parser.add_argument(
         "--pictures", type=int, help=f"size of the representative set ({DEFAULT_PICTURES}, or all if there are fewer)"
     )

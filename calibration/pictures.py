@@ -16,7 +16,7 @@ from calibration.record import Calibration, read_calibration
 from calibration.sample import hash_of
 from runtime.errors import DataError, run_cli
 from runtime.split_file import LabelledPictures, write_split
-from train.data import load_dataset
+from train.data import add_stream_argument, load_dataset
 from train.run import read_run
 from train.splits import Split
 
@@ -35,7 +35,8 @@ def find_pictures(calibration: Calibration, train: Split, labels: tuple[str, ...
     Raises:
         DataError: a picture is missing, or the pixels are not those that were calibrated on.
     """
-    places = {name: index for index, name in enumerate(train.ids)}
+    named = set(calibration.ids)
+    places = {name: index for index, name in enumerate(train.ids) if name in named}
     missing = [name for name in calibration.ids if name not in places]
     if missing:
         raise DataError(
@@ -57,11 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.pictures", description=main.__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of a calibrated run, or a bundle")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    add_stream_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. calibration.npz")
     args = parser.parse_args(argv)
     run, calibration = read_run(args.run), read_calibration(args.run)
     dataset = load_dataset(
-        run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+        run.dataset,
+        data_dir=args.data_dir,
+        image_size=run.image_size,
+        interpolation=run.model.interpolation,
+        stream=args.stream,
     )
     pictures = find_pictures(calibration, dataset.train, dataset.labels)
     write_split(args.out, pictures)

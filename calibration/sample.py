@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ConfigError
-from runtime.sampling import class_balanced_indices
-from train.splits import Split
+from train.splits import Split, draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ def draw_representative_set(train: Split, pictures: int, seed: int) -> Represent
         seed: the same seed draws the same pictures.
 
     Returns:
-        The pictures, in the order of the split.
+        The pictures, in the order of the split; fewer, if some on disk cannot be read.
 
     Raises:
         ConfigError: no picture is asked for, or more than there are.
@@ -48,10 +47,8 @@ def draw_representative_set(train: Split, pictures: int, seed: int) -> Represent
             f"received {pictures} calibration pictures; "
             f"expected 1 to {len(train.labels)}, the size of the training split"
         )
-    chosen = class_balanced_indices(train.labels, pictures, seed)
-    ids = tuple(train.ids[i] for i in chosen)
-    images = train.images[chosen]
-    return RepresentativeSet(images, ids, hash_of(ids, images))
+    sample = draw(train, pictures, seed)
+    return RepresentativeSet(sample.images, sample.ids, hash_of(sample.ids, sample.images))
 
 
 def hash_of(ids: Sequence[str], images: NDArray[np.uint8]) -> str:

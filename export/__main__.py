@@ -26,9 +26,9 @@ from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
 from runtime.errors import run_cli
 from runtime.files import write_json
 from runtime.split_file import read_split
-from train.data import load_dataset
+from train.data import add_stream_argument, load_dataset
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
-from train.splits import Dataset, resize_all
+from train.splits import Dataset, resident, resize_all
 from train.weights import read_tensors, write_tensors
 
 QAT_FILE = "qat.json"
@@ -43,8 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
         dataset = load_dataset(
-            run.dataset, data_dir=args.data_dir, image_size=run.image_size, interpolation=run.model.interpolation
+            run.dataset,
+            data_dir=args.data_dir,
+            image_size=run.image_size,
+            interpolation=run.model.interpolation,
+            stream=args.stream,
         )
+        if dataset.train.streamed:
+            print(dataset.residence, file=sys.stderr)
         figures = quantization_aware_training(run, args.run, dataset, config, scheme)
         write_json(args.run / QAT_FILE, figures)
         print(describe_qat(figures), file=sys.stderr)
@@ -80,7 +86,7 @@ def quantization_aware_training(
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
     student = build_fake_quant(teacher, run.deployed, ranges_for(scheme, folder), scheme)
-    validate = Validator(teacher, resize_all(dataset.val.images, run.deployed.input_spec))
+    validate = Validator(teacher, resize_all(resident(dataset.val).images, run.deployed.input_spec))
     batches = PictureBatches(dataset.train, run.deployed, run.recipe)
     epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
@@ -103,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description="Quantize a run and write its artifacts.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    add_stream_argument(parser)
     parser.add_argument(
         "--scheme", choices=SCHEMES, default=SELECTIVE.name, help="what is int8, see export/schemes.py (%(default)s)"
     )

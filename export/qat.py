@@ -22,6 +22,7 @@ from export.fake_quant import settle_weights
 from runtime.errors import ConfigError, TrainingError
 from runtime.metrics import agreement
 from runtime.preprocess import Image
+from train.ahead import Ahead
 from train.augment import Augment
 from train.batches import TrainBatches
 from train.config import FocalNetConfig, TrainConfig, picture_spec
@@ -66,8 +67,9 @@ class PictureBatches:
 
     def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
         """Keep the split, resized as the recipe's crops need it."""
-        self._pictures = resize_all(train.images, picture_spec(config, recipe))
-        self._batches = TrainBatches(train.labels, config.classes, recipe)
+        pictures = resize_all(train.images, picture_spec(config, recipe))
+        batches = TrainBatches(train.labels, config.classes, recipe, pictures=pictures)
+        self._batches = Ahead(batches) if train.streamed else batches
         self._augment = Augment(recipe, config.input_size)
 
     def __len__(self) -> int:
@@ -77,7 +79,7 @@ class PictureBatches:
     def __getitem__(self, index: int) -> NDArray[np.float32]:
         """Return batch `index` of this epoch, float32 `[B, S, S, 3]` in 0..255; each call augments anew."""
         inputs, targets = self._batches[index]
-        images, _ = self._augment(self._pictures[inputs["pictures"]], targets)
+        images, _ = self._augment(inputs["raw"], targets)
         return np.asarray(images)
 
     def on_epoch_end(self) -> None:

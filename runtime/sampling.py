@@ -19,8 +19,8 @@ def class_balanced_indices(labels: NDArray[np.int64], count: int, seed: int) -> 
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     # A picture's turn is its place among those of its class: taking the first turns takes from each class.
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
     turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        turn[members] = np.arange(len(members))
+    turn[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
     return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")[:count]])

@@ -21,14 +21,14 @@ def batches(count: int = 22, epoch: int = 0, **changes: Any) -> TrainBatches:
 
 def indices(each: TrainBatches) -> list[int]:
     """The pictures of an epoch, in order."""
-    return [int(value) for index in range(len(each)) for value in each[index][0]["pictures"]]
+    return [int(value) for index in range(len(each)) for value in each[index][0]["indices"]]
 
 
 def test_a_batch_is_indices_with_their_labels() -> None:
     inputs, labels = batches()[0]
-    assert (inputs["pictures"].shape, inputs["pictures"].dtype) == ((5,), np.int32)
+    assert (inputs["indices"].shape, inputs["indices"].dtype) == ((5,), np.int32)
     assert (labels.shape, labels.dtype) == ((5, 3), np.float32)
-    assert labels.tolist() == np.eye(3)[inputs["pictures"] % 3].tolist()
+    assert labels.tolist() == np.eye(3)[inputs["indices"] % 3].tolist()
     np.testing.assert_array_equal(inputs["targets"], labels)
 
 

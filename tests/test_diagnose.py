@@ -18,7 +18,7 @@ from train.focalnet import build_focalnet
 from train.trainee import Trainee
 
 PICTURES = easy_dataset().val.images[:4, :8, :8].astype(np.float32)
-INPUTS = {"pictures": np.arange(6, dtype=np.int32), "targets": np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]}
+INPUTS = {"indices": np.arange(6, dtype=np.int32), "targets": np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]}
 
 
 @pytest.fixture(scope="module")

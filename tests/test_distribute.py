@@ -25,6 +25,7 @@ import pytest
 
 from runtime.errors import ConfigError, TrainingError
 from tests.tiny_training import LABELS, easy_dataset
+from train.batches import Batches
 from train.distribute import (
     ADDRESSES,
     ALONE,
@@ -57,15 +58,15 @@ from train.distribute import is_asked_for, supervise
 
 config.PRESETS["tiny"] = config.Preset(NETWORK, 0, RECIPE)
 checkpoint = Path(sys.argv[sys.argv.index("--run") + 1]) / "checkpoint.safetensors"
-whole = batches.TrainBatches.__getitem__
+rows = batches.TrainBatches.rows
 
 def slow(self, index):
     if checkpoint.exists() and index:
         time.sleep(1)
-    return whole(self, index)
+    return rows(self, index)
 
 if os.environ.get("SLOW"):
-    batches.TrainBatches.__getitem__ = slow
+    batches.TrainBatches.rows = slow
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would this
     sys.exit(run_cli(supervise if is_asked_for() else main))
@@ -196,6 +197,17 @@ def test_two_processes_have_the_curve_of_one(workers: Workers, alone: Path, tmp_
 
 @needs_jax
 @pytest.mark.slow
+def test_two_processes_that_read_their_own_rows_from_disk_have_the_curve_of_one_that_has_all_in_memory(
+    workers: Workers, alone: Path, tmp_path: Path
+) -> None:
+    both = workers.start_two(tmp_path / "two", "--stream", "true")
+    assert [worker.process.wait(DEADLINE_S) for worker in both] == [0, 0], both[0].err.read_text()
+    assert "stay on disk" in both[0].out.read_text()
+    assert_same_curve(history(tmp_path / "two"), history(alone))
+
+
+@needs_jax
+@pytest.mark.slow
 def test_two_devices_of_one_process_have_the_curve_of_one(workers: Workers, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     uneven = workers.start(run, "--batch-size", "15", devices=2)
@@ -296,7 +308,7 @@ def test_other_backends_than_jax_join_no_processes(monkeypatch: pytest.MonkeyPat
     assert keras.distribution.distribution() is None
 
 
-class Numbers(keras.utils.PyDataset):
+class Numbers(Batches):
     """The numbers from 0, in batches, as pictures and as targets."""
 
     def __init__(self, count: int, batch: int) -> None:
@@ -307,8 +319,11 @@ class Numbers(keras.utils.PyDataset):
     def __len__(self) -> int:
         return -(-self._count // self._batch)
 
-    def __getitem__(self, index: int) -> Any:
-        values = np.arange(index * self._batch, min(self._count, (index + 1) * self._batch), dtype=np.float32)
+    def rows(self, index: int) -> Any:
+        return np.arange(index * self._batch, min(self._count, (index + 1) * self._batch))
+
+    def batch_of(self, rows: Any) -> Any:
+        values = rows.astype(np.float32)
         return {"pictures": values}, values[:, None]
 
     def on_epoch_end(self) -> None:

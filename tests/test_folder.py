@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,8 +78,13 @@ def test_the_division_depends_on_the_seed_and_not_on_the_file_system(
 ) -> None:
     first = by_split(load_folder(pets, 8, seed=0))
     assert by_split(load_folder(pets, 8, seed=1)) != first
-    iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(iterdir(folder), reverse=True)))
+    scandir = os.scandir
+
+    def backwards(path: Path) -> Any:
+        with scandir(path) as entries:
+            return contextlib.nullcontext(sorted(entries, key=lambda each: each.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", backwards)
     assert by_split(load_folder(pets, 8, seed=0)) == first
     renamed = pets.rename(pets.parent / "elsewhere")
     assert by_split(load_folder(renamed, 8, seed=0)) == first

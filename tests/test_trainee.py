@@ -41,7 +41,7 @@ def cross_entropy(logits: Any, targets: Any) -> float:
 
 def batch(indices: list[int]) -> dict[str, Any]:
     return {
-        "pictures": np.array(indices, np.int32),
+        "indices": np.array(indices, np.int32),
         "targets": np.eye(CONFIG.classes, dtype=np.float32)[TRAIN.labels[indices]],
     }
 

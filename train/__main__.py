@@ -20,9 +20,9 @@ from runtime.errors import ConfigError, run_cli
 from runtime.files import write_json
 from runtime.metrics import agreement
 from runtime.recording import save_picture
-from runtime.split_file import LabelledPictures, write_split
+from runtime.split_file import write_split
 from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
-from train.data import DATASETS, load_dataset
+from train.data import DATASETS, add_stream_argument, labelled, load_dataset
 from train.distribute import Placement, check_batch, is_asked_for, leave, start_distribution, supervise, with_others
 from train.fold import fold_weights
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
@@ -38,8 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     placement = start_distribution()
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
     dataset = load_dataset(
-        args.dataset, data_dir=args.data_dir, image_size=image_size, interpolation=preset.model.interpolation
+        args.dataset,
+        data_dir=args.data_dir,
+        image_size=image_size,
+        interpolation=preset.model.interpolation,
+        stream=args.stream,
     )
+    if dataset.residence:
+        _say(args, dataset.residence)
     for line in dataset.skipped:
         _say(args, f"skipped {line}")
     if dataset.skipped:
@@ -50,8 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_batch(min(recipe.batch_size, len(dataset.train.labels)), placement)
     if placement.writes:
         begin_run(args.run, run, args.resume)
-        write_split(args.run / TEST_FILE, _test_pictures(dataset))
+        test = labelled(dataset, "test")
+        write_split(args.run / TEST_FILE, test)
+        if len(test.ids) < len(dataset.test.ids):
+            _say(args, f"{TEST_FILE} has a class-balanced sample, {len(test.ids)} of {len(dataset.test.ids)} pictures")
     summary = _train(run, dataset, args, placement)
+    for line in dataset.unreadable:
+        _say(args, line)
     if not placement.writes:
         return 0
     if args.json:
@@ -125,11 +136,6 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
     return summary
 
 
-def _test_pictures(dataset: Dataset) -> LabelledPictures:
-    test = dataset.test
-    return LabelledPictures(test.images, test.labels, test.ids, dataset.labels, dataset.name, "test")
-
-
 def _recipe(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
@@ -155,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="edge-nano", help=f"one of {', '.join(PRESETS)} (%(default)s)")
     parser.add_argument("--dataset", default="shapes", help=f"one of {', '.join(DATASETS)} (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    add_stream_argument(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, made if missing")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last whole epoch, if any")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")

@@ -25,7 +25,7 @@ from runtime.files import read_json, write_json
 from runtime.input_spec import InputSpec
 from runtime.sampling import class_balanced_indices
 from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_spec, recipe_for
-from train.data import DATASETS, load_dataset
+from train.data import DATASETS, add_stream_argument, load_dataset
 from train.fold import fold_weights
 from train.run import WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, Split
@@ -153,7 +153,7 @@ def fewer(split: Split, pictures: int) -> Split:
     if pictures >= len(split.labels):
         return split
     chosen = class_balanced_indices(split.labels, pictures, seed=0)
-    return Split(split.images[chosen], split.labels[chosen], tuple(split.ids[index] for index in chosen))
+    return split.part(chosen)
 
 
 def begin_ablation(folder: Path, settings: Mapping[str, object]) -> None:
@@ -220,7 +220,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(args: argparse.Namespace, stored: InputSpec) -> Dataset:
     dataset = load_dataset(
-        args.dataset, data_dir=args.data_dir, image_size=stored.size, interpolation=stored.interpolation
+        args.dataset,
+        data_dir=args.data_dir,
+        image_size=stored.size,
+        interpolation=stored.interpolation,
+        stream=args.stream,
     )
     if args.pictures is None:
         return dataset
@@ -240,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="edge-pico", help=f"one of {', '.join(PRESETS)} (%(default)s)")
     parser.add_argument("--dataset", default="cifar10", help=f"one of {', '.join(DATASETS)} (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    add_stream_argument(parser)
     parser.add_argument("--epochs", type=int, default=6, help="of each training (%(default)s)")
     parser.add_argument("--pictures", type=int, help="training pictures, as many of each class (all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the variants' runs")

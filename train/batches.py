@@ -1,4 +1,4 @@
-"""What a step is fed: indices of shuffled training pictures, or validation pictures in order."""
+"""What a step is fed: training pictures, or their indices, shuffled; or validation pictures in order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
 from train.config import TrainConfig
+from train.splits import Pictures
 
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
@@ -20,10 +20,33 @@ def steps_per_epoch(pictures: int, recipe: TrainConfig) -> int:
     return max(1, pictures // recipe.batch_size)
 
 
-class TrainBatches(keras.utils.PyDataset):
-    """Indices of the training split in an order that depends on seed and epoch alone, so a resumed run repeats it."""
+class Batches(keras.utils.PyDataset):
+    """Batches that say which pictures they are of before any is read, so that a process can ask for its own alone."""
 
-    def __init__(self, labels: NDArray[np.int64], classes: int, recipe: TrainConfig, first_epoch: int = 0) -> None:
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """Return the numbers of the pictures of batch `index` in their split, int64 `[B]`."""
+        raise NotImplementedError
+
+    def batch_of(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the batch of these pictures: inputs by name, `[B, ...]`, and one-hot float32 `[B, classes]`."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return batch `index`."""
+        return self.batch_of(self.rows(index))
+
+
+class TrainBatches(Batches):
+    """The training split in an order that depends on seed and epoch alone, so a resumed run repeats it."""
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        classes: int,
+        recipe: TrainConfig,
+        first_epoch: int = 0,
+        pictures: Pictures | None = None,
+    ) -> None:
         """Keep the training split's labels.
 
         Args:
@@ -31,11 +54,13 @@ class TrainBatches(keras.utils.PyDataset):
             classes: number of classes.
             recipe: batch size and seed.
             first_epoch: epochs that an earlier part of this run has done.
+            pictures: uint8 `[N, P, P, 3]`; `None` if whoever is fed looks them up.
         """
         super().__init__()
         self._labels = labels
         self._one_hot = np.eye(classes, dtype=np.float32)
         self._recipe = recipe
+        self._pictures = pictures
         self._epoch = first_epoch
         self._order = self._shuffled()
 
@@ -43,12 +68,25 @@ class TrainBatches(keras.utils.PyDataset):
         """Return the batches per epoch; a last one that is not full is left out."""
         return steps_per_epoch(len(self._labels), self._recipe)
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return batch `index` of this epoch: int32 indices `[B]`, and one-hot float32 `[B, classes]` twice."""
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """Return the pictures of batch `index` of this epoch, int64 `[B]`."""
         batch = self._recipe.batch_size
-        chosen = self._order[index * batch : (index + 1) * batch]
-        targets = self._one_hot[self._labels[chosen]]
-        return {"pictures": chosen.astype(np.int32), "targets": targets}, targets
+        return self._order[index * batch : (index + 1) * batch]
+
+    def batch_of(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the batch of pictures of the split.
+
+        Args:
+            rows: int64 `[B]`.
+
+        Returns:
+            `indices`, int32 `[B]`, or `raw`, the pictures before augmentation, uint8 `[B, P, P, 3]`; with `targets`,
+            one-hot float32 `[B, classes]`, and these again.
+        """
+        targets = self._one_hot[self._labels[rows]]
+        if self._pictures is None:
+            return {"indices": rows.astype(np.int32), "targets": targets}, targets
+        return {"raw": self._pictures[rows], "targets": targets}, targets
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch's order."""
@@ -59,10 +97,10 @@ class TrainBatches(keras.utils.PyDataset):
         return np.random.default_rng((self._recipe.seed, self._epoch)).permutation(len(self._labels))
 
 
-class EvalBatches(keras.utils.PyDataset):
+class EvalBatches(Batches):
     """Pictures in order, as a trainee is validated on them."""
 
-    def __init__(self, images: Image, labels: NDArray[np.int64], classes: int, batch_size: int = 250) -> None:
+    def __init__(self, images: Pictures, labels: NDArray[np.int64], classes: int, batch_size: int = 250) -> None:
         """Keep uint8 `[N, S, S, 3]` pictures and int64 `[N]` labels."""
         super().__init__()
         self._images, self._labels = images, labels
@@ -73,8 +111,11 @@ class EvalBatches(keras.utils.PyDataset):
         """Return the number of batches, the last one perhaps smaller."""
         return math.ceil(len(self._labels) / self._batch)
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return batch `index`: uint8 pictures `[B, S, S, 3]`, and one-hot float32 `[B, classes]` twice."""
-        chosen = slice(index * self._batch, (index + 1) * self._batch)
-        targets = self._one_hot[self._labels[chosen]]
-        return {"pictures": self._images[chosen], "targets": targets}, targets
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """Return the pictures of batch `index`, int64 `[B]`."""
+        return np.arange(index * self._batch, min(len(self._labels), (index + 1) * self._batch))
+
+    def batch_of(self, rows: NDArray[np.int64]) -> Batch:
+        """Return `pictures`, uint8 `[B, S, S, 3]`, and `targets`, one-hot float32 `[B, classes]`, and these again."""
+        targets = self._one_hot[self._labels[rows]]
+        return {"pictures": self._images[rows], "targets": targets}, targets

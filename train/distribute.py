@@ -1,6 +1,6 @@
 """Training on several devices and hosts, by Keras' distribution API: data parallel, one program in every process.
 
-Every process holds the whole data set and the same order of it, and feeds its own rows of each batch. The step is one
+Every process knows the whole data set and the same order of it, and feeds its own rows of each batch. The step is one
 computation over all devices, so a run has the loss curve of one process with the same batch.
 """
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.errors import ConfigError, TrainingError, run_cli
+from train.picture_files import PictureFiles
 from train.splits import Dataset
 
 ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
@@ -203,10 +204,16 @@ def check_agreement(parts: Mapping[str, Callable[[], str]], placement: Placement
 
 
 def digest_of(dataset: Dataset) -> str:
-    """Return a digest of the pictures and labels that a run sees."""
+    """Return a digest of the pictures and labels that a run sees; pictures on disk count by path and size of file."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.val):
-        for values in (split.images, split.labels):
+        if isinstance(split.images, PictureFiles):
+            for name in split.ids:
+                digest.update(name.encode(errors="surrogateescape") + b"\0")
+            values_of_pictures: NDArray[Any] = split.images.file_sizes()
+        else:
+            values_of_pictures = split.images
+        for values in (values_of_pictures, split.labels):
             digest.update(str(values.shape).encode() + np.ascontiguousarray(values).data)
     return digest.hexdigest()
 

@@ -17,18 +17,19 @@ from tqdm import tqdm
 from runtime.errors import FocalEdgeError, TrainingError
 from runtime.files import replacing, sha256_of
 from runtime.input_spec import InputSpec
-from runtime.preprocess import Image
+from train.ahead import Ahead, own_errors
 from train.batches import EvalBatches, TrainBatches, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
-from train.config import TrainConfig
+from train.config import TrainConfig, picture_spec
 from train.device import device_name
 from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
 from train.focalnet import build_focalnet
 from train.guard import GuardedAdamW, StopIfNotFinite
 from train.monitor import PanelMonitor, sample_indices, write_curves
+from train.picture_files import PictureFiles
 from train.run import Run
 from train.share import share
-from train.splits import Dataset, resize_all
+from train.splits import Dataset, Pictures, resize_all
 from train.trainee import Trainee
 
 PANEL_ROWS = 4
@@ -135,8 +136,12 @@ def _fit_epochs(
 ) -> None:
     recipe, done = run.recipe, len(history)
     val_images = resize_all(dataset.val.images, run.model.input_spec)
-    train = TrainBatches(dataset.train.labels, run.model.classes, recipe, first_epoch=done)
+    streamed = resize_all(dataset.train.images, picture_spec(run.model, recipe)) if dataset.train.streamed else None
+    train = TrainBatches(dataset.train.labels, run.model.classes, recipe, done, streamed)
     val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
+    fed = [share(each, placement) for each in (train, val)]
+    if dataset.train.streamed:
+        fed = [Ahead(each) for each in fed]
     progress = Progress(recipe.epochs, done)
     callbacks: list[Any] = [progress, StopIfNotFinite(train, val)]
     if recipe.monitor_every:  # before the swap: it draws the weights that are validated
@@ -149,18 +154,19 @@ def _fit_epochs(
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights
     callbacks.append(EveryEpoch(folder if placement.writes else None, history))
     try:
-        model.fit(
-            share(train, placement),
-            validation_data=share(val, placement),
-            initial_epoch=done,
-            epochs=recipe.epochs,
-            shuffle=False,  # TrainBatches shuffles, by seed and epoch
-            verbose=0,
-            callbacks=callbacks,
-        )
+        with own_errors(*fed):
+            model.fit(
+                fed[0],
+                validation_data=fed[1],
+                initial_epoch=done,
+                epochs=recipe.epochs,
+                shuffle=False,  # TrainBatches shuffles, by seed and epoch
+                verbose=0,
+                callbacks=callbacks,
+            )
     except TrainingError:
         raise
-    except FocalEdgeError as error:  # a file that could not be written
+    except FocalEdgeError as error:  # a file that could not be written, or too many that could not be read
         raise TrainingError(f"{error}; {len(history)} epochs are kept, go on from there by --resume") from error
     finally:
         progress.close()
@@ -246,8 +252,12 @@ def write_history(path: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def classify(model: Any, images: Image, spec: InputSpec) -> NDArray[np.int64]:
+def classify(model: Any, images: Pictures, spec: InputSpec) -> NDArray[np.int64]:
     """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
-    # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
-    logits = model.predict(resize_all(images, spec), batch_size=250, verbose=0)
-    return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
+    if not isinstance(images, PictureFiles):
+        # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
+        logits = model.predict(resize_all(images, spec), batch_size=250, verbose=0)
+        return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
+    batches = Ahead(EvalBatches(images.resized(spec), np.zeros(len(images), np.int64), classes=1))
+    bar = tqdm(range(len(batches)), desc="classify", unit="batch", disable=None, leave=False)
+    return np.concatenate([model.predict_on_batch(batches[i][0]["pictures"]).argmax(axis=-1) for i in bar])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,14 @@ from numpy.typing import NDArray
 from runtime.errors import DataError
 from runtime.input_spec import InputSpec
 from runtime.preprocess import Image, resize_square
+from runtime.sampling import class_balanced_indices
+from train.picture_files import PictureFiles
 
 SPLITS = ("train", "val", "test")
+# Of a split on disk, what goes into memory or into a file at once: 1 GB at 256 px.
+STREAMED_SAMPLE = 5_000
+
+Pictures = NDArray[np.uint8] | PictureFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +27,30 @@ class Split:
     """Pictures with their labels.
 
     Args:
-        images: uint8 `[N, S, S, 3]` RGB, values 0..255: whole centred squares, whatever of them a network is to see.
+        images: uint8 `[N, S, S, 3]` RGB, values 0..255: whole centred squares, whatever of them a network is to see; in
+            memory, or on disk and decoded as they are indexed.
         labels: int64 `[N]`, each an index into the data set's class names.
         ids: N names, unique within the data set, that stay the same from run to run.
     """
+
+    images: Pictures
+    labels: NDArray[np.int64]
+    ids: Sequence[str]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the pictures stay on disk."""
+        return isinstance(self.images, PictureFiles)
+
+    def part(self, rows: NDArray[np.int64]) -> Split:
+        """Return some of the pictures, by their numbers `[M]`; those on disk stay there."""
+        images = self.images.part(rows) if isinstance(self.images, PictureFiles) else self.images[rows]
+        return Split(images, self.labels[rows], tuple(self.ids[row] for row in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Pictures of a split that are in memory, with `images`, `labels` and `ids` as a `Split` has them."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -41,6 +68,8 @@ class Dataset:
         val: what settings are chosen on.
         test: what the final figure is measured on, and nothing else.
         skipped: the pictures left out, each as "path: reason".
+        residence: a line on whether the pictures are in memory or stay on disk, and why; empty of a data set that
+            has no choice.
     """
 
     name: str
@@ -49,10 +78,16 @@ class Dataset:
     val: Split
     test: Split
     skipped: tuple[str, ...] = ()
+    residence: str = ""
 
     def split(self, name: str) -> Split:
         """Return the split called "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The pictures on disk that could not be read so far: a few as "path: reason", and their number."""
+        return self.train.images.unreadable.lines() if isinstance(self.train.images, PictureFiles) else []
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -66,6 +101,8 @@ def check_dataset(dataset: Dataset) -> None:
     for name in SPLITS:
         split = dataset.split(name)
         _check_split(f"the {name} split of {dataset.name}", split, len(dataset.labels))
+        if split.streamed:  # a path is there once, and a million of them would take a gigabyte here
+            continue
         for picture in split.ids:
             if picture in split_of:
                 raise DataError(
@@ -133,8 +170,51 @@ def stratified_split(
     return [np.sort(np.concatenate(part)).astype(np.int64) for part in parts]
 
 
-def resize_all(images: Sequence[Image] | NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """Make pictures `[H, W, 3]` one uint8 `[N, size, size, 3]`, as `resize_square` does each."""
+def draw(split: Split, pictures: int, seed: int) -> Sample:
+    """Draw a class-balanced sample of a split into memory, without pictures on disk that cannot be read.
+
+    Args:
+        split: to draw from.
+        pictures: how many; all, if there are no more.
+        seed: the same seed draws the same pictures.
+
+    Returns:
+        The sample, in the order of the split.
+
+    Raises:
+        DataError: too many pictures on disk cannot be read.
+    """
+    chosen = class_balanced_indices(split.labels, pictures, seed)
+    if isinstance(split.images, PictureFiles):
+        images, readable = split.images.load(chosen)
+        chosen = chosen[readable]
+    else:
+        images = split.images[chosen]
+    return Sample(images, split.labels[chosen], tuple(split.ids[row] for row in chosen))
+
+
+def resident(split: Split) -> Sample:
+    """Return what of a split can be in memory at once: all that is, or a class-balanced sample of one on disk.
+
+    Raises:
+        DataError: too many pictures on disk cannot be read.
+    """
+    if isinstance(split.images, PictureFiles):
+        return draw(split, STREAMED_SAMPLE, seed=0)
+    return Sample(split.images, split.labels, tuple(split.ids))
+
+
+@overload
+def resize_all(images: PictureFiles, spec: InputSpec) -> PictureFiles: ...
+@overload
+def resize_all(images: Sequence[Image] | NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]: ...
+def resize_all(images: Sequence[Image] | Pictures, spec: InputSpec) -> Pictures:
+    """Make pictures `[H, W, 3]` one uint8 `[N, size, size, 3]`, as `resize_square` does each.
+
+    Pictures on disk stay there, and are resized as they are read.
+    """
+    if isinstance(images, PictureFiles):
+        return images.resized(spec)
     resized = np.empty((len(images), spec.size, spec.size, 3), dtype=np.uint8)
     for index, image in enumerate(images):
         resized[index] = resize_square(image, spec)

@@ -1,7 +1,7 @@
 """The model that is fitted: the network behind its augmentation, with the data set resident on the device.
 
 A step receives indices alone; pictures are gathered, cropped, augmented and mixed inside the compiled step,
-so that an accelerator never waits for its host.
+so that an accelerator never waits for its host. Of a training split that stays on disk, a step receives the pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from train.config import FocalNetConfig, TrainConfig, picture_spec
 from train.depthwise import depthwise_class
 from train.distribute import ALONE, Placement, everywhere
 from train.focalnet import build_focalnet
+from train.picture_files import PictureFiles
 from train.splits import Split, resize_all
 
 Tensor = Any
@@ -35,10 +36,10 @@ def _precision(policy: str) -> Iterator[None]:
 
 
 class Trainee(keras.Model):
-    """A FocalNet that trains on indices into its own training split and is validated on pictures."""
+    """A FocalNet that trains on indices into its training split, or on its pictures, and is validated on pictures."""
 
     def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split, placement: Placement = ALONE) -> None:
-        """Build the network and move the training split to the device.
+        """Build the network and move the training split to the device, unless it stays on disk.
 
         Args:
             config: the network.
@@ -50,11 +51,12 @@ class Trainee(keras.Model):
         with _precision(recipe.precision):
             self.network = build_focalnet(config, keras, depthwise_class())
         self.augment = Augment(recipe, config.input_size)
-        pictures = resize_all(train.images, picture_spec(config, recipe))
-        self._pictures = self.add_weight(
-            name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
-        )
-        self._pictures.assign(everywhere(pictures, placement))
+        if not isinstance(train.images, PictureFiles):
+            pictures = resize_all(train.images, picture_spec(config, recipe))
+            self._pictures = self.add_weight(
+                name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
+            )
+            self._pictures.assign(everywhere(pictures, placement))
         self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -68,22 +70,24 @@ class Trainee(keras.Model):
         """Classify pictures.
 
         Args:
-            inputs: `targets`, one-hot float32 `[B, classes]`, and `pictures`: int32 indices `[B]` of the training
-                split, which are looked up and augmented; or the pictures themselves, `[B, S, S, 3]` in 0..255.
+            inputs: `targets`, one-hot float32 `[B, classes]`, and one of: `indices` of the training split, int32
+                `[B]`, whose pictures are looked up and augmented; `raw`, uint8 `[B, P, P, 3]`, which are augmented;
+                or `pictures`, `[B, S, S, 3]` in 0..255, which are taken as they are.
             training: whether dropout and norms are to work as in training.
 
         Returns:
             `logits` `[B, classes]`, and the `targets` that they are held to, mixed as the pictures were.
         """
-        pictures, targets = inputs["pictures"], inputs["targets"]
-        # By rank, not by `training`: on JAX, Keras first builds by a call out of training, on what it trains on.
-        if len(pictures.shape) == 1:
+        # By name, not by `training`: on JAX, Keras first builds by a call out of training, on what it trains on.
+        if "pictures" in inputs:
+            pictures, targets = inputs["pictures"], inputs["targets"]
+        else:
             pictures, targets = self.augmented(inputs)
         logits = self.network(ops.cast(pictures, "float32"), training=training)
         return {"logits": ops.cast(logits, "float32"), "targets": targets}
 
     def augmented(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Look training pictures up and augment them.
+        """Augment training pictures, looked up if they are given by their indices.
 
         Args:
             inputs: as `call` takes them in training.
@@ -91,7 +95,8 @@ class Trainee(keras.Model):
         Returns:
             float32 `[B, S, S, 3]` in 0..255, and the targets, float32 `[B, classes]`, mixed as the pictures were.
         """
-        return self.augment(ops.take(self._pictures, inputs["pictures"], axis=0), inputs["targets"])
+        raw = ops.take(self._pictures, inputs["indices"], axis=0) if "indices" in inputs else inputs["raw"]
+        return self.augment(raw, inputs["targets"])
 
     def compute_loss(
         self,

@@ -72,6 +72,16 @@ def test_a_checkpoint_becomes_a_run(checkpoint: Path, tmp_path: Path, capsys: py
         np.testing.assert_array_equal(written[name], value)
 
 
+@pytest.mark.usefixtures("small_preset")
+def test_a_fine_tuned_network_keeps_its_own_classes(tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, classes=5)
+    save_file(drawn_checkpoint(config, TRANSFORMERS), tmp_path / "model.safetensors")
+    options = [str(tmp_path / "model.safetensors"), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]
+    assert run_cli(main, options) == 0
+    run = read_run(tmp_path / "run")
+    assert run.model == config and len(run.labels) == 5
+
+
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS.keys())
 def test_the_three_spellings_give_one_network(config: FocalNetConfig) -> None:
     """The same tensors under the names of each, linear layers as timm has them too."""
@@ -137,7 +147,10 @@ def poisoned(tensors: Tensors) -> Tensors:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        pytest.param(without("head.bias"), ["missing head.bias [3]"], id="missing"),
+        pytest.param(without("head.bias"), ["has no head.bias"], id="no head"),
+        pytest.param(without("norm.bias"), ["missing norm.bias [16]"], id="missing"),
+        pytest.param(lambda t: t | {"head.bias": t["head.bias"][:2]}, ["head.weight has shape [3, 16]"], id="head"),
+        pytest.param(lambda t: t | {"head.bias": t["head.bias"][:1]}, ["has head.bias [1]"], id="one class"),
         pytest.param(renamed, ["missing layers.0.blocks.0.mlp.fc1.weight [32, 8]", "unknown layers"], id="renamed"),
         pytest.param(lambda t: t | {JOINT: t[JOINT][:-1]}, [f"{JOINT} has shape [18, 8], not [19, 8]"], id="short"),
         pytest.param(lambda t: t | {JOINT: t[JOINT].T.copy()}, [f"{JOINT} has shape [8, 19], not"], id="transposed"),

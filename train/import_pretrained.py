@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 from runtime.errors import ArtifactError, ConfigError, run_cli
 from runtime.files import read_json, sha256_of, write_json
 from train.config import PRESETS, FocalNetConfig, find_preset
+from train.data import DATASETS
 from train.fold import fold_weights
 from train.imagenet import imagenet_labels
 from train.published import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
@@ -62,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_target(args.out)
     tensors = read_checkpoint(args.checkpoint)
     config = _settings_of(args.checkpoint, preset.model)
+    config = dataclasses.replace(config, classes=count_classes(tensors, str(args.checkpoint)))
     imported = import_tensors(tensors, config, str(args.checkpoint))
     labels = _labels(args.checkpoint, config.classes, args.labels)
-    run = Run(preset=args.preset, model=config, recipe=preset.train, dataset="folder", labels=labels)
+    run = Run(preset=args.preset, model=config, recipe=preset.train, dataset=args.dataset, labels=labels)
     facts = {
         "checkpoint": args.checkpoint.name,
         "sha256": sha256_of(args.checkpoint),
@@ -158,6 +160,21 @@ def recognise(tensors: Mapping[str, Any], source: str) -> Spelling:
     )
 
 
+def count_classes(tensors: Tensors, source: str) -> int:
+    """Return how many classes a checkpoint's head has: a fine-tuned network's are its own, not its preset's.
+
+    Raises:
+        ArtifactError: it has no head, or is no FocalNet's.
+    """
+    name = f"{recognise(tensors, source).head}.bias"
+    if name not in tensors or tensors[name].ndim != 1 or len(tensors[name]) < 2:
+        found = f"{name} {list(tensors[name].shape)}" if name in tensors else f"no {name}"
+        raise ArtifactError(
+            f"{source} has {found}; expected a classifier's, of 2 classes or more: give one with its head"
+        )
+    return len(tensors[name])
+
+
 def import_tensors(tensors: Tensors, config: FocalNetConfig, source: str) -> Imported:
     """Make a network's variables of a checkpoint's tensors, all or none.
 
@@ -178,9 +195,8 @@ def import_tensors(tensors: Tensors, config: FocalNetConfig, source: str) -> Imp
     unused = tuple(sorted(set(tensors) - set(expected)))
     if faults := _faults(tensors, expected, [name for name in unused if name not in spelling.ignored]):
         more = f"; and {len(faults) - NAMED_IN_ERRORS} more" if len(faults) > NAMED_IN_ERRORS else ""
-        raise ArtifactError(
-            f"{source} does not fit: {'; '.join(faults[:NAMED_IN_ERRORS])}{more}; {_advice(tensors, spelling)}"
-        )
+        advice = _advice(tensors, spelling, config.classes)
+        raise ArtifactError(f"{source} does not fit: {'; '.join(faults[:NAMED_IN_ERRORS])}{more}; {advice}")
     weights: Tensors = {}
     for name, published in expected.items():
         weights |= as_variables(tensors[name], published)
@@ -204,17 +220,14 @@ def _fits(found: Shape, expected: Shape) -> bool:
     return found == expected or (len(expected) == 2 and found == (*expected, 1, 1))
 
 
-def _advice(tensors: Tensors, spelling: Spelling) -> str:
+def _advice(tensors: Tensors, spelling: Spelling, classes: int) -> str:
     shapes = {name: value.shape for name, value in tensors.items() if name not in spelling.ignored}
-    head = shapes.get(f"{spelling.head}.bias", (0,))
     for name, preset in PRESETS.items():
-        if preset.model.stem == "conv" or preset.model.norm != "layer" or not head[0] > 1:
+        if preset.model.stem == "conv" or preset.model.norm != "layer":
             continue
-        expected = published_tensors(dataclasses.replace(preset.model, classes=head[0]), spelling)
+        expected = published_tensors(dataclasses.replace(preset.model, classes=classes), spelling)
         if set(expected) == set(shapes) and all(_fits(shapes[each], expected[each].shape) for each in expected):
-            return f"its tensors are those of --preset {name}" + (
-                "" if head[0] == preset.model.classes else f", but for its {head[0]} classes"
-            )
+            return f"its tensors are those of --preset {name}"
     return "download it anew, or give the preset that it was trained as"
 
 
@@ -308,6 +321,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, made if missing")
     parser.add_argument(
         "--labels", type=Path, help="class names, one a line (ImageNet's for 1,000 classes, else those beside it)"
+    )
+    parser.add_argument(
+        "--dataset", choices=DATASETS, default="folder", help="what it is calibrated and tuned on (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print what became of its tensors as JSON")
     return parser

@@ -20,7 +20,7 @@ from export.bundle import (
 )
 from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.float_layers import check_float_layers
-from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune
+from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune, fitting_batch_size
 from export.scheme_file import write_scheme
 from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
 from runtime.errors import run_cli
@@ -60,8 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         (args.run / QAT_FILE).unlink(missing_ok=True)
     write_scheme(args.run, scheme)
     bundle = args.run / ARTIFACTS_FOLDER
-    write_artifacts(args.run, bundle)
-    manifest = measure_accuracy(args.run, bundle, read_split(args.run / TEST_FILE))
+    manifest = write_artifacts(args.run, bundle)
+    if (args.run / TEST_FILE).exists():
+        manifest = measure_accuracy(args.run, bundle, read_split(args.run / TEST_FILE))
+    else:  # an imported network comes without pictures
+        print(
+            f"no accuracy measured, as there is no {args.run / TEST_FILE}; write it with `python -m train.data "
+            f"--dataset {run.dataset} --image-size {run.image_size} --interpolation {run.model.interpolation} "
+            f"--out {args.run / TEST_FILE}` and export again",
+            file=sys.stderr,
+        )
     print_closing_lines(bundle, manifest, sys.stderr if args.json else sys.stdout)
     if args.json:
         print((bundle / "manifest.json").read_text())
@@ -87,7 +95,8 @@ def quantization_aware_training(
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
     student = build_fake_quant(teacher, run.deployed, ranges_for(scheme, folder), scheme)
     validate = Validator(teacher, resize_all(resident(dataset.val).images, run.deployed.input_spec))
-    batches = PictureBatches(dataset.train, run.deployed, run.recipe)
+    recipe = dataclasses.replace(run.recipe, batch_size=fitting_batch_size(student, run.recipe.batch_size))
+    batches = PictureBatches(dataset.train, run.deployed, recipe)
     epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
     return {

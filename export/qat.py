@@ -24,11 +24,13 @@ from runtime.metrics import agreement
 from runtime.preprocess import Image
 from train.ahead import Ahead
 from train.augment import Augment
-from train.batches import TrainBatches
+from train.batches import TrainBatches, eval_batch_size
 from train.config import FocalNetConfig, TrainConfig, picture_spec
 from train.splits import Split, resize_all
 
-EVAL_BATCH_SIZE = 250
+# What a training step may keep of its batch, and how much that is beside the outputs of the network's layers.
+STEP_BYTES = 8 << 30
+STEP_COPIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,12 @@ class QatConfig:
                 f"received {self}; expected 0 epochs or more, a positive learning rate, a positive clip norm and "
                 "an EMA momentum of 0 or more, below 1"
             )
+
+
+def fitting_batch_size(model: Any, wanted: int) -> int:
+    """Return how many pictures a training step takes within `STEP_BYTES`, at most those that are wanted."""
+    values = sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
+    return max(1, min(wanted, STEP_BYTES // (STEP_COPIES * values * np.dtype(np.float32).itemsize)))
 
 
 class PictureBatches:
@@ -245,5 +253,6 @@ def divergence_nats(target: NDArray[np.float32], found: NDArray[np.float32]) -> 
 
 def logits(model: Any, images: Image) -> NDArray[np.float32]:
     """Return a network's logits, float32 `[N, K]`, for uint8 `[N, S, S, 3]` pictures of its input size."""
-    starts = range(0, len(images), EVAL_BATCH_SIZE)
-    return np.concatenate([model.predict_on_batch(images[i : i + EVAL_BATCH_SIZE].astype(np.float32)) for i in starts])
+    size = eval_batch_size(images.shape[1])
+    starts = range(0, len(images), size)
+    return np.concatenate([model.predict_on_batch(images[i : i + size].astype(np.float32)) for i in starts])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from train.config import TrainConfig
 from train.splits import Pictures
 
+EVAL_BATCH_SIZE = 250
+EVAL_SIZE_PX = 64
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
 
@@ -97,15 +99,20 @@ class TrainBatches(Batches):
         return np.random.default_rng((self._recipe.seed, self._epoch)).permutation(len(self._labels))
 
 
+def eval_batch_size(input_size: int) -> int:
+    """Return how many pictures of a size, in pixels, are classified at once: 250, or fewer where they are large."""
+    return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_SIZE * EVAL_SIZE_PX**2 // input_size**2))
+
+
 class EvalBatches(Batches):
     """Pictures in order, as a trainee is validated on them."""
 
-    def __init__(self, images: Pictures, labels: NDArray[np.int64], classes: int, batch_size: int = 250) -> None:
-        """Keep uint8 `[N, S, S, 3]` pictures and int64 `[N]` labels."""
+    def __init__(self, images: Pictures, labels: NDArray[np.int64], classes: int, batch_size: int = 0) -> None:
+        """Keep uint8 `[N, S, S, 3]` pictures and int64 `[N]` labels; 0 takes the batch of `eval_batch_size`."""
         super().__init__()
         self._images, self._labels = images, labels
         self._one_hot = np.eye(classes, dtype=np.float32)
-        self._batch = batch_size
+        self._batch = batch_size or eval_batch_size(images.shape[1])
 
     def __len__(self) -> int:
         """Return the number of batches, the last one perhaps smaller."""

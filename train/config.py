@@ -442,28 +442,34 @@ _FOCALNET_HUGE = dataclasses.replace(
     norm_in_modulation=True,
 )
 
+# Random crops of what the centre crop of 0.875 is taken from when it is evaluated.
+_224_RECIPE = TrainConfig(resize_margin=256 - 224)
+_384_RECIPE = TrainConfig(resize_margin=438 - 384)
+
 PRESETS: dict[str, Preset] = {
     "seed-cifar10": Preset(_SEED, 39_010_591, _SEED_RECIPE),
     "edge-pico": Preset(dataclasses.replace(_EDGE_NANO, dims=(64, 96), depths=(3, 2)), 311_897, _EDGE_RECIPE),
     "edge-nano": Preset(_EDGE_NANO, 1_347_228, _EDGE_RECIPE),
     "edge-small": Preset(dataclasses.replace(_EDGE_NANO, dims=(192, 384), depths=(6, 2)), 4_721_410, _EDGE_RECIPE),
-    "focalnet_tiny_srf": Preset(_FOCALNET_TINY, 28_407_916),
-    "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=_LONG_RANGE), 28_628_728),
-    "focalnet_small_srf": Preset(_FOCALNET_SMALL, 49_853_584),
-    "focalnet_small_lrf": Preset(dataclasses.replace(_FOCALNET_SMALL, focal_levels=_LONG_RANGE), 50_304_808),
-    "focalnet_base_srf": Preset(_FOCALNET_BASE, 88_097_968),
-    "focalnet_base_lrf": Preset(dataclasses.replace(_FOCALNET_BASE, focal_levels=_LONG_RANGE), 88_699_592),
-    "focalnet_tiny_iso": Preset(_FOCALNET_ISO, 5_870_680),
-    "focalnet_small_iso": Preset(dataclasses.replace(_FOCALNET_ISO, dims=(384,)), 22_357_144),
-    "focalnet_base_iso": Preset(
-        dataclasses.replace(_FOCALNET_ISO, dims=(768,), post_norm=True, layer_scale=1e-4), 87_217_432
+    "focalnet_tiny_srf": Preset(_FOCALNET_TINY, 28_407_916, _224_RECIPE),
+    "focalnet_tiny_lrf": Preset(dataclasses.replace(_FOCALNET_TINY, focal_levels=_LONG_RANGE), 28_628_728, _224_RECIPE),
+    "focalnet_small_srf": Preset(_FOCALNET_SMALL, 49_853_584, _224_RECIPE),
+    "focalnet_small_lrf": Preset(
+        dataclasses.replace(_FOCALNET_SMALL, focal_levels=_LONG_RANGE), 50_304_808, _224_RECIPE
     ),
-    "focalnet_large_fl3": Preset(_FOCALNET_LARGE, 239_095_730),
-    "focalnet_large_fl4": Preset(dataclasses.replace(_FOCALNET_LARGE, **_FOUR_LEVELS), 239_276_234),
-    "focalnet_xlarge_fl3": Preset(_FOCALNET_XLARGE, 408_735_154),
-    "focalnet_xlarge_fl4": Preset(dataclasses.replace(_FOCALNET_XLARGE, **_FOUR_LEVELS), 408_975_818),
-    "focalnet_huge_fl3": Preset(_FOCALNET_HUGE, 745_138_354),
-    "focalnet_huge_fl4": Preset(dataclasses.replace(_FOCALNET_HUGE, **_FOUR_LEVELS), 747_851_594),
+    "focalnet_base_srf": Preset(_FOCALNET_BASE, 88_097_968, _224_RECIPE),
+    "focalnet_base_lrf": Preset(dataclasses.replace(_FOCALNET_BASE, focal_levels=_LONG_RANGE), 88_699_592, _224_RECIPE),
+    "focalnet_tiny_iso": Preset(_FOCALNET_ISO, 5_870_680, _224_RECIPE),
+    "focalnet_small_iso": Preset(dataclasses.replace(_FOCALNET_ISO, dims=(384,)), 22_357_144, _224_RECIPE),
+    "focalnet_base_iso": Preset(
+        dataclasses.replace(_FOCALNET_ISO, dims=(768,), post_norm=True, layer_scale=1e-4), 87_217_432, _224_RECIPE
+    ),
+    "focalnet_large_fl3": Preset(_FOCALNET_LARGE, 239_095_730, _384_RECIPE),
+    "focalnet_large_fl4": Preset(dataclasses.replace(_FOCALNET_LARGE, **_FOUR_LEVELS), 239_276_234, _384_RECIPE),
+    "focalnet_xlarge_fl3": Preset(_FOCALNET_XLARGE, 408_735_154, _384_RECIPE),
+    "focalnet_xlarge_fl4": Preset(dataclasses.replace(_FOCALNET_XLARGE, **_FOUR_LEVELS), 408_975_818, _384_RECIPE),
+    "focalnet_huge_fl3": Preset(_FOCALNET_HUGE, 745_138_354, _224_RECIPE),
+    "focalnet_huge_fl4": Preset(dataclasses.replace(_FOCALNET_HUGE, **_FOUR_LEVELS), 747_851_594, _224_RECIPE),
 }
 
 

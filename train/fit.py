@@ -18,7 +18,7 @@ from runtime.errors import FocalEdgeError, TrainingError
 from runtime.files import replacing, sha256_of
 from runtime.input_spec import InputSpec
 from train.ahead import Ahead, own_errors
-from train.batches import EvalBatches, TrainBatches, steps_per_epoch
+from train.batches import EvalBatches, TrainBatches, eval_batch_size, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, picture_spec
 from train.device import device_name
@@ -256,7 +256,7 @@ def classify(model: Any, images: Pictures, spec: InputSpec) -> NDArray[np.int64]
     """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
     if not isinstance(images, PictureFiles):
         # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
-        logits = model.predict(resize_all(images, spec), batch_size=250, verbose=0)
+        logits = model.predict(resize_all(images, spec), batch_size=eval_batch_size(spec.size), verbose=0)
         return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
     batches = Ahead(EvalBatches(images.resized(spec), np.zeros(len(images), np.int64), classes=1))
     bar = tqdm(range(len(batches)), desc="classify", unit="batch", disable=None, leave=False)

@@ -20,10 +20,12 @@ from runtime.preprocess import Image
 from train.batches import EvalBatches, TrainBatches, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
+from train.depth import rate_scale
 from train.device import device_name
 from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
 from train.focalnet import build_focalnet
-from train.guard import GuardedAdamW, StopIfNotFinite
+from train.guard import StopIfNotFinite
+from train.layerwise import LayerwiseAdamW
 from train.monitor import PanelMonitor, sample_indices, write_curves
 from train.run import Run
 from train.share import share
@@ -61,12 +63,13 @@ def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None
         recipe: the training recipe.
         total_steps: optimizer steps of the whole run.
     """
-    optimizer = GuardedAdamW(
+    optimizer = LayerwiseAdamW(
         learning_rate_schedule(recipe, total_steps),
         weight_decay=recipe.weight_decay,
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
+        rate_scale=lambda path: rate_scale(path, model.config, recipe.layer_decay),
         name="adam_w",  # else Keras counts the optimizers of a process, and a checkpoint's keys with them
     )
     if recipe.decay_kernels_only:

@@ -298,6 +298,11 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
     )
 
 
+def finetuning(recipe: TrainConfig) -> TrainConfig:
+    """Return a preset's recipe as it is for weights that have learnt before."""
+    return recipe
+
+
 def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:
     """Hold a recipe to the network it is for.
 

@@ -17,6 +17,8 @@ class LayerwiseAdamW(GuardedAdamW):
     w <- w - s * rate * (m / (sqrt(v) + epsilon) + weight_decay * w).
     """
 
+    weight_decay: float
+
     def __init__(self, *args: Any, rate_scale: Callable[[str], float], **settings: Any) -> None:
         """Keep the shares.
 

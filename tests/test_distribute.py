@@ -31,6 +31,7 @@ from train.distribute import (
     PROCESS_ID,
     PROCESSES,
     Placement,
+    apart,
     asked_placement,
     check_batch,
     digest_of,
@@ -384,6 +385,20 @@ def test_a_lost_process_is_told_from_a_mistake() -> None:
         raise ValueError("shapes differ")
     with pytest.raises(RuntimeError, match="UNKNOWN: Gloo"), with_others(ALONE):
         raise RuntimeError("UNKNOWN: Gloo")
+
+
+@pytest.mark.parametrize(("placement", "met"), [(ALONE, "all"), (Placement(1, 0, devices=2), None)])
+def test_apart_a_process_has_its_networks_to_itself_and_then_shares_them_again(
+    placement: Placement, met: str | None
+) -> None:
+    keras.distribution.set_distribution("all")
+    try:
+        with pytest.raises(ConfigError), apart(placement):
+            assert keras.distribution.distribution() == met
+            raise ConfigError("left in the middle")
+        assert keras.distribution.distribution() == "all"
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 def test_on_one_device_a_network_stays_the_same_one() -> None:

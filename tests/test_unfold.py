@@ -56,7 +56,7 @@ def unfolded(name: str, images: int = 70) -> tuple[FocalNetConfig, Any, Any, Any
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_unfolding_changes_no_logit(name: str) -> None:
-    config, pictures, deployed, weights = unfolded(name)
+    config, _, deployed, weights = unfolded(name)
     others = soft_pictures(9, 5, config.input_size)  # not those of the statistics
     before = logits(folded(config), deployed, others, framework=tf_keras)
     assert before.std() > 0.02

@@ -20,6 +20,7 @@ Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
 SMALL_DATA_PICTURES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
+FINETUNING_RATE = 0.5
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -299,8 +300,20 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
 
 
 def finetuning(recipe: TrainConfig) -> TrainConfig:
-    """Return a preset's recipe as it is for weights that have learnt before."""
-    return recipe
+    """Change a preset's recipe for weights that have learnt before.
+
+    Args:
+        recipe: a preset's recipe, for drawn weights.
+
+    Returns:
+        The recipe at half its rates: less of what was learnt is lost, and where all of it must change, little time is
+        (docs/training.md, "Fine-tuning").
+    """
+    return dataclasses.replace(
+        recipe,
+        learning_rate=recipe.learning_rate * FINETUNING_RATE,
+        warmup_learning_rate=recipe.warmup_learning_rate * FINETUNING_RATE,
+    )
 
 
 def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:

@@ -35,6 +35,7 @@ from train.distribute import (
     asked_placement,
     check_batch,
     digest_of,
+    digest_of_tensors,
     is_asked_for,
     on_one_device,
     start_distribution,
@@ -368,6 +369,13 @@ def test_a_digest_sees_pictures_and_labels() -> None:
     relabelled = easy_dataset()
     relabelled.train.labels[5] = 0
     assert len({digest, digest_of(changed), digest_of(relabelled)}) == 3
+
+
+def test_a_digest_of_tensors_sees_names_shapes_and_values() -> None:
+    values = np.arange(6, dtype=np.float32)
+    unlike: list[dict[str, Any]] = [{"a": values}, {"b": values}, {"a": values.reshape(2, 3)}, {"a": values + 1}, {}]
+    assert len({digest_of_tensors(tensors) for tensors in unlike}) == len(unlike)
+    assert digest_of_tensors({"a": values, "b": values}) == digest_of_tensors({"b": values, "a": values.copy()})
 
 
 def test_a_lost_process_is_told_from_a_mistake() -> None:

@@ -8,12 +8,12 @@ is the identity, and with a batch's nearly so. The mean and deviation of picture
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from runtime.errors import ArtifactError
 from runtime.preprocess import Image
@@ -71,14 +71,15 @@ def _unfold_normalisation(weights: Weights, config: FocalNetConfig) -> Weights:
     return result
 
 
-def _moments(network: Any, layers: list[Any], images: Image) -> Iterable[Moments]:
+def _moments(network: Any, layers: list[Any], images: Image) -> list[Moments]:
     """Return mean and variance, `[C]` each, of what layers read over all pictures and places."""
     if not layers:
         return []
     inputs = keras.Model(network.input, [layer.input for layer in layers])
     counts = np.zeros(len(layers))
     sums = [np.zeros((2, layer.input.shape[-1])) for layer in layers]
-    for start in range(0, len(images), BATCH):
+    starts = range(0, len(images), BATCH)
+    for start in tqdm(starts, desc="statistics of BatchNorms", unit="batch", disable=None):
         batch = images[start : start + BATCH].astype(np.float32)
         for index, values in enumerate(inputs(batch, training=False)):
             flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])

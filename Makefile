@@ -1,5 +1,6 @@
 # Each target is one module call; variables choose what it works on.
-PRESET   ?= edge-nano
+INIT     ?=
+PRESET   ?= $(if $(INIT),,edge-nano)
 DATASET  ?= shapes
 DATA_DIR ?=
 EPOCHS   ?=
@@ -9,7 +10,7 @@ QAT_EPOCHS ?= 1
 ENGINE   ?= tflite
 MAX_DROP ?= 0.5
 MAX_DROP_PP ?=
-RUN      ?= runs/$(DATASET)-$(PRESET)
+RUN      ?= runs/$(DATASET)-$(or $(PRESET),$(notdir $(INIT:/=)))
 BUNDLE   ?= models/edge-nano-cifar10
 
 # The demo's 1,000 test pictures tell a drop from none to about 0.6 points, so it allows 1.
@@ -23,6 +24,7 @@ READY  := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 # A preset is benchmarked only if it is asked for by name: its default is for training.
 SUBJECT := $(if $(filter file,$(origin PRESET)),--bundle $(BUNDLE),--preset $(PRESET))
+START  := $(if $(INIT),--init "$(INIT)") $(if $(PRESET),--preset $(PRESET))
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
@@ -39,8 +41,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-train: $(READY)  ## train PRESET on DATASET, or go on with RUN
-	$(PY) -m train --preset $(PRESET) --dataset $(DATASET) $(DATA) --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --resume
+train: $(READY)  ## train PRESET on DATASET, from the weights of INIT if given, or go on with RUN
+	$(PY) -m train $(START) --dataset $(DATASET) $(DATA) --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --resume
 
 calibrate: $(READY)  ## measure activation ranges of RUN, chosen by OBSERVER
 	$(PY) -m calibration --run $(RUN) $(DATA) --observer $(OBSERVER)

@@ -20,6 +20,7 @@ from train.config import (
     TrainConfig,
     config_from_dict,
     find_preset,
+    finetuning,
     picture_size,
     picture_spec,
     recipe_for,
@@ -304,6 +305,13 @@ def test_few_pictures_take_small_batches_at_a_rate_scaled_by_the_square_root() -
 def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, pictures: int) -> None:
     recipe = TrainConfig(batch_size=batch_size)
     assert recipe_for(recipe, pictures) is recipe
+
+
+def test_fine_tuning_halves_the_rates_and_nothing_else() -> None:
+    recipe = TrainConfig(learning_rate=2e-3, warmup_learning_rate=4e-4, epochs=7, weight_decay=0.1)
+    tuning = finetuning(recipe)
+    assert (tuning.learning_rate, tuning.warmup_learning_rate) == (1e-3, 2e-4)
+    assert dataclasses.replace(tuning, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
 
 
 def test_training_pictures_have_room_for_the_crop_and_for_what_is_mirrored() -> None:

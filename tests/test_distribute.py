@@ -32,9 +32,11 @@ from train.distribute import (
     PROCESS_ID,
     PROCESSES,
     Placement,
+    apart,
     asked_placement,
     check_batch,
     digest_of,
+    digest_of_tensors,
     is_asked_for,
     on_one_device,
     start_distribution,
@@ -384,6 +386,13 @@ def test_a_digest_sees_pictures_and_labels() -> None:
     assert len({digest, digest_of(changed), digest_of(relabelled)}) == 3
 
 
+def test_a_digest_of_tensors_sees_names_shapes_and_values() -> None:
+    values = np.arange(6, dtype=np.float32)
+    unlike: list[dict[str, Any]] = [{"a": values}, {"b": values}, {"a": values.reshape(2, 3)}, {"a": values + 1}, {}]
+    assert len({digest_of_tensors(tensors) for tensors in unlike}) == len(unlike)
+    assert digest_of_tensors({"a": values, "b": values}) == digest_of_tensors({"b": values, "a": values.copy()})
+
+
 def test_a_lost_process_is_told_from_a_mistake() -> None:
     two = Placement(2, 1, 2)
     for error in (RuntimeError, ValueError):
@@ -399,6 +408,20 @@ def test_a_lost_process_is_told_from_a_mistake() -> None:
         raise ValueError("shapes differ")
     with pytest.raises(RuntimeError, match="UNKNOWN: Gloo"), with_others(ALONE):
         raise RuntimeError("UNKNOWN: Gloo")
+
+
+@pytest.mark.parametrize(("placement", "met"), [(ALONE, "all"), (Placement(1, 0, devices=2), None)])
+def test_apart_a_process_has_its_networks_to_itself_and_then_shares_them_again(
+    placement: Placement, met: str | None
+) -> None:
+    keras.distribution.set_distribution("all")
+    try:
+        with pytest.raises(ConfigError), apart(placement):
+            assert keras.distribution.distribution() == met
+            raise ConfigError("left in the middle")
+        assert keras.distribution.distribution() == "all"
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 def test_on_one_device_a_network_stays_the_same_one() -> None:

@@ -21,27 +21,40 @@ from runtime.files import write_json
 from runtime.metrics import agreement
 from runtime.recording import save_picture
 from runtime.split_file import write_split
-from train.config import PRESETS, TrainConfig, find_preset, picture_size, recipe_for
+from train.basis import DEFAULT_PRESET, Basis, basis_of
+from train.checkpoint import CHECKPOINT_FILE
+from train.config import PRESETS, TrainConfig, check_recipe, picture_size, recipe_for
 from train.data import DATASETS, add_stream_argument, labelled, load_dataset
-from train.distribute import Placement, check_batch, is_asked_for, leave, start_distribution, supervise, with_others
+from train.distribute import (
+    Placement,
+    apart,
+    check_batch,
+    is_asked_for,
+    leave,
+    start_distribution,
+    supervise,
+    with_others,
+)
 from train.fold import fold_weights
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
 from train.splits import Dataset, resize_all
-from train.weights import weight_arrays, write_tensors
+from train.weights import Tensors, weight_arrays, write_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, or go on training, and leave the run folder ready for the next stages."""
     args = _parser().parse_args(argv)
-    preset = find_preset(args.preset)
-    image_size = picture_size(preset.model, _recipe(preset.train, args))
     placement = start_distribution()
+    with apart(placement):
+        basis = basis_of(args.preset, args.init, args.run, args.resume)
+    image_size = picture_size(basis.model, _recipe(basis.recipe, args))
+    check_recipe(basis.model, _recipe(basis.recipe, args))
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
     dataset = load_dataset(
         args.dataset,
         data_dir=args.data_dir,
         image_size=image_size,
-        interpolation=preset.model.interpolation,
+        interpolation=basis.model.interpolation,
         stream=args.stream,
     )
     if dataset.residence:
@@ -50,17 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(args, f"skipped {line}")
     if dataset.skipped:
         _say(args, f"{len(dataset.skipped)} skipped in all")
-    recipe = _recipe(recipe_for(preset.train, len(dataset.train.labels)), args)
-    model_config = dataclasses.replace(preset.model, classes=len(dataset.labels))
-    run = Run(preset=args.preset, model=model_config, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
+    recipe = _recipe(recipe_for(basis.recipe, len(dataset.train.labels)), args)
+    model_config = dataclasses.replace(basis.model, classes=len(dataset.labels))
+    run = Run(
+        preset=basis.preset,
+        model=model_config,
+        recipe=recipe,
+        dataset=args.dataset,
+        labels=dataset.labels,
+        init=basis.init,
+    )
     check_batch(min(recipe.batch_size, len(dataset.train.labels)), placement)
+    start = _start(basis, run, dataset, args, placement)
     if placement.writes:
         begin_run(args.run, run, args.resume)
         test = labelled(dataset, "test")
         write_split(args.run / TEST_FILE, test)
         if len(test.ids) < len(dataset.test.ids):
             _say(args, f"{TEST_FILE} has a class-balanced sample, {len(test.ids)} of {len(dataset.test.ids)} pictures")
-    summary = _train(run, dataset, args, placement)
+    summary = _train(run, dataset, args, placement, start)
     for line in dataset.unreadable:
         _say(args, line)
     if not placement.writes:
@@ -76,7 +97,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement) -> dict[str, object]:
+def _start(basis: Basis, run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement) -> Tensors | None:
+    """Return the weights that a run starts from; `None` for drawn ones, or if it goes on."""
+    if basis.source is None or (args.resume and (args.run / CHECKPOINT_FILE).exists()):
+        return None
+    from train.source import starting_weights
+
+    with apart(placement):
+        start = starting_weights(basis.source, run, dataset.train.images)
+    _say(args, start.line)
+    return start.tensors
+
+
+def _train(
+    run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement, start: Tensors | None
+) -> dict[str, object]:
     import keras
 
     from train.batches import steps_per_epoch
@@ -92,9 +127,9 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
         _say(args, f"{placement.title}, {placement.devices} devices in all")
     sizes = ", ".join(f"{name} {len(dataset.split(name).labels)}" for name in ("train", "val", "test"))
     _say(args, f"pictures: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
-    start = time.perf_counter()
+    began = time.perf_counter()
     with with_others(placement):
-        model, history = fit(run, dataset, args.run, resume=args.resume, placement=placement)
+        model, history = fit(run, dataset, args.run, resume=args.resume, placement=placement, start=start)
         leave(placement)
     if not placement.writes:
         return {}
@@ -124,7 +159,7 @@ def _train(run: Run, dataset: Dataset, args: argparse.Namespace, placement: Plac
         "device": device,
         "backend": keras.backend.backend(),
         "training_time_s": round(sum(row["time_s"] for row in history), 1),
-        "wall_time_s": round(time.perf_counter() - start, 1),
+        "wall_time_s": round(time.perf_counter() - began, 1),
         "images_per_s": round(images_per_s, 1),  # validation and pictures included
         "peak_flops_per_s": peak,  # of all devices
         "peak_fraction": fraction_of_peak(images_per_s, cost.macs, peak),
@@ -158,7 +193,10 @@ def _bool(text: str) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train", description="Train a FocalNet.")
-    parser.add_argument("--preset", default="edge-nano", help=f"one of {', '.join(PRESETS)} (%(default)s)")
+    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)} ({DEFAULT_PRESET}, or that of --init)")
+    parser.add_argument(
+        "--init", type=Path, metavar="FOLDER", help="start from the weights of this run or bundle, with a new head"
+    )
     parser.add_argument("--dataset", default="shapes", help=f"one of {', '.join(DATASETS)} (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
     add_stream_argument(parser)

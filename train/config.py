@@ -21,6 +21,7 @@ Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
 SMALL_DATA_PICTURES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
+FINETUNING_RATE = 0.5
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -226,6 +227,10 @@ class TrainConfig:
         warmup_fraction: share of all steps that warm up linearly; then a cosine to 0.
         weight_decay: AdamW's decoupled decay per step, as a multiple of the rate.
         decay_kernels_only: leave biases and norms out of the weight decay.
+        layer_decay: the rate, and the weight decay with it, shrinks by this factor from block to block, from the head
+            down to the embedding (Clark et al., 2020; `train/depth.py`); 1 leaves one rate for all.
+        frozen_stages: the embedding and so many stages, from the first, keep their weights and BatchNorm's statistics;
+            0 for none, all for a linear probe.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them.
         label_smoothing: share of the target spread evenly over all classes.
         precision: "float32", or "mixed_bfloat16": float32 weights, and bfloat16 activations and products.
@@ -252,6 +257,8 @@ class TrainConfig:
     warmup_fraction: float = 0.15
     weight_decay: float = 0.05
     decay_kernels_only: bool = True
+    layer_decay: float = 1.0
+    frozen_stages: int = 0
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
     precision: Precision = "float32"
@@ -278,7 +285,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}", "1 or more")
         for name in (
-            "resize_margin", "pad", "monitor_every", "weight_decay", "clip_norm",
+            "resize_margin", "pad", "monitor_every", "weight_decay", "clip_norm", "frozen_stages",
             "rand_augment_ops", "mixup_alpha", "cutmix_alpha",
         ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, f"{name}={getattr(self, name)}", "0 or more")
@@ -294,6 +301,7 @@ class TrainConfig:
             f"warmup_fraction={self.warmup_fraction}",
             "0 <= fraction < 1: more warm-up steps than steps leave none for the cosine",
         )
+        _require(0 < self.layer_decay <= 1, f"layer_decay={self.layer_decay}", "a factor above 0, at most 1")
         _require(
             self.precision in ("float32", "mixed_bfloat16"),
             f"precision={self.precision!r}",
@@ -324,6 +332,37 @@ def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
         batch_size=SMALL_DATA_BATCH_SIZE,
         learning_rate=recipe.learning_rate * scale,
         warmup_learning_rate=recipe.warmup_learning_rate * scale,
+    )
+
+
+def finetuning(recipe: TrainConfig) -> TrainConfig:
+    """Change a preset's recipe for weights that have learnt before.
+
+    Args:
+        recipe: a preset's recipe, for drawn weights.
+
+    Returns:
+        The recipe at half its rates: less of what was learnt is lost, and where all of it must change, little time is
+        (docs/training.md, "Fine-tuning").
+    """
+    return dataclasses.replace(
+        recipe,
+        learning_rate=recipe.learning_rate * FINETUNING_RATE,
+        warmup_learning_rate=recipe.warmup_learning_rate * FINETUNING_RATE,
+    )
+
+
+def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:
+    """Hold a recipe to the network it is for.
+
+    Raises:
+        ConfigError: it freezes more stages than there are.
+    """
+    stages = len(model.dims)
+    _require(
+        recipe.frozen_stages <= stages,
+        f"frozen_stages={recipe.frozen_stages} for a network of {stages} stages",
+        f"0 to {stages}; {stages} trains the head alone",
     )
 
 

@@ -218,6 +218,14 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def digest_of_tensors(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of arrays and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape}".encode() + np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
+
+
 def everywhere(values: NDArray[Any], placement: Placement) -> Any:
     """Return an array that lies on all devices, from the copy that each process has.
 
@@ -274,6 +282,22 @@ def _fault(error: BaseException | None) -> str | None:
             return _first_line(error)
         error = error.__context__
     return None
+
+
+@contextmanager
+def apart(placement: Placement) -> Iterator[None]:
+    """Let this process make and call a network of its own, without the others."""
+    if placement.devices == 1:
+        yield
+        return
+    import keras
+
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def on_one_device(network: Any, build: Callable[[], Any], placement: Placement) -> Any:

@@ -21,16 +21,19 @@ from train.ahead import Ahead, own_errors
 from train.batches import EvalBatches, TrainBatches, eval_batch_size, steps_per_epoch
 from train.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, picture_spec
+from train.depth import rate_scale
 from train.device import device_name
-from train.distribute import ALONE, Placement, check_agreement, digest_of, on_one_device
+from train.distribute import ALONE, Placement, check_agreement, digest_of, digest_of_tensors, on_one_device
 from train.focalnet import build_focalnet
-from train.guard import GuardedAdamW, StopIfNotFinite
+from train.guard import StopIfNotFinite
+from train.layerwise import LayerwiseAdamW
 from train.monitor import PanelMonitor, sample_indices, write_curves
 from train.picture_files import PictureFiles
 from train.run import Run
 from train.share import share
 from train.splits import Dataset, Pictures, resize_all
 from train.trainee import Trainee
+from train.weights import Tensors, assign_weights, model_weights
 
 PANEL_ROWS = 4
 CURVES_EVERY_S = 10
@@ -63,16 +66,18 @@ def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None
         recipe: the training recipe.
         total_steps: optimizer steps of the whole run.
     """
-    optimizer = GuardedAdamW(
+    optimizer = LayerwiseAdamW(
         learning_rate_schedule(recipe, total_steps),
         weight_decay=recipe.weight_decay,
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
+        rate_scale=lambda path: rate_scale(path, model.config, recipe.layer_decay),
         name="adam_w",  # else Keras counts the optimizers of a process, and a checkpoint's keys with them
     )
     if recipe.decay_kernels_only:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        scales = [v for layer in model.network.layers if ".layer_scale" in layer.name for v in layer.weights]
+        optimizer.exclude_from_weight_decay(var_list=scales, var_names=["bias", "gamma", "beta"])
     # XLA makes a GPU fast, and JAX anywhere; on a CPU, TensorFlow trains this network three times slower with it.
     slower_by_xla = keras.backend.backend() == "tensorflow" and device_name() == "cpu"
     model.compile(
@@ -82,7 +87,14 @@ def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None
     )
 
 
-def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Placement = ALONE) -> tuple[Any, History]:
+def fit(
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    resume: bool,
+    placement: Placement = ALONE,
+    start: Tensors | None = None,
+) -> tuple[Any, History]:
     """Train a run's network, from its start or from its last whole epoch.
 
     Args:
@@ -91,13 +103,15 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
         folder: where checkpoint, history and pictures go.
         resume: go on from the folder's checkpoint, if there is one.
         placement: where this process stands among those that train together.
+        start: weights to start from, by `layer/variable`; the head may be left out, and is drawn then, as all is
+            without them. Not looked at where the run goes on.
 
     Returns:
         The trained network, with its averaged weights if the recipe averages them, and its history, one row an epoch.
 
     Raises:
         TrainingError: a loss or gradient is not finite, or a file cannot be written; the last checkpoint stays.
-        ArtifactError: the checkpoint is damaged or of another network.
+        ArtifactError: the checkpoint is damaged or of another network, or the weights to start from are.
     """
     recipe, saved = run.recipe, folder / CHECKPOINT_FILE
     resume = resume and saved.exists()
@@ -105,6 +119,7 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
         "recipe": lambda: repr(run),
         "pictures": lambda: digest_of(dataset),
         "checkpoint": lambda: sha256_of(saved) if resume else "",
+        "the weights to start from": lambda: digest_of_tensors(start or {}),
     }
     check_agreement(parts, placement)
     keras.utils.set_random_seed(recipe.seed)
@@ -113,6 +128,8 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
     checkpoint = Checkpoint([])
     if resume:
         checkpoint = load_checkpoint(saved, model)
+    elif start:
+        _start_from(model.network, start)
     history = checkpoint.history
     if checkpoint.epochs_done < recipe.epochs:
         _fit_epochs(model, run, dataset, folder, history, placement)
@@ -120,6 +137,12 @@ def fit(run: Run, dataset: Dataset, folder: Path, resume: bool, placement: Place
     model.optimizer.finalize_variable_values(model.trainable_variables)
     network = on_one_device(model.network, lambda: build_focalnet(run.model, keras), placement)
     return _in_float32(network, run), history
+
+
+def _start_from(network: Any, start: Tensors) -> None:
+    weights = model_weights(network)
+    taken = {name: v for name, v in weights.items() if name in start or not name.startswith("logits/")}
+    assign_weights(taken, start, "what the run starts from")
 
 
 def _in_float32(network: Any, run: Run) -> Any:

@@ -58,15 +58,23 @@ def fold_weights(weights: Weights, config: FocalNetConfig) -> Weights:
         result = _without(result, norm)
     for name in [name for name in weights if re.fullmatch(r".+\.layer_scale[12]/kernel", name)]:
         result = _fold_layer_scale(result, name.removesuffix("/kernel"))
-    if config.normalise_modulator:
-        for stage, levels in enumerate(config.focal_levels):
-            for block in range(config.depths[stage]):
-                kernel = f"stage{stage}.block{block}.modulator/kernel"
-                result[kernel] = result[kernel] / np.float32(levels + 1)
+    for kernel, terms in averaged_terms(config).items():
+        result[kernel] = result[kernel] / np.float32(terms)
     if config.stem == "patch":
         mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
         _precede(result, "embed.proj", 1.0 / std, -mean / std)
     return result
+
+
+def averaged_terms(config: FocalNetConfig) -> dict[str, int]:
+    """Return how many gated levels are averaged before each modulator's projection, by its kernel's name, if any."""
+    if not config.normalise_modulator:
+        return {}
+    return {
+        f"stage{stage}.block{block}.modulator/kernel": levels + 1
+        for stage, levels in enumerate(config.focal_levels)
+        for block in range(config.depths[stage])
+    }
 
 
 def _without(weights: Weights, layer: str) -> Weights:

@@ -18,13 +18,26 @@ from typing import Any
 from runtime.errors import ArtifactError, ConfigError, TrainingError
 from runtime.files import read_json, write_json
 from train.checkpoint import CHECKPOINT_FILE
-from train.config import FocalNetConfig, TrainConfig, config_from_dict, picture_size
+from train.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, picture_size
 from train.fold import folded
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "float.safetensors"
 TEST_FILE = "test.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """The weights that a run started from.
+
+    Attributes:
+        preset: name of the preset that they are of.
+        sha256: of their float.safetensors, hexadecimal.
+    """
+
+    preset: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,7 @@ class Run:
         labels: class names; the index is the label.
         lengthened_after: epochs that it was planned for before, if it was made longer: up to each of them its rate
             followed the cosine of that length.
+        init: the weights that it started from; `None` for drawn ones.
     """
 
     preset: str
@@ -47,6 +61,15 @@ class Run:
     dataset: str
     labels: tuple[str, ...]
     lengthened_after: tuple[int, ...] = ()
+    init: Init | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the recipe to the network.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        check_recipe(self.model, self.recipe)
 
     @property
     def image_size(self) -> int:
@@ -92,6 +115,7 @@ def read_run(folder: Path) -> Run:
             dataset=str(content["dataset"]),
             labels=tuple(content["labels"]),
             lengthened_after=tuple(content.get("lengthened_after", ())),
+            init=Init(**content["init"]) if content.get("init") else None,
         )
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is no complete run description ({error}); train the run anew") from error
@@ -111,8 +135,8 @@ def resumed_run(found: Run, asked: Run, folder: Path) -> Run:
     longer = asked.recipe.epochs > found.recipe.epochs
     changed = [
         f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in now
-        if before.get(name) != now[name] and not (longer and name == "recipe.epochs")
+        for name in {**before, **now}
+        if before.get(name) != now.get(name) and not (longer and name == "recipe.epochs")
     ]
     if changed:
         raise ConfigError(

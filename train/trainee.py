@@ -15,6 +15,7 @@ from keras import ops
 
 from train.augment import Augment
 from train.config import FocalNetConfig, TrainConfig, picture_spec
+from train.depth import is_frozen
 from train.depthwise import depthwise_class
 from train.distribute import ALONE, Placement, everywhere
 from train.focalnet import build_focalnet
@@ -50,6 +51,9 @@ class Trainee(keras.Model):
         super().__init__(name="trainee")
         with _precision(recipe.precision):
             self.network = build_focalnet(config, keras, depthwise_class())
+        for layer in self.network.layers:
+            layer.trainable = not is_frozen(layer.name, recipe.frozen_stages)  # Keras then keeps BatchNorm's statistics
+        self.config = config
         self.augment = Augment(recipe, config.input_size)
         if not isinstance(train.images, PictureFiles):
             pictures = resize_all(train.images, picture_spec(config, recipe))

@@ -80,6 +80,11 @@ def load_weights(model: Any, path: Path) -> None:
     assign_weights(model_weights(model), read_tensors(path), str(path))
 
 
+def listed(names: list[str], separator: str = "; ") -> str:
+    """Return the first eight, and how many more there are."""
+    return separator.join([*names[:8], f"and {len(names) - 8} more"] if len(names) > 8 else names)
+
+
 def assign_weights(weights: dict[str, Any], tensors: Tensors, source: str) -> None:
     """Assign arrays to variables of the same names, all or none.
 
@@ -99,7 +104,6 @@ def assign_weights(weights: dict[str, Any], tensors: Tensors, source: str) -> No
         if name in tensors and tensors[name].shape != tuple(variable.shape)
     ]
     if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise ArtifactError(f"{source} does not fit the model: {shown}; use the weights of the same preset")
+        raise ArtifactError(f"{source} does not fit the model: {listed(faults)}; use the weights of the same preset")
     for name, variable in weights.items():
         variable.assign(tensors[name])

@@ -91,7 +91,9 @@ def test_layer_norms_are_neutral_and_batch_norms_the_identity(name: str) -> None
     norms = {key.rsplit("/", 1)[0] for key in new}
     assert norms
     assert weights.keys() == model_weights(build_focalnet(config, keras)).keys()
-    for norm in norms:
+    scales = {layer for layer in norms if ".layer_scale" in layer}
+    assert all((weights[f"{scale}/kernel"] == 1).all() for scale in scales)
+    for norm in norms - scales:
         gamma, beta = weights[f"{norm}/gamma"], weights[f"{norm}/beta"]
         if f"{norm}/moving_mean" in new:
             assert np.array_equal(beta, weights[f"{norm}/moving_mean"])

@@ -24,7 +24,7 @@ READY  := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 # A preset is benchmarked only if it is asked for by name: its default is for training.
 SUBJECT := $(if $(filter file,$(origin PRESET)),--bundle $(BUNDLE),--preset $(PRESET))
-START  := $(if $(INIT),--init "$(INIT)") $(if $(PRESET),--preset $(PRESET))
+START  := $(if $(INIT),--init "$(INIT)") $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
 DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from export.scheme_file import write_scheme
 from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
 from runtime.errors import run_cli
 from runtime.files import write_json
-from runtime.split_file import read_split
+from runtime.split_file import LabelledPictures, check_class_names, read_split
 from train.data import add_stream_argument, load_dataset
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.splits import Dataset, resident, resize_all
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
     run = read_run(args.run)
+    test = _test_pictures(args.run, run)
     scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
@@ -61,19 +63,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_scheme(args.run, scheme)
     bundle = args.run / ARTIFACTS_FOLDER
     manifest = write_artifacts(args.run, bundle)
-    if (args.run / TEST_FILE).exists():
-        manifest = measure_accuracy(args.run, bundle, read_split(args.run / TEST_FILE))
-    else:  # an imported network comes without pictures
-        print(
-            f"no accuracy measured, as there is no {args.run / TEST_FILE}; write it with `python -m train.data "
-            f"--dataset {run.dataset} --image-size {run.image_size} --interpolation {run.model.interpolation} "
-            f"--out {args.run / TEST_FILE}` and export again",
-            file=sys.stderr,
-        )
+    if test is None:
+        print(_how_to_measure(run, args.run / TEST_FILE, args.data_dir), file=sys.stderr)
+    else:
+        manifest = measure_accuracy(args.run, bundle, test)
     print_closing_lines(bundle, manifest, sys.stderr if args.json else sys.stdout)
     if args.json:
         print((bundle / "manifest.json").read_text())
     return 0
+
+
+def _test_pictures(folder: Path, run: Run) -> LabelledPictures | None:
+    """Read the run's test split; `None` if it has none, as an imported network comes without pictures.
+
+    Raises:
+        DataError: it is damaged, or has other classes than the network.
+    """
+    if not (folder / TEST_FILE).exists():
+        return None
+    pictures = read_split(folder / TEST_FILE)
+    check_class_names(pictures.class_names, run.labels, f"write {folder / TEST_FILE} of pictures of the same classes")
+    return pictures
+
+
+def _how_to_measure(run: Run, path: Path, data_dir: Path | None) -> str:
+    """Say how to write the pictures that an imported network's accuracy is measured on."""
+    # Of a published data set that has no test split with labels, the network was trained on all but its val.
+    options = ["--dataset", run.dataset, "--split", "val" if run.dataset == "folder" else "test"]
+    options += ["--data-dir", str(data_dir)] if data_dir else []
+    options += ["--image-size", str(run.image_size), "--interpolation", run.model.interpolation, "--out", str(path)]
+    return (
+        f"no accuracy measured, as there is no {path}; write it of pictures that the network was not trained on, "
+        f"`python -m train.data {shlex.join(options)}`, and export again"
+    )
 
 
 def quantization_aware_training(

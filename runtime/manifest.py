@@ -12,7 +12,9 @@ from runtime.errors import ArtifactError
 from runtime.files import read_json, sha256_of, write_json
 from runtime.input_spec import INTERPOLATIONS, InputSpec, Interpolation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What a runtime that knows no other input reads: the whole centred square, resized by areas.
+PLAIN_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MADE_BY = "make export"
 ENGINES = ("tflite", "ort")
@@ -190,9 +192,10 @@ def verified_file(folder: Path, artifact: Artifact) -> Path:
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
-    fields = asdict(manifest)
+    fields, spec = asdict(manifest), manifest.input_spec
+    plain = spec == InputSpec(spec.size)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PLAIN_VERSION if plain else SCHEMA_VERSION,
         "preset": fields["preset"],
         "config": fields["config"],
         "input": {
@@ -200,9 +203,8 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
             "shape": list(manifest.input_shape),
             "dtype": INPUT_DTYPE,
             "colour": INPUT_COLOUR,
-            "crop_fraction": manifest.input_spec.crop_fraction,
-            "interpolation": manifest.input_spec.interpolation,
-        },
+        }
+        | ({} if plain else {"crop_fraction": spec.crop_fraction, "interpolation": spec.interpolation}),
         "labels": list(manifest.labels),
         "outputs": {name: list(shape) for name, shape in manifest.outputs.items()},
         "overlay": fields["overlay"],
@@ -273,7 +275,7 @@ def _check_version(version: int) -> None:
             f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
             "upgrade FocalEdge on this machine"
         )
-    if version < SCHEMA_VERSION:
+    if version < PLAIN_VERSION:
         raise ArtifactError(
             f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
             f"make the bundle anew with `{MADE_BY}`"

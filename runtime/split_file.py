@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,24 @@ class LabelledPictures:
                 f"received labels {labels.min()}..{labels.max()}; "
                 f"expected 0..{len(self.class_names) - 1}, as there are {len(self.class_names)} class names"
             )
+
+
+def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str) -> None:
+    """Hold pictures to the classes of a network, in the same order.
+
+    Args:
+        found: those of the pictures.
+        expected: those of the network.
+        remedy: what to do where they differ, for the error.
+
+    Raises:
+        DataError: they differ.
+    """
+    if len(found) != len(expected):
+        raise DataError(f"the data has {len(found)} classes and the bundle {len(expected)}; {remedy}")
+    for index, (name, label) in enumerate(zip(found, expected, strict=True)):
+        if name != label:
+            raise DataError(f"class {index} is {name!r} in the data and {label!r} in the bundle; {remedy}")
 
 
 def write_split(path: Path, pictures: LabelledPictures) -> None:

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         test = labelled(dataset, "test")
         write_split(args.run / TEST_FILE, test)
         if len(test.ids) < len(dataset.test.ids):
-            _say(args, f"{TEST_FILE} has a class-balanced sample, {len(test.ids)} of {len(dataset.test.ids)} pictures")
+            _say(args, f"{TEST_FILE} has a sample, {len(test.ids)} of {len(dataset.test.ids)} pictures")
     summary = _train(run, dataset, args, placement, start)
     for line in dataset.unreadable:
         _say(args, line)

@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"skipped {line}")
     if dataset.residence:
         print(dataset.residence)
-    sample = f", a class-balanced sample of {len(whole.ids)}" if whole.streamed else ""
+    sample = f", a sample of {len(whole.ids)}" if len(split.ids) < len(whole.ids) else ""
     print(
         f"wrote {args.out}: {len(split.ids)} pictures of {len(dataset.labels)} classes, "
         f"{args.split} split of {dataset.name}, {len(dataset.skipped)} skipped{sample}"

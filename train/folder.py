@@ -90,6 +90,7 @@ def load_folder(
         raise DataError(f"{root} is not a folder; give one with a sub-folder of pictures for each class")
     folders = _split_folders(root)
     class_names = _class_names(root, folders)
+    labels = readable_labels(class_names)
     found = _walk(root, folders, class_names)
     streamed, residence = choose_residence(len(found.names), image_size, stream)
     skipped: list[str] = []
@@ -104,7 +105,7 @@ def load_folder(
         splits = _in_memory(images, found, _divide(found, folders, class_names, seed), image_size)
     return Dataset(
         name=root.resolve().name or "folder",
-        labels=readable_labels(class_names),
+        labels=labels,
         **splits,
         skipped=(*_other_folders(root, folders), *skipped),
         residence=residence,

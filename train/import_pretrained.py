@@ -30,11 +30,10 @@ from train.fold import fold_weights
 from train.imagenet import imagenet_labels
 from train.published import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Run, write_run
-from train.weights import Tensors, write_tensors
+from train.weights import Tensors, listed, write_tensors
 
 IMPORT_FILE = "import.json"
 SAFETENSORS = ".safetensors"
-NAMED_IN_ERRORS = 8
 # Where a checkpoint may keep its network among other things.
 NESTED = ("model", "state_dict")
 
@@ -117,7 +116,15 @@ def read_checkpoint(path: Path) -> Tensors:
 def _read_safetensors(path: Path) -> Tensors:
     try:
         return {name: np.asarray(value, dtype=np.float32) for name, value in load_file(path).items()}
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except TypeError as error:  # bfloat16, which NumPy has not
+        try:
+            from safetensors.torch import load_file as load_torch_file
+        except ImportError:
+            raise ConfigError(
+                f"{path} takes PyTorch to read ({error}); install torch, or save it as float32"
+            ) from error
+        return {name: value.float().numpy() for name, value in load_torch_file(path).items()}
+    except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file ({error}); download it anew") from error
 
 
@@ -154,9 +161,9 @@ def recognise(tensors: Mapping[str, Any], source: str) -> Spelling:
         if any(name.startswith(f"{spelling.stem}.") for name in tensors):
             return spelling
     expected = ", ".join(f"{each.stem}.* ({each.name})" for each in SPELLINGS)
-    found = ", ".join(sorted(tensors)[:NAMED_IN_ERRORS])
     raise ArtifactError(
-        f"{source} is no FocalNet in a known spelling: received {found}, ...; expected one of {expected}"
+        f"{source} is no FocalNet in a known spelling: received {listed(sorted(tensors), ', ')}; expected one of "
+        f"{expected}"
     )
 
 
@@ -194,9 +201,8 @@ def import_tensors(tensors: Tensors, config: FocalNetConfig, source: str) -> Imp
     expected = published_tensors(config, spelling)
     unused = tuple(sorted(set(tensors) - set(expected)))
     if faults := _faults(tensors, expected, [name for name in unused if name not in spelling.ignored]):
-        more = f"; and {len(faults) - NAMED_IN_ERRORS} more" if len(faults) > NAMED_IN_ERRORS else ""
         advice = _advice(tensors, spelling, config.classes)
-        raise ArtifactError(f"{source} does not fit: {'; '.join(faults[:NAMED_IN_ERRORS])}{more}; {advice}")
+        raise ArtifactError(f"{source} does not fit: {listed(faults)}; {advice}")
     weights: Tensors = {}
     for name, published in expected.items():
         weights |= as_variables(tensors[name], published)
@@ -280,12 +286,14 @@ def _description(checkpoint: Path) -> dict[str, Any]:
 
 
 def _labels(checkpoint: Path, classes: int, given: Path | None) -> tuple[str, ...]:
-    """Return the class names: those given, those of ImageNet-1k, those beside the checkpoint, or numbers."""
+    """Return the class names: those given, those beside the checkpoint, those of ImageNet-1k, or numbers."""
     if given is not None:
         return _read_labels(given, classes)
-    if classes == len(imagenet_labels()):
+    names = _description(checkpoint).get("id2label")
+    names = names if isinstance(names, dict) else {}
+    first = str(names.get("0", "LABEL_0"))  # transformers' own, where nobody gave any
+    if classes == len(imagenet_labels()) and first.startswith(("LABEL_", imagenet_labels()[0])):
         return imagenet_labels()
-    names = _description(checkpoint).get("id2label") or {}
     labels = tuple(str(names.get(str(index), f"class {index}")) for index in range(classes))
     # Of two classes with one name neither could be told; 22,000 nouns have many such.
     times = Counter(labels)

@@ -45,10 +45,6 @@ class Unreadable:
         """Return how many were met so far, each once."""
         return len(self._reasons)
 
-    def __contains__(self, name: object) -> bool:
-        """Say whether the picture of this name is one of them."""
-        return name in self._reasons
-
     def add(self, name: str, reason: str) -> None:
         """Note a picture; the first ones are said on standard error at once.
 

@@ -20,7 +20,10 @@ from train.splits import Split
 Tensor = Any
 SHUFFLE_BUFFER = 2048
 # What the tutorial has no choice of.
-FIXED = ("stem", "norm", "activation", "norm_before_modulation", "norm_after_downsampling", "mean", "std")
+FIXED = (
+    "stem", "norm", "activation", "norm_before_modulation", "norm_after_downsampling", "post_norm",
+    "norm_in_modulation", "normalise_modulator", "layer_scale", "mean", "std",
+)  # fmt: skip
 
 
 def build_tutorial(config: FocalNetConfig) -> Any:

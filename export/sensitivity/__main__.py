@@ -48,6 +48,7 @@ from runtime.machine import cpu_model
 from runtime.metrics import Classes, agreement
 from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices
+from runtime.split_file import check_class_names
 from train.data import load_dataset
 from train.run import WEIGHTS_FILE, Run, read_run
 from train.splits import resize_all
@@ -108,6 +109,7 @@ def load_subject(folder: Path, data_dir: Path | None, pictures: int) -> Subject:
     dataset = load_dataset(
         run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
     )
+    check_class_names(dataset.labels, run.labels, f"give the data set that {folder} was trained on ({run.dataset})")
     chosen = class_balanced_indices(dataset.val.labels, pictures, SAMPLE_SEED)
     images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]
     data = {"dataset": dataset.name, "split": "val", "pictures": len(labels)}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.engine import Engine, open_engine
-from runtime.errors import ArtifactError, ConfigError, DataError
+from runtime.errors import ArtifactError, ConfigError
 from runtime.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest
-from runtime.split_file import LabelledPictures
+from runtime.split_file import LabelledPictures, check_class_names
 
 ROLES = ("reference", "candidate")
 
@@ -163,11 +163,7 @@ def check_classes(pair: Pair, pictures: LabelledPictures) -> None:
     for subject in pair.subjects.values():
         labels, trained_on = subject.manifest.labels, subject.manifest.dataset
         remedy = f"give the data set that the bundle was trained on ({trained_on})"
-        if len(pictures.class_names) != len(labels):
-            raise DataError(f"the data has {len(pictures.class_names)} classes and the bundle {len(labels)}; {remedy}")
-        for index, (name, label) in enumerate(zip(pictures.class_names, labels, strict=True)):
-            if name != label:
-                raise DataError(f"class {index} is {name!r} in the data and {label!r} in the bundle; {remedy}")
+        check_class_names(pictures.class_names, labels, remedy)
 
 
 def describe(subject: Subject) -> dict[str, Any]:

@@ -14,8 +14,18 @@ from train.config import PRESETS
 from train.focalnet import build_focalnet
 from train.fold import folded
 
+# One of each family: those of a family differ in widths, depths and levels.
+FAMILIES = (
+    "seed-cifar10",
+    "edge-nano",
+    "focalnet_tiny_lrf",
+    "focalnet_base_iso",
+    "focalnet_large_fl4",
+    "focalnet_huge_fl3",
+)
 
-@pytest.fixture(scope="module", params=sorted(PRESETS))
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def layers(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The layers of a preset's network by name, its widths and depths cut down to build it fast."""
     import keras
@@ -39,7 +49,8 @@ def test_int8_kernels_are_exactly_those_of_the_matrix_products(layers: dict[str,
     int8 = {name for name, rule in matched.items() if rule.weights}
     assert int8 == {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
     assert {"embed.proj", "embed.conv0"} & int8
-    assert {"stage1.embed.proj", "stage0.block1.gate2", "logits"} <= int8
+    assert {"stage0.block1.gate2", "logits"} <= int8
+    assert ("stage1.embed.proj" in int8) == any(name.startswith("stage1.") for name in layers)
 
 
 def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(layers: dict[str, Any]) -> None:
@@ -52,10 +63,16 @@ def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(laye
     assert not set(residual) & set(matched)
 
 
+def source(layer: Any) -> str:
+    """Name what a layer reads; padding, which computes nothing, is stepped over."""
+    read = layer.input._keras_history.operation
+    return source(read) if kind(read) == "ZeroPadding2D" else str(read.name)
+
+
 def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
     matched = match_rules(SELECTIVE.rules, layers)
     products = [layer for layer in layers.values() if kind(layer) == "Conv2D"]
-    sources = {layer.name: layer.input._keras_history.operation.name for layer in products}
+    sources = {layer.name: source(layer) for layer in products}
     assert [(name, source) for name, source in sources.items() if source not in matched] == []
 
 
@@ -65,6 +82,7 @@ def test_integer_only_leaves_out_nothing_that_computes(layers: dict[str, Any]) -
         "InputLayer",
         "Flatten",
         "Dropout",
+        "ZeroPadding2D",
     }
     kernels = {name for name, rule in matched.items() if rule.weights}
     assert kernels == {name for name, layer in layers.items() if kind(layer) in ("Conv2D", "DepthwiseConv2D")}

@@ -5,7 +5,8 @@ checkpoint.safetensors  everything needed to go on after the last whole epoch
 float.safetensors       the trained weights
 history.csv curves.png confusion.png test_panel.png
 monitor/                panels of the gates while they were learnt, and training.webp of them all
-test.npz                the test split, for the device side
+test.npz                the test split, or a sample of one on disk, for the device side
+import.json             of a published checkpoint: what became of it
 """
 
 from __future__ import annotations

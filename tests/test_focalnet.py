@@ -19,6 +19,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from tests.tiny_run import draw_weights
+from tests.without_values import without_values
 from train.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
 from train.focalnet import build_focalnet, with_overlay
 from train.fold import folded
@@ -262,8 +263,7 @@ def pictures(config: FocalNetConfig, count: int = 3) -> Array:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None:
     preset = PRESETS[name]
-    # Without a value for any variable: the largest has 3 GB of them.
-    with keras.StatelessScope(initialize_variables=False):
+    with without_values():
         model = build_focalnet(folded(preset.model), keras)
         trained = build_focalnet(preset.model, keras)
     parameters = sum(math.prod(v.shape) for v in model.weights)

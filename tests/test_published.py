@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.published_networks import NETWORKS, PLAIN, drawn_checkpoint
+from tests.without_values import without_values
 from train.config import PRESETS, FocalNetConfig
 from train.focalnet import build_focalnet
 from train.published import SPELLINGS, Spelling, as_variables, published_tensors
@@ -39,7 +40,7 @@ def test_names_and_shapes_are_those_of_the_published_code(spelling: Spelling, ne
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda s: s.name)
 def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(spelling: Spelling, name: str) -> None:
     config = PRESETS[name].model
-    with keras.StatelessScope(initialize_variables=False):
+    with without_values():
         variables = {key: tuple(v.shape) for key, v in model_weights(build_focalnet(config, keras)).items()}
     published = published_tensors(config, spelling)
     made = [variable for each in published.values() for variable in each.variables]
@@ -49,7 +50,7 @@ def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(spelling: S
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS.keys())
 def test_every_value_of_a_checkpoint_is_in_one_variable(config: FocalNetConfig) -> None:
-    with keras.StatelessScope(initialize_variables=False):
+    with without_values():
         shapes = {key: tuple(v.shape) for key, v in model_weights(build_focalnet(config, keras)).items()}
     for spelling in SPELLINGS:
         published = published_tensors(config, spelling)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.record import Calibration, read_calibration
-from calibration.sample import hash_of
+from calibration.sample import hash_of, places_of
 from runtime.errors import DataError, run_cli
 from runtime.split_file import LabelledPictures, write_split
 from train.data import add_stream_argument, load_dataset
@@ -35,8 +35,7 @@ def find_pictures(calibration: Calibration, train: Split, labels: tuple[str, ...
     Raises:
         DataError: a picture is missing, or the pixels are not those that were calibrated on.
     """
-    named = set(calibration.ids)
-    places = {name: index for index, name in enumerate(train.ids) if name in named}
+    places = places_of(train, calibration.ids)
     missing = [name for name in calibration.ids if name not in places]
     if missing:
         raise DataError(

@@ -51,6 +51,21 @@ def draw_representative_set(train: Split, pictures: int, seed: int) -> Represent
     return RepresentativeSet(sample.images, sample.ids, hash_of(sample.ids, sample.images))
 
 
+def named_representative_set(train: Split, ids: Sequence[str]) -> RepresentativeSet | None:
+    """Find pictures of the training split by their names, in the order of the names; none if one is not there."""
+    places = places_of(train, ids)
+    if len(places) < len(ids):
+        return None
+    images = train.images[np.array([places[name] for name in ids])]
+    return RepresentativeSet(images, tuple(ids), hash_of(ids, images))
+
+
+def places_of(train: Split, ids: Sequence[str]) -> dict[str, int]:
+    """Return the places in the training split of those pictures that are there, by name."""
+    named = set(ids)
+    return {name: index for index, name in enumerate(train.ids) if name in named}
+
+
 def hash_of(ids: Sequence[str], images: NDArray[np.uint8]) -> str:
     """Return the SHA-256 over names and pixels, as 64 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(ids).encode())

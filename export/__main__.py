@@ -21,9 +21,10 @@ from export.bundle import (
 )
 from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.float_layers import check_float_layers
-from export.qat import PictureBatches, QatConfig, Validator, best_epoch, finetune, fitting_batch_size
+from export.qat import STEP_BYTES, PictureBatches, QatConfig, Validator, best_epoch, finetune, fitting_batch_size
 from export.scheme_file import write_scheme
 from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
+from export.size_limit import check_weights_fit
 from runtime.errors import run_cli
 from runtime.files import write_json
 from runtime.split_file import LabelledPictures, check_class_names, read_split
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
     run = read_run(args.run)
+    check_weights_fit(args.run / WEIGHTS_FILE)
     test = _test_pictures(args.run, run)
     scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
@@ -111,18 +113,26 @@ def quantization_aware_training(
         scheme: what is int8.
 
     Returns:
-        What qat.json holds: the recipe, every epoch as a `QatEpoch`, and `chosen_epoch`, whose weights are kept.
+        What qat.json holds: the recipe, the `batch_size` in pictures, every epoch as a `QatEpoch`, and `chosen_epoch`,
+        whose weights are kept.
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
     teacher = build_float(run.deployed, weights, str(folder / WEIGHTS_FILE))
     student = build_fake_quant(teacher, run.deployed, ranges_for(scheme, folder), scheme)
     validate = Validator(teacher, resize_all(resident(dataset.val).images, run.deployed.input_spec))
     recipe = dataclasses.replace(run.recipe, batch_size=fitting_batch_size(student, run.recipe.batch_size))
+    if recipe.batch_size < run.recipe.batch_size:
+        print(
+            f"batches of {recipe.batch_size} instead of {run.recipe.batch_size} pictures, so that a step fits into "
+            f"{STEP_BYTES >> 30} GiB",
+            file=sys.stderr,
+        )
     batches = PictureBatches(dataset.train, run.deployed, recipe)
     epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
     return {
         "recipe": dataclasses.asdict(config),
+        "batch_size": recipe.batch_size,
         "epochs": [dataclasses.asdict(each) for each in epochs],
         "chosen_epoch": best_epoch(epochs).epoch,
     }

@@ -27,6 +27,7 @@ from export.qat import logits
 from export.quantized import QuantizedNetwork
 from export.scheme_file import SCHEME_FILE, read_scheme
 from export.schemes import Scheme
+from export.size_limit import check_weights_fit
 from export.tflite import convert_float, convert_int8
 from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
 from runtime.compare import classify
@@ -82,9 +83,10 @@ def write_artifacts(source: Path, target: Path, with_onnx: bool = True) -> Manif
     Raises:
         ArtifactError: a file of the source is missing, damaged or does not fit; or the int8 artifact
             computes in float what its scheme does not list, and then nothing of `target` is replaced.
-        ConfigError: a layer to leave in float is no int8 product of the network.
+        ConfigError: the network is too large for an artifact, or a layer to leave in float is no int8 product of it.
     """
     run, scheme = read_run(source), read_scheme(source)
+    check_weights_fit(source / WEIGHTS_FILE)
     calibration = calibration_for(scheme, source)
     ranges = calibration.ranges if calibration else {}
     floats = read_tensors(source / WEIGHTS_FILE)

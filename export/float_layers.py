@@ -106,13 +106,22 @@ def _is_relu(layer: Any) -> bool:
 
 
 def source_of(layer: Any) -> Any:
-    """Return the layer that a layer with one input reads."""
-    return layer.inbound_nodes[0].inbound_layers
+    """Return the layer whose values a layer with one input reads, past a padding between the two.
+
+    Zeros around a tensor change nothing of its quantization, as every range has 0 in it and on its grid.
+    """
+    source = layer.inbound_nodes[0].inbound_layers
+    return source_of(source) if _is_padding(source) else source
 
 
 def readers_of(layer: Any) -> list[Any]:
-    """Return the layers that read a layer's output."""
-    return [node.outbound_layer for node in layer.outbound_nodes]
+    """Return the layers that read a layer's values, past a padding between."""
+    readers = [node.outbound_layer for node in layer.outbound_nodes]
+    return [each for reader in readers for each in (readers_of(reader) if _is_padding(reader) else [reader])]
+
+
+def _is_padding(layer: Any) -> bool:
+    return isinstance(layer, tf_keras.layers.ZeroPadding2D)
 
 
 def fused_relu(layer: Any, quantized: Container[str]) -> str | None:

@@ -26,6 +26,12 @@ FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
 # A block's layers beside its product of query and modulator: where one of them is in float, so is that product.
 BESIDE_MODULATE = ("query", "modulator", "proj")
 
+# Elsewhere mean and std are folded into the first product. Before zeros they cannot be: see `train.fold`.
+PICTURE_IS_INT8 = (
+    "the uint8 picture itself: scale 1/255 loses nothing; of a stem that pads, pictures normalised by mean and std, "
+    "whose three channels share one scale"
+)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -99,6 +105,8 @@ class Scheme:
         """Tell whether a layer may compute an operator in float."""
         if op in FLOAT_PRODUCT_OPS and layer in self.float_layers:
             return True
+        if op == "PAD" and f"{layer.removesuffix('pad')}proj" in self.float_layers:
+            return True
         block = layer.removesuffix(".modulate")
         if op == "MUL" and block != layer and any(f"{block}.{each}" in self.float_layers for each in BESIDE_MODULATE):
             return True
@@ -109,7 +117,7 @@ SELECTIVE = Scheme(
     name="selective",
     why="CPUs with the XNNPACK delegate: int8 where the multiply-adds are, float where int8 costs partitions",
     rules=(
-        Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
+        Rule(r"normalise", False, PICTURE_IS_INT8),
         Rule(r"(.+\.)?embed\.(proj|conv\d+)", True, "embeddings are matrix products"),
         Rule(
             r".+\.(query|context|gate\d+|modulator|proj|expand|contract)",
@@ -161,7 +169,7 @@ INTEGER_ONLY = Scheme(
     name="integer-only",
     why="NPUs and microcontrollers, which have no float: every tensor is an integer, from the uint8 picture on",
     rules=(
-        Rule(r"normalise", False, "the uint8 picture itself: scale 1/255 loses nothing"),
+        Rule(r"normalise", False, PICTURE_IS_INT8),
         Rule(
             r"logits|(.+\.)?embed\.(proj|conv\d+)|.+\.(query|context|gate\d+|modulator|proj|expand|contract)",
             True,

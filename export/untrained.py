@@ -10,6 +10,7 @@ import keras
 
 from calibration.__main__ import main as calibrate
 from export.bundle import write_artifacts
+from export.size_limit import check_parameters_fit
 from train.config import find_preset
 from train.focalnet import build_focalnet
 from train.fold import fold_weights
@@ -28,11 +29,12 @@ def make_untrained_bundle(folder: Path, name: str) -> None:
         name: the preset's.
 
     Raises:
-        ConfigError: there is no preset of that name.
+        ConfigError: there is no preset of that name, or its network is too large for an artifact.
     """
     preset = find_preset(name)
     keras.utils.set_random_seed(preset.train.seed)
     model = build_focalnet(preset.model, keras)
+    check_parameters_fit(model.count_params())
     write_tensors(folder / WEIGHTS_FILE, fold_weights(weight_arrays(model), preset.model))
     known = imagenet_labels()
     labels = known if preset.model.classes == len(known) else tuple(f"class {i}" for i in range(preset.model.classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from train.batches import EvalBatches, TrainBatches
+from train.batches import Batches, EvalBatches, TrainBatches
 from train.config import TrainConfig
 
 
@@ -30,6 +31,25 @@ def test_a_batch_is_indices_with_their_labels() -> None:
     assert (labels.shape, labels.dtype) == ((5, 3), np.float32)
     assert labels.tolist() == np.eye(3)[inputs["indices"] % 3].tolist()
     np.testing.assert_array_equal(inputs["targets"], labels)
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+def test_many_classes_take_no_table_of_classes_by_classes(kind: str) -> None:
+    labels, classes = np.array([21_841, 0, 7, 7]), 21_842
+    tracemalloc.start()
+    try:
+        if kind == "training":
+            each: Batches = TrainBatches(labels, classes, TrainConfig(batch_size=4))
+        else:
+            each = EvalBatches(np.zeros((4, 2, 2, 3), np.uint8), labels, classes, batch_size=4)
+        targets = each.batch_of(np.arange(4))[1]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 10 * targets.nbytes
+    assert (targets.shape, targets.dtype) == ((4, classes), np.float32)
+    assert [np.flatnonzero(row).tolist() for row in targets] == [[21_841], [0], [7], [7]]
+    assert targets.sum() == 4
 
 
 def test_an_epoch_takes_each_picture_at_most_once() -> None:

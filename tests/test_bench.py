@@ -20,13 +20,17 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 
 import export.bench.__main__ as bench
+from calibration.record import Calibration
+from calibration.sample import draw_representative_set, hash_of
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.candidate import FLOOR, OURS, Candidate, FloatNetwork, NotMeasured
 from export.bench.peers import FAMILIES, Family, installed_version, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
+from export.bench.subject import representative_set
 from runtime.benchmark import Latency
 from runtime.errors import ConfigError, run_cli
 from tests.tiny_run import TEST_PICTURES
+from train.splits import Split
 
 
 def latency(p50_ms: float) -> Latency:
@@ -64,6 +68,25 @@ RESULT = Benchmark(
     rows=ROWS,
     not_measured=(NotMeasured("peer three", "three not installed; run `pip install '.[bench]'`", False),),
 )
+
+
+def test_the_bundles_own_pictures_are_found_by_name_or_as_many_drawn() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    train = Split(images, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
+    # One of those drawn could not be read, say: no draw of eleven would find the rest.
+    ids = draw_representative_set(train, 12, seed=3).ids[1:]
+    sha256 = hash_of(ids, images[[train.ids.index(name) for name in ids]])
+    calibration = Calibration(
+        dataset="toys", observer="minmax", percentile=None, seed=3, sha256=sha256, ids=ids, ranges={}
+    )
+    found = representative_set(calibration, train)
+    assert (found.ids, found.sha256) == (ids, sha256)
+    np.testing.assert_array_equal(found.images, images[[int(name[1:]) for name in ids]])
+
+    absent = dataclasses.replace(calibration, ids=(*ids[:-1], "stranger of another disk"))
+    drawn = representative_set(absent, train)
+    assert drawn.ids == draw_representative_set(train, 11, seed=3).ids
+    assert drawn.sha256 != sha256
 
 
 def test_ratios_are_of_medians_to_ours() -> None:

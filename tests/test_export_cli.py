@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export.__main__
 import export.audit
 import export.bundle
 from export.__main__ import main
+from export.qat import QatConfig, QatEpoch, Validated
+from export.schemes import SELECTIVE
 from runtime.errors import run_cli
 from runtime.manifest import AppliedScheme, read_manifest
+from train.data import load_dataset
+from train.run import read_run
 from train.weights import read_tensors
 
 ARTIFACTS = ("float.tflite", "int8.tflite", "float.onnx", "int8.onnx")
+EPOCH = QatEpoch(epoch=0, loss=None, val=Validated(divergence_nats=0.0, agreement=1.0))
 
 
 def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
@@ -56,6 +62,8 @@ def test_fine_tunes_and_goes_back(
 
     figures = json.loads((run / "qat.json").read_text())
     assert figures["recipe"]["epochs"] == 1
+    assert figures["batch_size"] == 16
+    assert "instead of" not in captured.err
     assert [each["epoch"] for each in figures["epochs"]] == [0, 1]
     assert all(0.5 <= each["val"]["agreement"] <= 1.0 for each in figures["epochs"])
     divergences = [each["val"]["divergence_nats"] for each in figures["epochs"]]
@@ -74,6 +82,23 @@ def test_fine_tunes_and_goes_back(
     assert not (run / "qat.safetensors").exists()
     assert (bundle / "int8.tflite").read_bytes() == (ptq / "int8.tflite").read_bytes()
     assert f"{bundle / 'int8.tflite'}  {(bundle / 'int8.tflite').stat().st_size} bytes" in capsys.readouterr().out
+
+
+def test_says_by_how_many_pictures_it_fine_tunes(
+    tiny_run: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export.__main__, "fitting_batch_size", lambda model, wanted: wanted - 9)
+    monkeypatch.setattr(export.__main__, "finetune", lambda student, teacher, batches, validate, config: [EPOCH])
+    run = read_run(tiny_run)
+    dataset = load_dataset("folder", data_dir=picture_folder, image_size=run.image_size)
+    folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    figures = export.__main__.quantization_aware_training(run, folder, dataset, QatConfig(), SELECTIVE)
+    assert figures["batch_size"] == 7
+    assert capsys.readouterr().err == "batches of 7 instead of 16 pictures, so that a step fits into 8 GiB\n"
 
 
 @pytest.mark.parametrize(

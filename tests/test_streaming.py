@@ -385,9 +385,7 @@ def test_the_command_writes_a_sample_and_says_so(
     assert data.main([*arguments, "--out", str(out), "--stream", "true"]) == 0
     printed = capsys.readouterr().out
     assert "stay on disk, read as they are needed" in printed
-    assert (
-        f"6 pictures of 3 classes, test split of {tree.name}, 0 skipped, a class-balanced sample of {TEST}" in printed
-    )
+    assert f"6 pictures of 3 classes, test split of {tree.name}, 0 skipped, a sample of {TEST}" in printed
     assert len(read_split(out).ids) == 6
 
 

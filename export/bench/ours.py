@@ -15,6 +15,7 @@ from export.scheme_file import read_scheme, write_scheme
 from export.schemes import SCHEMES, Scheme
 from runtime.engine import open_engine
 from runtime.manifest import PRECISIONS, read_manifest, verified_file
+from train.run import read_run
 
 FACE = "uint8 input; logits, gates and modulator out"
 
@@ -35,7 +36,14 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
         _candidate(f"{OURS_PREFIX} float32", f"the bundle's, {FACE}", bundle, "float32"),
         _candidate(OURS, f"the bundle's, by {how}, {FACE}", bundle, "int8"),
     ]
-    others = [scheme for scheme in SCHEMES.values() if scheme.name != shipped.name]
+    deployed = read_run(bundle).deployed
+    # Where the first convolution pads, pictures are normalised in float before it, and nothing is in integers alone.
+    integers = deployed.mean == (0.0, 0.0, 0.0)
+    others = [
+        scheme
+        for scheme in SCHEMES.values()
+        if scheme.name != shipped.name and (integers or scheme.activations != "all")
+    ]
     for scheme in ([shipped] if tuned else []) + others:
         name = "calibrated alone" if scheme is shipped else scheme.name
         made = _made_without_training(bundle, folder / name.replace(" ", "_"), scheme)

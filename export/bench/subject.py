@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.record import read_calibration
-from calibration.sample import draw_representative_set
+from calibration.record import Calibration, read_calibration
+from calibration.sample import RepresentativeSet, draw_representative_set, named_representative_set
 from export.bench.candidate import FloatNetwork
 from export.fake_quant import build_stock
 from export.qat import logits
@@ -17,7 +17,7 @@ from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices
 from train.data import load_dataset
 from train.run import WEIGHTS_FILE, read_run
-from train.splits import resize_all
+from train.splits import Split, resize_all
 from train.weights import read_tensors
 
 
@@ -49,14 +49,14 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
         pictures: how many of the test split to classify, a class-balanced sample.
 
     Returns:
-        The network and its pictures; those to calibrate by are drawn as the bundle's were.
+        The network and its pictures; those to calibrate by are the bundle's, or as many where these are not all there.
     """
     run, calibration = read_run(bundle), read_calibration(bundle)
     spec = run.deployed.input_spec
     dataset = load_dataset(
         run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
     )
-    sample = draw_representative_set(dataset.train, len(calibration.ids), calibration.seed)
+    sample = representative_set(calibration, dataset.train)
     model = build_stock(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
     chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)
     images, labels = resize_all(dataset.test.images[chosen], spec), dataset.test.labels[chosen]
@@ -70,3 +70,9 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
         "representative_is_the_bundles": sample.sha256 == calibration.sha256,
     }
     return Subject(FloatNetwork(model, resize_all(sample.images, spec)), images, labels, reference, data)
+
+
+def representative_set(calibration: Calibration, train: Split) -> RepresentativeSet:
+    """Find the pictures of a calibration by their names or, where one is missing, draw as many."""
+    named = named_representative_set(train, calibration.ids)
+    return named or draw_representative_set(train, len(calibration.ids), calibration.seed)

@@ -265,11 +265,11 @@ def test_a_preset_builds_with_its_stated_number_of_parameters(name: str) -> None
     preset = PRESETS[name]
     with without_values():
         model = build_focalnet(folded(preset.model), keras)
-        trained = build_focalnet(preset.model, keras)
+        trained = build_focalnet(preset.model, keras) if name in MILLIONS else None
     parameters = sum(math.prod(v.shape) for v in model.weights)
     assert parameters == preset.parameters == paper_parameters(folded(preset.model))
     assert model.output_shape == (None, preset.model.classes)
-    if name in MILLIONS:
+    if trained is not None:
         assert round(preset.parameters / 1e6, 1) == MILLIONS[name]
         assert round(sum(math.prod(v.shape) for v in trained.trainable_weights) / 1e6, 1) == MILLIONS[name]
     elif name in AT_MOST:

@@ -37,15 +37,15 @@ def test_names_and_shapes_are_those_of_the_published_code(spelling: Spelling, ne
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda s: s.name)
-def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(spelling: Spelling, name: str) -> None:
+def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(name: str) -> None:
     config = PRESETS[name].model
     with without_values():
         variables = {key: tuple(v.shape) for key, v in model_weights(build_focalnet(config, keras)).items()}
-    published = published_tensors(config, spelling)
-    made = [variable for each in published.values() for variable in each.variables]
-    assert sorted(made) == sorted(variables)
-    assert sum(math.prod(each.shape) for each in published.values()) == sum(map(math.prod, variables.values()))
+    for spelling in SPELLINGS:
+        published = published_tensors(config, spelling)
+        made = [variable for each in published.values() for variable in each.variables]
+        assert sorted(made) == sorted(variables)
+        assert sum(math.prod(each.shape) for each in published.values()) == sum(map(math.prod, variables.values()))
 
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS.keys())

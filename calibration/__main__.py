@@ -24,7 +24,7 @@ from calibration.record import CALIBRATION_FILE, Calibration, describe_observer,
 from calibration.sample import draw_representative_set
 from calibration.steps import step_views
 from runtime.errors import run_cli
-from train.data import add_stream_argument, load_dataset
+from train.data import add_stream_argument, load_data_of
 from train.focalnet import build_focalnet
 from train.run import WEIGHTS_FILE, Run, read_run
 from train.splits import resize_all
@@ -43,13 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     percent = default if args.percentile is None else args.percentile
     observer = find_observer(args.observer, percent)
     run = read_run(args.run)
-    dataset = load_dataset(
-        run.dataset,
-        data_dir=args.data_dir,
-        image_size=run.image_size,
-        interpolation=run.model.interpolation,
-        stream=args.stream,
-    )
+    dataset = load_data_of(run, args.data_dir, args.stream)
     if dataset.train.streamed:
         print(dataset.residence, file=sys.stderr)
     pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures

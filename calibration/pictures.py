@@ -16,7 +16,7 @@ from calibration.record import Calibration, read_calibration
 from calibration.sample import hash_of, places_of
 from runtime.errors import DataError, run_cli
 from runtime.split_file import LabelledPictures, write_split
-from train.data import add_stream_argument, load_dataset
+from train.data import add_stream_argument, load_data_of
 from train.run import read_run
 from train.splits import Split
 
@@ -61,13 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. calibration.npz")
     args = parser.parse_args(argv)
     run, calibration = read_run(args.run), read_calibration(args.run)
-    dataset = load_dataset(
-        run.dataset,
-        data_dir=args.data_dir,
-        image_size=run.image_size,
-        interpolation=run.model.interpolation,
-        stream=args.stream,
-    )
+    dataset = load_data_of(run, args.data_dir, args.stream)
     pictures = find_pictures(calibration, dataset.train, dataset.labels)
     write_split(args.out, pictures)
     print(f"wrote {args.out}: {len(pictures.ids)} pictures that {args.run} was calibrated on")

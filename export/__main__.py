@@ -28,7 +28,7 @@ from export.size_limit import check_weights_fit
 from runtime.errors import run_cli
 from runtime.files import write_json
 from runtime.split_file import LabelledPictures, check_class_names, read_split
-from train.data import add_stream_argument, load_dataset
+from train.data import add_stream_argument, load_data_of
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
 from train.splits import Dataset, resident, resize_all
 from train.weights import read_tensors, write_tensors
@@ -46,13 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
-        dataset = load_dataset(
-            run.dataset,
-            data_dir=args.data_dir,
-            image_size=run.image_size,
-            interpolation=run.model.interpolation,
-            stream=args.stream,
-        )
+        dataset = load_data_of(run, args.data_dir, args.stream)
         if dataset.train.streamed:
             print(dataset.residence, file=sys.stderr)
         figures = quantization_aware_training(run, args.run, dataset, config, scheme)

@@ -22,6 +22,7 @@ from runtime.split_file import LabelledPictures, write_split
 from train.cifar10 import load_cifar10
 from train.folder import load_folder
 from train.folder_speed import describe_speed, measure_folder
+from train.run import Run
 from train.shapes import load_shapes
 from train.splits import SPLITS, Dataset, Split, check_dataset, resident
 
@@ -76,6 +77,13 @@ def load_dataset(
         raise ConfigError(f"unknown data set {name!r}; the known ones are {', '.join(DATASETS)}")
     check_dataset(dataset)
     return dataset
+
+
+def load_data_of(run: Run, data_dir: Path | None, stream: str = "auto") -> Dataset:
+    """Load the data set that a run names, stored as the run's pictures are; see `load_dataset`."""
+    return load_dataset(
+        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation, stream=stream
+    )
 
 
 def add_stream_argument(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from runtime.compare import SAMPLE_SEED
 from runtime.metrics import Classes, agreement
 from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices
-from train.data import load_dataset
+from train.data import load_data_of
 from train.run import WEIGHTS_FILE, read_run
 from train.splits import Split, resize_all
 from train.weights import read_tensors
@@ -53,9 +53,7 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
     """
     run, calibration = read_run(bundle), read_calibration(bundle)
     spec = run.deployed.input_spec
-    dataset = load_dataset(
-        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
-    )
+    dataset = load_data_of(run, data_dir)
     sample = representative_set(calibration, dataset.train)
     model = build_stock(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
     chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)

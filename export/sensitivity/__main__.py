@@ -49,7 +49,7 @@ from runtime.metrics import Classes, agreement
 from runtime.preprocess import Image
 from runtime.sampling import class_balanced_indices
 from runtime.split_file import check_class_names
-from train.data import load_dataset
+from train.data import load_data_of
 from train.run import WEIGHTS_FILE, Run, read_run
 from train.splits import resize_all
 from train.weights import read_tensors
@@ -106,9 +106,7 @@ def load_subject(folder: Path, data_dir: Path | None, pictures: int) -> Subject:
     """Read a trained and calibrated run, and a class-balanced sample of its validation pictures."""
     run, calibration = read_run(folder), read_calibration(folder)
     model = build_float(run.deployed, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
-    dataset = load_dataset(
-        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation
-    )
+    dataset = load_data_of(run, data_dir)
     check_class_names(dataset.labels, run.labels, f"give the data set that {folder} was trained on ({run.dataset})")
     chosen = class_balanced_indices(dataset.val.labels, pictures, SAMPLE_SEED)
     images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]

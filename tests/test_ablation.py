@@ -54,6 +54,7 @@ def test_a_table_gives_differences_from_its_first_row() -> None:
     assert [line.split("|")[6].strip() for line in lines] == ["+0.00 pp", "+1.50 pp", "-1.00 pp"]
 
 
+@pytest.mark.slow
 def test_variants_are_trained_once_and_not_measured_on_the_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,8 +207,10 @@ def test_our_int8_artifact_keeps_to_its_scheme_and_the_float_one_would_not(listi
         check_scheme(listings["float"], SELECTIVE)
 
 
-# The picture may come in without float arithmetic.
-@pytest.mark.parametrize("allowed", [each for each in SELECTIVE.float_ops if each.pattern != "normalise"])
+# The picture may come in without float arithmetic, and this network has no LayerNorm within its modulations.
+@pytest.mark.parametrize(
+    "allowed", [each for each in SELECTIVE.float_ops if each.pattern not in ("normalise", r".+\.modulated")]
+)
 def test_every_entry_of_the_scheme_is_needed(allowed: FloatOps, listings: dict[str, Listing]) -> None:
     stricter = dataclasses.replace(SELECTIVE, float_ops=tuple(e for e in SELECTIVE.float_ops if e is not allowed))
     unlisted = unlisted_float(listings["int8"], stricter)

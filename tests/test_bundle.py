@@ -120,6 +120,7 @@ def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path,
     assert compare(target, run / "test.npz", tmp_path / "report") == 1
 
 
+@pytest.mark.slow
 def test_made_anew_elsewhere_and_in_another_process(
     tiny_export: Path, bundle: Path, pictures: LabelledPictures, tmp_path: Path
 ) -> None:

@@ -115,7 +115,7 @@ def test_training_crops_from_whole_pictures() -> None:
     config = dataclasses.replace(NETWORK, crop_fraction=0.5, interpolation="bicubic")
     whole = stored_by_pillow(dataset.train.images, NETWORK.input_size + RECIPE.resize_margin)
     np.testing.assert_array_equal(np.asarray(Trainee(config, RECIPE, dataset.train)._pictures), whole)
-    np.testing.assert_array_equal(PictureBatches(dataset.train, config, RECIPE)._pictures, whole)
+    np.testing.assert_array_equal(PictureBatches(dataset.train, config, RECIPE)._batches._pictures, whole)
 
 
 def test_validation_is_on_what_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,7 @@ def test_a_refused_layer_leaves_the_run_as_it_was(tiny_run: Path, capsys: pytest
     assert sorted(path.name for path in tiny_run.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["integer-only", "dynamic"])
 def test_the_other_schemes_are_fine_tuned_converted_and_measured(
     scheme: str, tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -191,6 +192,7 @@ def test_the_other_schemes_are_fine_tuned_converted_and_measured(
     assert export.audit.main(["--bundle", str(run / "artifacts")]) == 0
 
 
+@pytest.mark.slow
 def test_the_dynamic_scheme_needs_no_calibration(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     (run / "calibration.json").unlink()

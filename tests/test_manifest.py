@@ -28,7 +28,7 @@ from runtime.manifest import (
 SHA256 = hashlib.sha256(b"model").hexdigest()
 # Written out by hand, from the contract: the reader is not tested against the writer alone.
 CONTENT: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "preset": "edge-nano",
     "config": {"image_size": 48},
     "input": {
@@ -152,6 +152,20 @@ def test_writes_the_contract(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path)
     write_manifest(tmp_path / "copy", manifest)
     assert json.loads((tmp_path / "copy" / "manifest.json").read_text()) == CONTENT
+
+
+def test_what_an_older_runtime_can_feed_is_written_as_it_reads_it(tmp_path: Path) -> None:
+    """One that knows nothing of crops would feed the whole picture, and nobody would be told."""
+    plain = {key: value for key, value in CONTENT["input"].items() if key not in ("crop_fraction", "interpolation")}
+    content = CONTENT | {"schema_version": 1, "input": plain}
+    write_content(tmp_path, content)
+    manifest = read_manifest(tmp_path)
+    assert manifest.input_spec == InputSpec(manifest.input_spec.size)
+    write_manifest(tmp_path / "copy", manifest)
+    assert json.loads((tmp_path / "copy" / "manifest.json").read_text()) == CONTENT | {
+        "schema_version": 1,
+        "input": plain,
+    }
 
 
 def test_writer_refuses_what_the_reader_would(tmp_path: Path) -> None:

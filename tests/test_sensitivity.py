@@ -99,6 +99,7 @@ def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_makes(
     damaged_run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_accuracy_is_an_independent_count(
         assert artifact.accuracy.fake_quant_agreement == same  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path, bundle: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_export, tmp_path / "run"))
     target = run / "artifacts"

@@ -134,6 +134,7 @@ def test_a_run_without_calibration_is_refused(
     assert "make it with `python -m calibration`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_layers_left_in_float_are_recorded_and_made_anew(
     tiny_run: Path, tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -273,6 +273,7 @@ def test_the_rate_after_each_epoch_is_the_schedule_s(finished: Finished) -> None
     assert [row["learning_rate"] for row in finished.history] == pytest.approx(expected, rel=1e-4, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_at_the_longer_schedule_s_rate(finished: Finished, tmp_path: Path) -> None:
     shutil.copy(finished.folder / CHECKPOINT_FILE, tmp_path)
     recipe = dataclasses.replace(RECIPE, epochs=RECIPE.epochs + 2)

@@ -76,6 +76,7 @@ def test_learns_to_agree_with_the_teacher(
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.slow
 def test_averages_move_less_than_the_weights(
     tiny_float: Any, tiny_run: Path, batches: PictureBatches, validate: Validator
 ) -> None:

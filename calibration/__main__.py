@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from calibration.record import CALIBRATION_FILE, Calibration, describe_observer,
 from calibration.sample import draw_representative_set
 from calibration.steps import step_views
 from runtime.errors import run_cli
+from train.batch_memory import batch_within
 from train.data import add_stream_argument, load_data_of
 from train.focalnet import build_focalnet
 from train.run import WEIGHTS_FILE, Run, read_run
@@ -31,7 +31,7 @@ from train.splits import resize_all
 from train.weights import load_weights
 
 MAX_BATCH_SIZE = 64
-# What the outputs of all layers may take at once.
+# What the outputs of all layers may take at once; of a picture of 224 px they take hundreds of megabytes.
 ACTIVATION_BYTES = 1 << 30
 DEFAULT_PICTURES = 512
 
@@ -98,14 +98,8 @@ def _is_passive(layer: Any, keras: Any) -> bool:
     return isinstance(layer, (keras.layers.InputLayer, keras.layers.Dropout))
 
 
-def _batch_size(views: Any) -> int:
-    """Return how many pictures' activations fit into `ACTIVATION_BYTES`: at 224 px one takes hundreds of megabytes."""
-    values = sum(math.prod(view.shape[1:]) for view in views.outputs)
-    return max(1, min(MAX_BATCH_SIZE, ACTIVATION_BYTES // (values * np.dtype(np.float32).itemsize)))
-
-
 def _activations(views: Any, images: NDArray[np.uint8], bar: Any) -> Iterator[Activations]:
-    size = _batch_size(views)
+    size = batch_within(views.outputs, ACTIVATION_BYTES, MAX_BATCH_SIZE)
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         yield views.predict_on_batch(batch.astype(np.float32))

@@ -24,6 +24,7 @@ from runtime.metrics import agreement
 from runtime.preprocess import Image
 from train.ahead import Ahead
 from train.augment import Augment
+from train.batch_memory import batch_within
 from train.batches import TrainBatches, eval_batch_size
 from train.config import FocalNetConfig, TrainConfig, picture_spec
 from train.splits import Split, resize_all
@@ -66,8 +67,7 @@ class QatConfig:
 
 def fitting_batch_size(model: Any, wanted: int) -> int:
     """Return how many pictures a training step takes within `STEP_BYTES`, at most those that are wanted."""
-    values = sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
-    return max(1, min(wanted, STEP_BYTES // (STEP_COPIES * values * np.dtype(np.float32).itemsize)))
+    return batch_within((layer.output for layer in model.layers), STEP_BYTES // STEP_COPIES, wanted)
 
 
 class PictureBatches:

@@ -32,9 +32,9 @@ def make_untrained_bundle(folder: Path, name: str) -> None:
         ConfigError: there is no preset of that name, or its network is too large for an artifact.
     """
     preset = find_preset(name)
+    check_parameters_fit(preset.parameters)
     keras.utils.set_random_seed(preset.train.seed)
     model = build_focalnet(preset.model, keras)
-    check_parameters_fit(model.count_params())
     write_tensors(folder / WEIGHTS_FILE, fold_weights(weight_arrays(model), preset.model))
     known = imagenet_labels()
     labels = known if preset.model.classes == len(known) else tuple(f"class {i}" for i in range(preset.model.classes))

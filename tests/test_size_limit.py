@@ -71,7 +71,7 @@ def test_the_benchmark_of_a_preset_refuses_before_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Tiny:
-        model, train = RUN.model, RUN.recipe
+        model, train, parameters = RUN.model, RUN.recipe, 1_000
 
     monkeypatch.setattr(untrained, "find_preset", lambda name: Tiny)
     monkeypatch.setattr(untrained, "calibrate", None)

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from calibration.calibration_file import CALIBRATION_FILE, Calibration, describe_observer, write_calibration
 from calibration.histogram import Activations, collect_histograms
+from calibration.inner_tensors import step_views
 from calibration.observers import DEFAULT_PERCENTILE, OBSERVERS, choose_ranges, find_observer
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
-from calibration.record import CALIBRATION_FILE, Calibration, describe_observer, write_calibration
-from calibration.sample import draw_representative_set
-from calibration.steps import step_views
-from runtime.errors import run_cli
-from train.batch_memory import batch_within
-from train.data import add_stream_argument, load_data_of
-from train.focalnet import build_focalnet
+from calibration.representative_set import draw_representative_set
+from runtime.core.errors import run_cli
+from train.data.dataset import resize_all
+from train.data.registry import add_stream_argument, load_data_of
+from train.loop.batch_memory import batch_within
+from train.model.focalnet import build_focalnet
+from train.model.weights import load_weights
 from train.run import WEIGHTS_FILE, Run, read_run
-from train.splits import resize_all
-from train.weights import load_weights
 
 MAX_BATCH_SIZE = 64
 # What the outputs of all layers may take at once; of a picture of 224 px they take hundreds of megabytes.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DataError
+from runtime.core.errors import DataError
 
 Activations = dict[str, NDArray[np.float32]]
 

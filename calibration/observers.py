@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calibration.histogram import Histogram
 from calibration.quantization_error import Floats, Indices, divergence, mean_squared_error
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
 
 Range = tuple[float, float]
 # The histogram has low < high: of a layer that is always 0 there is nothing to choose.

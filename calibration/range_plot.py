@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from calibration.calibration_file import Calibration, describe_observer
 from calibration.histogram import Histogram
 from calibration.observers import Range
 from calibration.quantization_error import Floats
-from calibration.record import Calibration, describe_observer
-from runtime.files import replacing
+from runtime.core.files import replacing
 
 RANGE_PLOT_FILE = "calibration.png"
 WIDTH_IN, ROW_IN, MARGIN_IN = 11.0, 0.17, 1.2

@@ -19,19 +19,27 @@ from export.bundle import (
     ranges_for,
     write_artifacts,
 )
-from export.fake_quant import build_fake_quant, build_float, fake_quant_weights
-from export.float_layers import check_float_layers
-from export.qat import STEP_BYTES, PictureBatches, QatConfig, Validator, best_epoch, finetune, fitting_batch_size
-from export.scheme_file import write_scheme
-from export.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
-from export.size_limit import check_weights_fit
-from runtime.errors import run_cli
-from runtime.files import write_json
-from runtime.split_file import LabelledPictures, check_class_names, read_split
-from train.data import add_stream_argument, load_data_of
+from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights
+from export.quantize.float_layers import check_float_layers
+from export.quantize.qat import (
+    STEP_BYTES,
+    PictureBatches,
+    QatConfig,
+    Validator,
+    best_epoch,
+    finetune,
+    fitting_batch_size,
+)
+from export.quantize.scheme_file import write_scheme
+from export.quantize.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
+from export.quantize.size_limit import check_weights_fit
+from runtime.core.errors import run_cli
+from runtime.core.files import write_json
+from runtime.evaluation.split_file import LabelledPictures, check_class_names, read_split
+from train.data.dataset import Dataset, resident, resize_all
+from train.data.registry import add_stream_argument, load_data_of
+from train.model.weights import read_tensors, write_tensors
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, read_run
-from train.splits import Dataset, resident, resize_all
-from train.weights import read_tensors, write_tensors
 
 QAT_FILE = "qat.json"
 
@@ -146,7 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
     add_stream_argument(parser)
     parser.add_argument(
-        "--scheme", choices=SCHEMES, default=SELECTIVE.name, help="what is int8, see export/schemes.py (%(default)s)"
+        "--scheme",
+        choices=SCHEMES,
+        default=SELECTIVE.name,
+        help="what is int8, see export.quantize.schemes",
     )
     parser.add_argument(
         "--float-layers",

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.compare import NO_CLASS
-from runtime.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
-from runtime.preprocess import Image
+from runtime.evaluation.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
+from runtime.images.preprocess import Image
 
 
 @dataclass(frozen=True)

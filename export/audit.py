@@ -21,13 +21,13 @@ import tf_keras
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.flatbuffer import layer_of
-from export.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
-from runtime.errors import ArtifactError, run_cli
-from runtime.litert import load_interpreter
-from runtime.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
-from train.config import FocalNetConfig, config_from_dict
-from train.focalnet import build_focalnet
+from export.quantize.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
+from export.tflite.passes import layer_of
+from runtime.bundle.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
+from runtime.core.errors import ArtifactError, run_cli
+from runtime.engines.tflite import load_interpreter
+from train.model.config import FocalNetConfig, config_from_dict
+from train.model.focalnet import build_focalnet
 
 NAMED_IN_ERRORS = 6
 DELEGATE = "DELEGATE"
@@ -251,7 +251,7 @@ def check_scheme(listing: Listing, scheme: Scheme) -> None:
     more = f" and {len(unlisted) - NAMED_IN_ERRORS} more" if len(unlisted) > NAMED_IN_ERRORS else ""
     raise ArtifactError(
         f"the int8 artifact computes {shown}{more} in float, and the scheme {scheme.name!r} lists none of them; "
-        "give the layers a rule in export/schemes.py that makes them int8, or add them to its float_ops"
+        "give the layers a rule in export/quantize/schemes.py that makes them int8, or add them to its float_ops"
     )
 
 

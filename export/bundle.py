@@ -18,24 +18,19 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from calibration.calibration_file import CALIBRATION_FILE, Calibration, read_calibration
 from calibration.observers import Range
-from calibration.record import CALIBRATION_FILE, Calibration, read_calibration
-from export import onnx
 from export.audit import Listing, check_scheme, list_operators, summarise
-from export.fake_quant import build_fake_quant, build_float
-from export.qat import logits
-from export.quantized import QuantizedNetwork
-from export.scheme_file import SCHEME_FILE, read_scheme
-from export.schemes import Scheme
-from export.size_limit import check_weights_fit
-from export.tflite import convert_float, convert_int8
+from export.onnx import convert as onnx
+from export.quantize.fake_quant import build_fake_quant, build_float
+from export.quantize.network import QuantizedNetwork
+from export.quantize.qat import logits
+from export.quantize.scheme_file import SCHEME_FILE, read_scheme
+from export.quantize.schemes import Scheme
+from export.quantize.size_limit import check_weights_fit
+from export.tflite.convert import convert_float, convert_int8
 from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
-from runtime.compare import classify
-from runtime.engine import open_engine
-from runtime.errors import ArtifactError, ConfigError, run_cli
-from runtime.files import replacing, sha256_of
-from runtime.input_spec import InputSpec
-from runtime.manifest import (
+from runtime.bundle.manifest import (
     ENGINES,
     PRECISIONS,
     Accuracy,
@@ -47,11 +42,16 @@ from runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.metrics import Classes, agreement, top1
-from runtime.preprocess import preprocess
-from runtime.split_file import LabelledPictures, read_split
+from runtime.compare import classify
+from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.files import replacing, sha256_of
+from runtime.engines.engine import open_engine
+from runtime.evaluation.metrics import Classes, agreement, top1
+from runtime.evaluation.split_file import LabelledPictures, read_split
+from runtime.images.input_spec import InputSpec
+from runtime.images.preprocess import preprocess
+from train.model.weights import read_tensors
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
-from train.weights import read_tensors
 
 QAT_WEIGHTS_FILE = "qat.safetensors"
 TRAINING_FILES = ("train.json", "history.csv", "curves.png")

@@ -20,10 +20,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
-from runtime.files import replacing, sha256_of
-from runtime.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
-from runtime.shipped import default_bundle
+from runtime.bundle.default import default_bundle
+from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.files import replacing, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = ".tar.gz"
@@ -117,17 +117,9 @@ def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool
 
 
 def runtime_files(project: Mapping[str, Any], root: Path) -> list[Path]:
-    """Return the files of the runtime package and those below it, as pyproject.toml lists them for a wheel."""
-    settings = project["tool"]["setuptools"]
-    packages = [name for name in settings["packages"] if name.partition(".")[0] == "runtime"]
-    patterns = {name: ["*.py", *settings.get("package-data", {}).get(name, [])] for name in packages}
-    found = {
-        path
-        for name in packages
-        for pattern in patterns[name]
-        for path in (root / name.replace(".", "/")).glob(pattern)
-        if path.is_file()
-    }
+    """Return the files of the runtime package, code and the data that pyproject.toml lists for a wheel."""
+    patterns = ["*.py", *project["tool"]["setuptools"]["package-data"]["*"]]
+    found = {path for pattern in patterns for path in (root / "runtime").rglob(pattern) if path.is_file()}
     return sorted(found)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.engine import open_engine
-from runtime.errors import ConfigError, FocalEdgeError, run_cli
-from runtime.manifest import ENGINES
-from runtime.metrics import percentile
+from runtime.bundle.manifest import ENGINES
+from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.engines.engine import open_engine
+from runtime.evaluation.metrics import percentile
 
 WARM_UP_RUNS = 10
 DEFAULT_ROUNDS = 200
@@ -31,7 +31,7 @@ SYNTHETIC_PICTURES = 8
 
 
 class Timed(Protocol):
-    """What can be timed: a `runtime.engine.Engine`, or anything else that runs on one picture."""
+    """What can be timed: a `runtime.engines.engine.Engine`, or anything else that runs on one picture."""
 
     def run(self, image: NDArray[np.uint8], /) -> object:
         """Run on uint8 `[1, S, S, 3]`, and return when it is done."""

@@ -26,18 +26,18 @@ if __name__ == "__main__":
 
 import cv2
 
-from runtime.artifacts import Artifacts
-from runtime.controls import LAYOUTS, Controls, Layout, Settings, Status
-from runtime.errors import ConfigError, SourceError, run_cli
-from runtime.manifest import ENGINES, PRECISIONS
-from runtime.opencv_log import silence_opencv
-from runtime.pipeline import Pipeline, Result, percentiles
-from runtime.preprocess import Image
-from runtime.recorder import Recorder
-from runtime.recording import Write, is_picture, open_output
-from runtime.shipped import default_bundle
-from runtime.sources import RECONNECT_S, SAMPLE, Frame, open_source
-from runtime.window import command_for, open_window, require_display
+from runtime.bundle.default import default_bundle
+from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.bundle.precisions import Artifacts
+from runtime.core.errors import ConfigError, SourceError, run_cli
+from runtime.demo.controls import LAYOUTS, Controls, Layout, Settings, Status
+from runtime.demo.pipeline import Pipeline, Result, percentiles
+from runtime.demo.recorder import Recorder
+from runtime.demo.window import command_for, open_window, require_display
+from runtime.images.preprocess import Image
+from runtime.video.opencv_log import silence_opencv
+from runtime.video.sources import RECONNECT_S, SAMPLE, Frame, open_source
+from runtime.video.writer import Write, is_picture, open_output
 
 # How fast separate pictures follow each other in a recorded video, and on a web page.
 PICTURES_FPS = 2.0
@@ -234,7 +234,7 @@ def show_frames(
 
 
 def parse_level(text: str, focal_levels: int) -> int | None:
-    """Turn `--level` into the `level` of `runtime.overlay.gate_panel`.
+    """Turn `--level` into the `level` of `runtime.draw.overlay.gate_panel`.
 
     Args:
         text: "all", "global", "modulator", or the number of a focal level, from 1.
@@ -272,7 +272,7 @@ def open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
     engine, precision, threads = args.engine, args.precision, args.threads
     if engine == AUTO:
         # Measures engines, so that no other run needs it.
-        choose_engine = importlib.import_module("runtime.choice").choose_engine
+        choose_engine = importlib.import_module("runtime.engine_choice").choose_engine
         engine, precision, threads = choose_engine(args.bundle, log=lambda line: print(line, file=sys.stderr))
     return Artifacts(args.bundle, precision=precision, engine=engine, threads=threads), precision
 

@@ -26,13 +26,13 @@ if __name__ == "__main__":
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import open_engine
-from runtime.errors import ConfigError, DataError, run_cli
-from runtime.manifest import ENGINES, PRECISIONS, read_manifest
-from runtime.metrics import softmax
-from runtime.opencv_log import silence_opencv
-from runtime.preprocess import Image, preprocess, read_picture
-from runtime.shipped import default_bundle
+from runtime.bundle.default import default_bundle
+from runtime.bundle.manifest import ENGINES, PRECISIONS, read_manifest
+from runtime.core.errors import ConfigError, DataError, run_cli
+from runtime.engines.engine import open_engine
+from runtime.evaluation.metrics import softmax
+from runtime.images.preprocess import Image, preprocess, read_picture
+from runtime.video.opencv_log import silence_opencv
 
 BAR_DELAY_S = 5.0
 
@@ -136,7 +136,7 @@ def find_pictures(specs: Iterable[str]) -> Iterator[Path]:
 
 def _pictures_in(folder: Path) -> list[Path]:
     # Imported here: one picture needs neither cameras nor videos.
-    from runtime.sources import PICTURE_SUFFIXES
+    from runtime.video.sources import PICTURE_SUFFIXES
 
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
-from runtime.errors import ConfigError, DataError, FocalEdgeError, run_cli
-from runtime.manifest import ENGINES, PRECISIONS
-from runtime.shipped import default_bundle
+from runtime.bundle.default import default_bundle
+from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.core.errors import ConfigError, DataError, FocalEdgeError, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_STARTS = 10
@@ -120,7 +120,7 @@ def measure_cold_start(arguments: Sequence[str], starts: int) -> ColdStart:
         raise ConfigError(f"received {starts} starts; give 1 or more")
     from tqdm import tqdm
 
-    from runtime.metrics import percentile
+    from runtime.evaluation.metrics import percentile
 
     start_once(arguments)
     each = [start_once(arguments) for _ in tqdm(range(starts), unit="start", disable=None, leave=False, delay=5)]
@@ -139,7 +139,7 @@ def write_sample_picture(path: Path) -> None:
     """Write the first frame of the demo's own clip as a picture file."""
     import cv2
 
-    from runtime.sample_clip import sample_frames
+    from runtime.video.sample_clip import sample_frames
 
     if not cv2.imwrite(str(path), next(sample_frames())[..., ::-1]):
         raise FocalEdgeError(f"cannot write {path}; choose a folder that is writable and has room")

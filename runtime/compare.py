@@ -23,35 +23,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Engine
-from runtime.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
-from runtime.files import replacing, write_json
-from runtime.machine import usable_cores
-from runtime.manifest import ENGINES
-from runtime.metrics import Classes
-from runtime.overlay import gate_panel
-from runtime.parity.accuracy import (
+from runtime.bundle.manifest import ENGINES
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.files import replacing, write_json
+from runtime.core.machine import usable_cores
+from runtime.draw.overlay import gate_panel
+from runtime.engines.engine import Engine
+from runtime.evaluation.metrics import Classes
+from runtime.evaluation.sampling import class_balanced_indices
+from runtime.evaluation.split_file import LabelledPictures, read_split
+from runtime.images.preprocess import Image, preprocess
+from runtime.parity.measures.accuracy import (
     accuracy_figures,
     class_figures,
     confusion_figures,
     disagreement_figures,
     largest_disagreements,
 )
-from runtime.parity.answers import NO_CLASS, PairedAnswers, ask
-from runtime.parity.blame import blame_figures, find_ranking
-from runtime.parity.budget import DEFAULT_BUDGET, Budget, read_budget, with_largest_drop
-from runtime.parity.cost import cost_figures
-from runtime.parity.junit import write_junit
-from runtime.parity.leak import leak_figures
-from runtime.parity.robustness import corruption_figures
-from runtime.parity.sight_figures import map_names, sight_figures, worst_places
-from runtime.parity.subject import Pair, Subject, check_classes, describe, open_any, open_precisions
-from runtime.parity.text import to_markdown, to_screen
+from runtime.parity.measures.calibration_leak import leak_figures
+from runtime.parity.measures.cost import cost_figures
+from runtime.parity.measures.layer_error import blame_figures, find_ranking
+from runtime.parity.measures.predictions import NO_CLASS, PairedAnswers, ask
+from runtime.parity.measures.robustness import corruption_figures
+from runtime.parity.measures.sight_figures import map_names, sight_figures, worst_places
+from runtime.parity.pair import Pair, Subject, check_classes, describe, open_any, open_precisions
+from runtime.parity.report.html import PicturePanel, render_report
+from runtime.parity.report.junit import write_junit
+from runtime.parity.report.markdown import to_markdown, to_screen
+from runtime.parity.rules import DEFAULT_BUDGET, Budget, read_budget, with_largest_drop
 from runtime.parity.verdict import WARN, judge
-from runtime.preprocess import Image, preprocess
-from runtime.report_html import PicturePanel, render_report
-from runtime.sampling import class_balanced_indices
-from runtime.split_file import LabelledPictures, read_split
 
 __all__ = ["NO_CLASS", "SCHEMA_VERSION", "compare", "main"]
 
@@ -193,7 +193,7 @@ def sample_indices(labels: Classes, limit: int | None) -> NDArray[np.int64]:
 
 
 def classify(reference: Engine, candidate: Engine, images: Sequence[Image], classes: int) -> PairedAnswers:
-    """Run both engines on every picture; see `runtime.parity.answers.ask`."""
+    """Run both engines on every picture; see `runtime.parity.measures.predictions.ask`."""
     return ask(reference, candidate, images, classes)
 
 

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.errors import FocalEdgeError, run_cli
-from runtime.machine import INSTALL_FOR, INTERPRETERS, RUN_BY, Cpu, Memory, read_cpu, read_memory
-from runtime.manifest import Artifact, Manifest, read_manifest, verified_file
+from runtime.bundle.default import default_bundle
+from runtime.bundle.manifest import Artifact, Manifest, read_manifest, verified_file
+from runtime.core.errors import FocalEdgeError, run_cli
+from runtime.core.machine import INSTALL_FOR, INTERPRETERS, RUN_BY, Cpu, Memory, read_cpu, read_memory
 from runtime.probes import OPENCV_FACTS, CameraDevice, OpenCv, Package, find_cameras, find_package, parse_opencv
-from runtime.shipped import default_bundle
 
 EXIT_CANNOT_RUN = 1
 OLDEST_PYTHON = (3, 11)
@@ -101,7 +101,7 @@ class Diagnosis:
     Attributes:
         found: the machine.
         default: what the demo runs if it is told nothing, `None` if it cannot.
-        auto: what `runtime.choice` chose, `None` if it was not asked or cannot.
+        auto: what `runtime.engine_choice` chose, `None` if it was not asked or cannot.
         problems: the blocking ones first.
     """
 
@@ -278,7 +278,7 @@ def diagnose(bundle: Path, *, measure: bool, log: Callable[[str], None]) -> Diag
 
     Args:
         bundle: folder with manifest.json and artifacts.
-        measure: let `runtime.choice` measure; else it only tells what it measured before.
+        measure: let `runtime.engine_choice` measure; else it only tells what it measured before.
         log: is told why nothing could be chosen.
     """
     found = examine(bundle)
@@ -296,10 +296,12 @@ def diagnose(bundle: Path, *, measure: bool, log: Callable[[str], None]) -> Diag
 
 def _auto(bundle: Path, manifest: Manifest, *, measure: bool) -> str | None:
     # Imported here, as it needs NumPy.
-    from runtime import choice
+    from runtime import engine_choice
 
     made = (
-        choice.choose(bundle, log=lambda _: None, fresh=True) if measure else choice.remembered(choice.plan(manifest))
+        engine_choice.choose(bundle, log=lambda _: None, fresh=True)
+        if measure
+        else engine_choice.remembered(engine_choice.plan(manifest))
     )
     if made is None:
         return None

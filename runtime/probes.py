@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.machine import installed_version
+from runtime.core.machine import installed_version
 
 IMPORT_TIMEOUT_S = 60.0
 OPENCV_FACTS = "import cv2; print(cv2.__version__); print(cv2.getBuildInformation())"

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.artifacts import Artifacts
-from runtime.controls import LAYOUTS, Controls, Settings, Status
-from runtime.errors import ConfigError, SourceError, run_cli
-from runtime.manifest import ENGINES, PRECISIONS
-from runtime.pipeline import Pipeline, Result
-from runtime.sample_clip import sample_frames
-from runtime.sources import is_live, open_source
+from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.bundle.precisions import Artifacts
+from runtime.core.errors import ConfigError, SourceError, run_cli
+from runtime.demo.controls import LAYOUTS, Controls, Settings, Status
+from runtime.demo.pipeline import Pipeline, Result
+from runtime.video.sample_clip import sample_frames
+from runtime.video.sources import is_live, open_source
 
 DEFAULT_FRAMES = 2_000
 # All that is allocated once is by then: caches of the allocator, windows of the last latencies, the clip's second turn.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_bundle import tiny_tflite, write_bundle
+from tests.support.tiny_bundle import tiny_tflite, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def tiny_bundle(tiny_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """PNGs for the data set `folder`, to read only."""
-    from tests.tiny_run import write_picture_folder
+    from tests.support.tiny_run import write_picture_folder
 
     folder = tmp_path_factory.mktemp("pictures")
     write_picture_folder(folder)
@@ -41,7 +41,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated run to read only; tests that change one copy it."""
     from calibration.__main__ import main
-    from tests.tiny_run import write_tiny_run
+    from tests.support.tiny_run import write_tiny_run
 
     folder = tmp_path_factory.mktemp("run")
     write_tiny_run(folder)
@@ -69,9 +69,9 @@ def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def tiny_float(tiny_run: Path) -> Any:
     """The tiny run's network in `tf_keras`, to read only."""
-    from export.fake_quant import build_float
-    from tests.tiny_run import CONFIG
-    from train.weights import read_tensors
+    from export.quantize.fake_quant import build_float
+    from tests.support.tiny_run import CONFIG
+    from train.model.weights import read_tensors
 
     return build_float(CONFIG, read_tensors(tiny_run / "float.safetensors"), "the tiny run")
 
@@ -79,9 +79,9 @@ def tiny_float(tiny_run: Path) -> Any:
 @pytest.fixture(scope="session")
 def tiny_fake_quant(tiny_run: Path, tiny_float: Any) -> Any:
     """The tiny run's network, fake-quantized, to read only."""
-    from calibration.record import read_calibration
-    from export.fake_quant import build_fake_quant
-    from export.schemes import SELECTIVE
-    from tests.tiny_run import CONFIG
+    from calibration.calibration_file import read_calibration
+    from export.quantize.fake_quant import build_fake_quant
+    from export.quantize.schemes import SELECTIVE
+    from tests.support.tiny_run import CONFIG
 
     return build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
+
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "runtime": frozenset(),
     "train": frozenset({"runtime"}),
@@ -53,13 +54,13 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     ("stage", "statement", "package"),
     [
-        ("runtime", "import train.data", "train"),
+        ("runtime", "import train.data.registry", "train"),
         ("runtime", "from export import bundle", "export"),
         ("runtime", "from ..train import data", ".."),
         ("train", "import os, calibration", "calibration"),
-        ("train", "def f():\n    from export.qat import g", "export"),
-        ("calibration", "from export.schemes import x", "export"),
-        ("export", "from tests.tiny_bundle import x", "tests"),
+        ("train", "def f():\n    from export.quantize.qat import g", "export"),
+        ("calibration", "from export.quantize.schemes import x", "export"),
+        ("export", "from tests.support.tiny_bundle import x", "tests"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, stage: str, statement: str, package: str) -> None:
@@ -73,9 +74,9 @@ def test_a_planted_violation_is_found(tmp_path: Path, stage: str, statement: str
 @pytest.mark.parametrize(
     ("stage", "statement"),
     [
-        ("train", "from runtime.errors import DataError"),
+        ("train", "from runtime.core.errors import DataError"),
         ("export", "import train, calibration, runtime"),
-        ("runtime", "from runtime.engine import Outputs"),
+        ("runtime", "from runtime.engines.engine import Outputs"),
         ("runtime", "from .engine import Outputs"),
         ("calibration", "import trains"),
     ],

@@ -16,16 +16,14 @@ from typing import Any
 # Keras prints nothing of its own; TensorFlow's start-up notes are silenced before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.errors import ConfigError, run_cli
-from runtime.files import write_json
-from runtime.metrics import agreement
-from runtime.recording import save_picture
-from runtime.split_file import write_split
-from train.basis import DEFAULT_PRESET, Basis, basis_of
-from train.checkpoint import CHECKPOINT_FILE
-from train.config import PRESETS, TrainConfig, check_recipe, picture_size, recipe_for
-from train.data import DATASETS, add_stream_argument, labelled, load_dataset
-from train.distribute import (
+from runtime.core.errors import ConfigError, run_cli
+from runtime.core.files import write_json
+from runtime.evaluation.metrics import agreement
+from runtime.evaluation.split_file import write_split
+from runtime.video.writer import save_picture
+from train.data.dataset import Dataset, resize_all
+from train.data.registry import DATASETS, add_stream_argument, labelled, load_dataset
+from train.distributed.placement import (
     Placement,
     apart,
     check_batch,
@@ -35,10 +33,12 @@ from train.distribute import (
     supervise,
     with_others,
 )
-from train.fold import fold_weights
+from train.loop.checkpoint import CHECKPOINT_FILE
+from train.model.config import PRESETS, TrainConfig, check_recipe, picture_size, recipe_for
+from train.model.fold_norms import fold_weights
+from train.model.weights import Tensors, weight_arrays, write_tensors
+from train.pretrained.starting_point import DEFAULT_PRESET, Basis, basis_of
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
-from train.splits import Dataset, resize_all
-from train.weights import Tensors, weight_arrays, write_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def _start(basis: Basis, run: Run, dataset: Dataset, args: argparse.Namespace, p
     """Return the weights that a run starts from; `None` for drawn ones, or if it goes on."""
     if basis.source is None or (args.resume and (args.run / CHECKPOINT_FILE).exists()):
         return None
-    from train.source import starting_weights
+    from train.pretrained.init_weights import starting_weights
 
     with apart(placement):
         start = starting_weights(basis.source, run, dataset.train.images)
@@ -114,12 +114,12 @@ def _train(
 ) -> dict[str, object]:
     import keras
 
-    from train.batches import steps_per_epoch
-    from train.confusion import confusion_matrix, write_confusion
-    from train.cost import fraction_of_peak, measure_peak, network_cost
-    from train.device import device_name
-    from train.fit import classify, fit
-    from train.monitor import draw_panels, sample_indices, write_animation
+    from train.data.batches import steps_per_epoch
+    from train.distributed.device import device_name
+    from train.loop.confusion import confusion_matrix, write_confusion
+    from train.loop.fit import classify, fit
+    from train.loop.monitor import draw_panels, sample_indices, write_animation
+    from train.model.cost import fraction_of_peak, measure_peak, network_cost
 
     device = device_name()
     _say(args, f"Keras {keras.__version__} on {keras.backend.backend()}, device {device}")

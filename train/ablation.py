@@ -20,16 +20,16 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.errors import ConfigError, run_cli
-from runtime.files import read_json, write_json
-from runtime.input_spec import InputSpec
-from runtime.sampling import class_balanced_indices
-from train.config import PRESETS, Preset, TrainConfig, find_preset, picture_spec, recipe_for
-from train.data import DATASETS, add_stream_argument, load_dataset
-from train.fold import fold_weights
+from runtime.core.errors import ConfigError, run_cli
+from runtime.core.files import read_json, write_json
+from runtime.evaluation.sampling import class_balanced_indices
+from runtime.images.input_spec import InputSpec
+from train.data.dataset import Dataset, Split
+from train.data.registry import DATASETS, add_stream_argument, load_dataset
+from train.model.config import PRESETS, Preset, TrainConfig, find_preset, picture_spec, recipe_for
+from train.model.fold_norms import fold_weights
+from train.model.weights import weight_arrays, write_tensors
 from train.run import WEIGHTS_FILE, Run, begin_run
-from train.splits import Dataset, Split
-from train.weights import weight_arrays, write_tensors
 
 SETTINGS_FILE = "ablation.json"
 BASELINE = "as it is"
@@ -131,8 +131,8 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
         ConfigError: the folder holds another run.
         TrainingError: a loss or gradient is not finite, or a file cannot be written.
     """
-    from train.cost import network_cost
-    from train.fit import fit
+    from train.loop.fit import fit
+    from train.model.cost import network_cost
 
     begin_run(folder, run, resume=True)
     model, history = fit(run, dataset, folder, resume=True)

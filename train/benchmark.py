@@ -23,17 +23,17 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from runtime.errors import ConfigError, FocalEdgeError, run_cli
-from runtime.metrics import percentile
-from train.batches import Batch, TrainBatches
-from train.config import PRESETS, FocalNetConfig, TrainConfig
-from train.cost import Cost, fraction_of_peak, measure_peak, model_cost
-from train.device import device_name
-from train.fit import compile_model, learning_rate_schedule
-from train.focalnet import build_focalnet
-from train.splits import Split
-from train.trainee import Trainee
-from train.tutorial import build_tutorial, tutorial_batches
+from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.evaluation.metrics import percentile
+from train.data.batches import Batch, TrainBatches
+from train.data.dataset import Split
+from train.distributed.device import device_name
+from train.loop.fit import compile_model, learning_rate_schedule
+from train.loop.training_model import Trainee
+from train.model.config import PRESETS, FocalNetConfig, TrainConfig
+from train.model.cost import Cost, fraction_of_peak, measure_peak, model_cost
+from train.model.focalnet import build_focalnet
+from train.studies.keras_tutorial import build_tutorial, tutorial_batches
 
 Step = Callable[[], object]
 OURS, TUTORIAL = "focaledge", "tutorial"

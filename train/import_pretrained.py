@@ -22,15 +22,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from runtime.errors import ArtifactError, ConfigError, run_cli
-from runtime.files import read_json, sha256_of, write_json
-from train.config import PRESETS, FocalNetConfig, find_preset
-from train.data import DATASETS
-from train.fold import fold_weights
-from train.imagenet import imagenet_labels
-from train.published import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
+from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.files import read_json, sha256_of, write_json
+from train.data.imagenet import imagenet_labels
+from train.data.registry import DATASETS
+from train.model.config import PRESETS, FocalNetConfig, find_preset
+from train.model.fold_norms import fold_weights
+from train.model.weights import Tensors, listed, write_tensors
+from train.pretrained.checkpoint_names import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Run, write_run
-from train.weights import Tensors, listed, write_tensors
 
 IMPORT_FILE = "import.json"
 SAFETENSORS = ".safetensors"

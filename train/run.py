@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import ArtifactError, ConfigError, TrainingError
-from runtime.files import read_json, write_json
-from train.checkpoint import CHECKPOINT_FILE
-from train.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, picture_size
-from train.fold import folded
+from runtime.core.errors import ArtifactError, ConfigError, TrainingError
+from runtime.core.files import read_json, write_json
+from train.loop.checkpoint import CHECKPOINT_FILE
+from train.model.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, picture_size
+from train.model.fold_norms import folded
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -49,7 +49,7 @@ class Run:
         preset: name of the preset that it started from.
         model: the network, with the data set's number of classes.
         recipe: the training recipe.
-        dataset: name of the data set, as `train.data.load_dataset` takes it.
+        dataset: name of the data set, as `train.data.registry.load_dataset` takes it.
         labels: class names; the index is the label.
         lengthened_after: epochs that it was planned for before, if it was made longer: up to each of them its rate
             followed the cosine of that length.

@@ -24,17 +24,17 @@ import numpy as np
 
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.candidate import FLOOR, Candidate
-from export.bench.floor import make_floor
+from export.bench.lower_bound import make_floor
 from export.bench.ours import make_ours
 from export.bench.peers import FAMILIES, installed_version, make_peers
 from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_reports
-from export.bench.subject import Subject, load_subject
-from export.untrained import make_untrained_bundle
+from export.bench.setup import Subject, load_subject
+from export.bench.untrained import make_untrained_bundle
 from runtime.benchmark import Latency, Timed, measure
-from runtime.errors import ConfigError, run_cli
-from runtime.litert import load_interpreter
-from runtime.machine import cpu_model
-from runtime.preprocess import Image
+from runtime.core.errors import ConfigError, run_cli
+from runtime.core.machine import cpu_model
+from runtime.engines.tflite import load_interpreter
+from runtime.images.preprocess import Image
 
 DEFAULT_PICTURES = 2000
 DEFAULT_ROUNDS = 200

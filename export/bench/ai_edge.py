@@ -10,7 +10,7 @@ from ai_edge_quantizer import quantizer, recipe
 
 from export.bench.candidate import Candidate, FloatNetwork
 from export.bench.tflite import TFLiteClassifier, convert
-from runtime.litert import load_interpreter
+from runtime.engines.tflite import load_interpreter
 
 
 def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:

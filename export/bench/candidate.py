@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
 
 OURS_PREFIX = "FocalEdge"
 OURS = f"{OURS_PREFIX} int8"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from export.bench.candidate import OURS, OURS_PREFIX, Candidate
 from export.bench.peers import installed_version
 from export.bundle import QAT_WEIGHTS_FILE, copy_sources, write_artifacts
-from export.scheme_file import read_scheme, write_scheme
-from export.schemes import SCHEMES, Scheme
-from runtime.engine import open_engine
-from runtime.manifest import PRECISIONS, read_manifest, verified_file
+from export.quantize.scheme_file import read_scheme, write_scheme
+from export.quantize.schemes import SCHEMES, Scheme
+from runtime.bundle.manifest import PRECISIONS, read_manifest, verified_file
+from runtime.engines.engine import open_engine
 from train.run import read_run
 
 FACE = "uint8 input; logits, gates and modulator out"

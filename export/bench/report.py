@@ -34,7 +34,7 @@ from export.accuracy import Accuracy
 from export.bench.candidate import FLOOR, OURS, OURS_PREFIX, NotMeasured
 from export.label_column import label_beside
 from runtime.benchmark import Latency, speedup
-from runtime.files import replacing, write_json
+from runtime.core.files import replacing, write_json
 
 SCHEMA_VERSION = 1
 OURS_COLOUR, PEER_COLOUR, FLOOR_COLOUR = "#d1495b", "#30638e", "#6c757d"

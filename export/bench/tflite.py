@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from export.bench.candidate import Candidate, FloatNetwork
-from runtime.litert import load_interpreter
+from runtime.engines.tflite import load_interpreter
 
 
 def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:

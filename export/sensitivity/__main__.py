@@ -23,10 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from calibration.calibration_file import read_calibration
 from calibration.observers import Range
-from calibration.record import read_calibration
-from export.fake_quant import build_float
-from export.schemes import SELECTIVE
+from export.quantize.fake_quant import build_float
+from export.quantize.schemes import SELECTIVE
 from export.sensitivity.budget import Search, check_budget, search_float_layers
 from export.sensitivity.curve import (
     Examiner,
@@ -40,19 +40,19 @@ from export.sensitivity.curve import (
 from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
 from export.sensitivity.ranking import Judge, Sensitivity, rank_products
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
-from export.sensitivity.switched import build_switched
-from runtime.errors import ConfigError, run_cli
-from runtime.files import write_json
-from runtime.litert import load_interpreter
-from runtime.machine import cpu_model
-from runtime.metrics import Classes, agreement
-from runtime.preprocess import Image
-from runtime.sampling import class_balanced_indices
-from runtime.split_file import check_class_names
-from train.data import load_data_of
+from export.sensitivity.switchable import build_switched
+from runtime.core.errors import ConfigError, run_cli
+from runtime.core.files import write_json
+from runtime.core.machine import cpu_model
+from runtime.engines.tflite import load_interpreter
+from runtime.evaluation.metrics import Classes, agreement
+from runtime.evaluation.sampling import class_balanced_indices
+from runtime.evaluation.split_file import check_class_names
+from runtime.images.preprocess import Image
+from train.data.dataset import resize_all
+from train.data.registry import load_data_of
+from train.model.weights import read_tensors
 from train.run import WEIGHTS_FILE, Run, read_run
-from train.splits import resize_all
-from train.weights import read_tensors
 
 FOLDER = "sensitivity"
 SENSITIVITY_FILE = "sensitivity.json"

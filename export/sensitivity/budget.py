@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from export.sensitivity.ranking import Answers
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import numpy as np
 from calibration.observers import Range
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bundle import convert_audited, describe_run
-from export.quantized import QuantizedNetwork
-from export.schemes import Scheme
-from export.tflite import convert_float
+from export.quantize.network import QuantizedNetwork
+from export.quantize.schemes import Scheme
+from export.tflite.convert import convert_float
 from runtime.benchmark import Latency, measure
-from runtime.litert import LiteRTEngine
-from runtime.metrics import Classes
-from runtime.preprocess import Image
+from runtime.engines.tflite import LiteRTEngine
+from runtime.evaluation.metrics import Classes
+from runtime.images.preprocess import Image
 from train.run import Run
 
 TIMED_PICTURES = 8

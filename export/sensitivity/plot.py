@@ -13,7 +13,7 @@ from export.label_column import label_beside
 from export.sensitivity.curve import Point
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.report import Budget, Report
-from runtime.files import replacing
+from runtime.core.files import replacing
 
 RANKING_FILE = "sensitivity.png"
 CURVE_FILE = "curve.png"

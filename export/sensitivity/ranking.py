@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.accuracy import Accuracy, accuracy_of
-from export.qat import divergence_nats, logits
-from export.sensitivity.switched import SwitchedNetwork
-from runtime.metrics import Classes
-from runtime.preprocess import Image
+from export.quantize.qat import divergence_nats, logits
+from export.sensitivity.switchable import SwitchedNetwork
+from runtime.evaluation.metrics import Classes
+from runtime.images.preprocess import Image
 
 # Of every product the input is held at once.
 SQNR_BATCH_SIZE = 50

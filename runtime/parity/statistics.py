@@ -14,8 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError, FocalEdgeError
-from runtime.metrics import Classes, Floats, softmax
+from runtime.core.errors import ConfigError, FocalEdgeError
+from runtime.evaluation.metrics import Classes, Floats, softmax
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000

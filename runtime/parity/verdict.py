@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.parity.budget import RULES, Budget, Limit, Rule
+from runtime.parity.rules import RULES, Budget, Limit, Rule
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
 # On fewer pictures, a drop of half a percentage point is one picture or none.

@@ -14,7 +14,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
 from runtime.web.address import Address, is_loopback
 
 MIN_TOKEN_CHARACTERS = 16

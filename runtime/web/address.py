@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535

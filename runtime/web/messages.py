@@ -7,8 +7,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runtime.controls import Action, Command, Status, changed
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
+from runtime.demo.controls import Action, Command, Status, changed
 
 # "snapshot" is saved by the browser. Nobody on a network may end the program.
 ACTIONS: tuple[Action, ...] = ("level", "layout", "precision", "compare", "record")

@@ -16,11 +16,11 @@ from pathlib import Path
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from runtime.controls import Controls
-from runtime.errors import ConfigError
+from runtime.core.errors import ConfigError
+from runtime.demo.controls import Controls
 from runtime.web.access import Access, same_origin
+from runtime.web.latest_image import Newest
 from runtime.web.messages import NEXT, checked_command, error_message, read_message
-from runtime.web.newest import Newest
 
 PAGE = Path(__file__).with_name("page")
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

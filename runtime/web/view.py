@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from socket import socket
 
-from runtime.controls import Controls, Status
-from runtime.errors import ConfigError
-from runtime.preprocess import Image
+from runtime.core.errors import ConfigError
+from runtime.demo.controls import Controls, Status
+from runtime.images.preprocess import Image
 from runtime.web.access import Access, access_for
 from runtime.web.address import listen, page_url, parse_address
-from runtime.web.newest import Newest
+from runtime.web.latest_image import Newest
 
 JOIN_S = 5.0
 

@@ -1,0 +1,73 @@
+"""The representative dataset: which training pictures the activation ranges are measured on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.core.errors import ConfigError
+from train.data.dataset import Split, draw
+
+
+@dataclass(frozen=True, eq=False)
+class RepresentativeSet:
+    """Class-balanced pictures of the training split.
+
+    Attributes:
+        images: uint8 `[N, H, W, 3]` RGB.
+        ids: their names in the data set.
+        sha256: hash over ids and pixels, 64 hexadecimal digits.
+    """
+
+    images: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    sha256: str
+
+
+def draw_representative_set(train: Split, pictures: int, seed: int) -> RepresentativeSet:
+    """Draw the same number of pictures from every class, give or take one.
+
+    Args:
+        train: the training split; never the test split, whose figures the choice would flatter.
+        pictures: how many, 1 to the size of the split.
+        seed: the same seed draws the same pictures.
+
+    Returns:
+        The pictures, in the order of the split; fewer, if some on disk cannot be read.
+
+    Raises:
+        ConfigError: no picture is asked for, or more than there are.
+    """
+    if not 1 <= pictures <= len(train.labels):
+        raise ConfigError(
+            f"received {pictures} calibration pictures; "
+            f"expected 1 to {len(train.labels)}, the size of the training split"
+        )
+    sample = draw(train, pictures, seed)
+    return RepresentativeSet(sample.images, sample.ids, hash_of(sample.ids, sample.images))
+
+
+def named_representative_set(train: Split, ids: Sequence[str]) -> RepresentativeSet | None:
+    """Find pictures of the training split by their names, in the order of the names; none if one is not there."""
+    places = places_of(train, ids)
+    if len(places) < len(ids):
+        return None
+    images = train.images[np.array([places[name] for name in ids])]
+    return RepresentativeSet(images, tuple(ids), hash_of(ids, images))
+
+
+def places_of(train: Split, ids: Sequence[str]) -> dict[str, int]:
+    """Return the places in the training split of those pictures that are there, by name."""
+    named = set(ids)
+    return {name: index for index, name in enumerate(train.ids) if name in named}
+
+
+def hash_of(ids: Sequence[str], images: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 over names and pixels, as 64 hexadecimal digits."""
+    digest = hashlib.sha256("\n".join(ids).encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    return digest.hexdigest()

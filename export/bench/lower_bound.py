@@ -1,0 +1,120 @@
+"""The floor under an int8 artifact's latency: its int8 convolutions, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from export.bench.candidate import OURS
+from runtime.benchmark import Timed
+from runtime.bundle.manifest import read_manifest, verified_file
+from runtime.core.errors import ArtifactError
+from runtime.engines.tflite import load_interpreter
+
+
+def products_alone(flatbuffer: bytes) -> bytes:
+    """Take everything but the int8 convolutions away from a TFLite model.
+
+    What is left are the very operators, with their kernels, biases, fused ReLUs and shapes, in their order. One that
+    read what was taken away reads the last product of that shape before it instead, or, where there is none, an input
+    of the model; convolutions that read one tensor go on reading one tensor. A product that nothing reads is an output
+    of the model, so that no interpreter may leave it out. The logits mean nothing; int8 arithmetic takes as long
+    whatever the values are.
+
+    Args:
+        flatbuffer: an int8 artifact.
+
+    Returns:
+        A model of `CONV_2D` operators alone, int8 in and out.
+
+    Raises:
+        ArtifactError: the model has no int8 convolution.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    graph = model.subgraphs[0]
+    products = [operator for operator in graph.operators if _is_int8_convolution(model, operator)]
+    if not products:
+        raise ArtifactError(
+            "received a TFLite model without an int8 convolution; expected the int8 artifact of a bundle"
+        )
+    stands_for: dict[int, int] = {}
+    last_of_shape: dict[tuple[int, ...], int] = {}
+    for operator in products:
+        (source, *constants), (target,) = operator.inputs, operator.outputs
+        if source not in stands_for:
+            stands_for[source] = last_of_shape.get(_shape(graph, source), source)
+        operator.inputs = [stands_for[source], *constants]
+        stands_for[target] = last_of_shape[_shape(graph, target)] = target
+    read, written = {operator.inputs[0] for operator in products}, {operator.outputs[0] for operator in products}
+    graph.operators = products
+    graph.inputs, graph.outputs = sorted(read - written), sorted(written - read)
+    model.signatureDefs = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def product_macs(flatbuffer: bytes) -> int:
+    """Count the multiply-accumulates of a model's int8 convolutions, padding included."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    graph = model.subgraphs[0]
+    return sum(
+        math.prod(_shape(graph, operator.outputs[0])[:-1]) * math.prod(_shape(graph, operator.inputs[1]))
+        for operator in graph.operators
+        if _is_int8_convolution(model, operator)
+    )
+
+
+def make_floor(bundle: Path, folder: Path) -> tuple[Callable[[int], Timed], str]:
+    """Take all but the products from the int8 artifact.
+
+    Args:
+        bundle: with the artifact.
+        folder: where what is left goes.
+
+    Returns:
+        What opens it, and a sentence on what it is.
+    """
+    artifact = verified_file(bundle, read_manifest(bundle).artifact("int8")).read_bytes()
+    path = folder / "products_alone.tflite"
+    path.write_bytes(products_alone(artifact))
+    what = (
+        f"the int8 convolutions of {OURS}, {product_macs(artifact):,} multiply-accumulates, with their biases and "
+        "fused ReLUs, chained into one graph of nothing else: no depthwise convolution, as those are float there, and "
+        "no handing over of picture and logits; its latency alone, as what it computes means nothing"
+    )
+    return partial(ProductsAlone, path), what
+
+
+class ProductsAlone:
+    """A model of `products_alone`, opened, its inputs set once: what a run takes is the products' time."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Open `path` for so many CPU threads."""
+        _, interpreter_class = load_interpreter()
+        self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+        self._interpreter.allocate_tensors()
+        generator = np.random.default_rng(0)
+        for detail in self._interpreter.get_input_details():
+            values = generator.integers(-128, 128, detail["shape"], dtype=np.int8)
+            self._interpreter.set_tensor(detail["index"], values)
+
+    def run(self, image: NDArray[np.uint8], /) -> None:
+        """Compute the products; the picture is of no account."""
+        self._interpreter.invoke()
+
+
+def _is_int8_convolution(model: Any, operator: Any) -> bool:
+    graph, code = model.subgraphs[0], model.operatorCodes[operator.opcodeIndex].builtinCode
+    types = {graph.tensors[index].type for index in (*operator.inputs[:2], *operator.outputs)}
+    return code == schema.BuiltinOperator.CONV_2D and types == {schema.TensorType.INT8}
+
+
+def _shape(graph: Any, tensor: int) -> tuple[int, ...]:
+    return tuple(int(side) for side in graph.tensors[tensor].shape)

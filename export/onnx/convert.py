@@ -1,0 +1,201 @@
+"""ONNX artifacts: the networks of the TFLite ones behind the same face, converted by tf2onnx and then rewritten.
+
+The int8 one is converted from the fake-quantized network that the TFLite one is. So both quantize the same tensors over
+the same ranges; only how a runtime rounds inside its kernels may differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import tf2onnx
+import tf_keras
+from numpy.typing import NDArray
+from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
+from tf2onnx.optimizer.identity_optimizer import IdentityOptimizer
+from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
+
+from export.onnx.merge_products import constant_node, numbers_of
+from export.onnx.rewrite import rewrite
+from export.quantize.interface import Face, FloatMaps
+from export.quantize.network import QuantizedNetwork
+from export.quantize.rounding import TINY
+from export.tflite.passes import layer_of
+from train.model.config import FocalNetConfig
+
+CONVERTED_OPSET = 18  # the newest that tf2onnx knows
+OPSET = 20  # the first with Gelu
+# Not the one that moves transposes: the rewrite reads what they stand around.
+OPTIMIZERS = (ConstFoldOptimizer, MergeDuplicatedNodesOptimizer, IdentityOptimizer)
+
+
+def convert_float(model: Any, config: FocalNetConfig, properties: Mapping[str, Any]) -> bytes:
+    """Convert a float network, of `build_float`, to an ONNX artifact.
+
+    Args:
+        model: the network.
+        config: its configuration.
+        properties: what to say of it in the file, as JSON, by name.
+
+    Returns:
+        The file: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`, float32.
+    """
+    return _convert(Face(model, config, FloatMaps()), _names(model), properties, (), round_all=False)
+
+
+def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> bytes:
+    """Convert a network to an int8 ONNX artifact.
+
+    Args:
+        network: what `export.tflite.convert.convert_int8` takes too.
+        properties: what to say of it in the file, as JSON, by name.
+
+    Returns:
+        The file, as of `convert_float`: kernels are stored as int8, and activations quantized where the scheme says so.
+
+    Raises:
+        ArtifactError: the calibration lacks a range that the scheme needs.
+    """
+    round_all = network.scheme.activations == "all"
+    return _convert(network.face, _names(network.model), properties, network.stored, round_all)
+
+
+def _names(model: Any) -> list[str]:
+    return [layer.name for layer in model.layers]
+
+
+def _convert(
+    face: Face, layers: Sequence[str], properties: Mapping[str, Any], int8: Collection[str], round_all: bool
+) -> bytes:
+    converted, _ = tf2onnx.convert.from_keras(
+        _Classifier(face),
+        input_signature=[face.image],
+        opset=CONVERTED_OPSET,
+        custom_op_handlers={"Erfc": (_erfc, [])},
+        optimizers={each.__name__: each for each in OPTIMIZERS},
+    )
+    model = ir.from_proto(onnx.version_converter.convert_version(converted, OPSET))
+    _order(model.graph)
+    for node in model.graph:
+        node.name = f"{layer_of([node.name or ''], layers)}/{node.op_type}"
+    _add_biases(model.graph)
+    _store_int8(model.graph, {f"{layer}/Conv" for layer in int8})
+    rewrite(model, round_all)
+    _name(model.graph)
+    model.metadata_props.update({name: json.dumps(value) for name, value in properties.items()})
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return bytes(proto.SerializeToString())
+
+
+class _Classifier(tf_keras.Model):
+    """A face as tf2onnx takes it."""
+
+    def __init__(self, face: Face) -> None:
+        super().__init__(name="focalnet")
+        self._face = face
+
+    def call(self, image: Any, training: bool = False) -> dict[str, Any]:
+        return self._face.classify(image)
+
+
+def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write TensorFlow's `erfc(x)`, which is in its GELU, as `1 - erf(x)`: ONNX has no other."""
+    (x,), outputs, shapes, dtypes = node.input, node.output, node.output_shapes, node.output_dtypes
+    ctx.remove_node(name)
+    erf = ctx.make_node("Erf", [x])
+    one = ctx.make_const(f"{name}/one", np.array(1.0, np.float32))
+    ctx.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _order(graph: ir.Graph) -> None:
+    """Order nodes and initializers by their use: tf2onnx goes by names, in which it counts a process' conversions."""
+    ordered: dict[ir.Node, None] = {}
+    stack = [output.producer() for output in reversed(graph.outputs)]
+    while stack:
+        node = stack[-1]
+        waiting = [value.producer() for value in node.inputs if value is not None] if node is not None else []
+        waiting = [each for each in waiting if each is not None and each not in ordered]
+        if node is None or node in ordered or not waiting:
+            if node is not None:
+                ordered.setdefault(node)
+            stack.pop()
+        else:
+            stack += reversed(waiting)
+    graph.remove(list(graph))
+    graph.extend(ordered)
+    used = dict.fromkeys(
+        value for node in ordered for value in node.inputs if value is not None and value.is_initializer()
+    )
+    graph.initializers.clear()
+    for value in used:
+        graph.register_initializer(value)
+
+
+def _add_biases(graph: ir.Graph) -> None:
+    """Give back the biases that are 0, which TensorFlow leaves out: the rewrite knows products with a bias."""
+    nodes: list[Any] = list(graph)
+    for node in nodes:
+        if node.op_type == "Conv" and len(node.inputs) == 2 and node.attributes.get_int("group", 1) == 1:
+            constant = constant_node(np.zeros(node.inputs[1].shape[0], np.float32))
+            graph.insert_before(node, constant)
+            node.resize_inputs(3)
+            node.replace_input_with(2, constant.outputs[0])
+
+
+def _store_int8(graph: ir.Graph, convolutions: Collection[str]) -> None:
+    """Store the kernels of convolutions as int8, one scale per output channel, and their biases as int32."""
+    nodes: list[Any] = list(graph)
+    for node in nodes:
+        if node.op_type != "Conv" or node.name not in convolutions:
+            continue
+        kernel, *bias = map(numbers_of, node.inputs[1:])  # [out, in, h, w]; [out]
+        scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)) / np.float32(127.0), TINY)  # [out]
+        stored = np.rint(kernel / scale[:, None, None, None]).astype(np.int8)
+        node.replace_input_with(1, _dequantized(node, stored, scale))
+        scales = [scale * source for source in _input_scales(node)]
+        for values, each in zip(bias, scales, strict=False):
+            node.replace_input_with(2, _dequantized(node, np.rint(values / each).astype(np.int32), each))
+
+
+def _input_scales(node: Any) -> list[NDArray[np.float32]]:
+    """Return the scale of the int8 tensor that a convolution reads, past a transpose; none if it reads float."""
+    source = node.inputs[0].producer()
+    if source is not None and source.op_type == "Transpose":
+        source = source.inputs[0].producer()
+    if source is None or source.op_type != "DequantizeLinear":
+        return []
+    return [source.inputs[1].const_value.numpy()]
+
+
+def _dequantized(reader: Any, stored: NDArray[Any], scale: NDArray[np.float32]) -> ir.Value:
+    """Add constants and, before their reader, what dequantizes them along their first axis."""
+    # ONNX Runtime fuses no product whose zero points are left out.
+    values = (stored, scale, np.zeros(scale.shape, stored.dtype))
+    constants = [constant_node(each) for each in values]
+    dequantize = ir.node("DequantizeLinear", [each.outputs[0] for each in constants], {"axis": 0})
+    dequantize.outputs[0].shape, dequantize.outputs[0].dtype = ir.Shape(stored.shape), ir.DataType.FLOAT
+    reader.graph.insert_before(reader, [*constants, dequantize])
+    return dequantize.outputs[0]
+
+
+def _name(graph: ir.Graph) -> None:
+    """Name nodes apart, and values by numbers and without their shapes: they would be a fifth of a small artifact."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        layer, named, _ = (node.name or "").rpartition("/")
+        name = f"{layer}/{node.op_type}" if named else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
+    inner = [value for node in graph for value in node.outputs if value not in graph.outputs]
+    for value in inner:
+        value.shape = value.type = None
+    for index, value in enumerate([*graph.initializers.values(), *inner]):
+        value.name = str(index)

@@ -1,0 +1,1 @@
+"""Quantization: schemes, fake quantization, quantization-aware training."""

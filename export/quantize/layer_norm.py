@@ -1,0 +1,66 @@
+"""LayerNorm in the few operations that a delegate runs where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from calibration.observers import Range
+from export.quantize.rounding import fake_quantize
+
+
+class ChannelNorm(tf_keras.layers.LayerNormalization):
+    """LayerNorm over the last axis, `(x - E[x]) / sqrt(Var[x] + epsilon)`, then scale and offset if it has them.
+
+    Keras' own computes it by a fused BatchNorm, for which converters transpose the tensor, take sums along its
+    slowest axis, and transpose it back.
+    """
+
+    def __init__(self, ranges: Mapping[str, Range] | None = None, **config: Any) -> None:
+        """Take LayerNormalization's arguments and, if the steps are int8 too, the range of each.
+
+        Args:
+            ranges: `(low, high)` by the step's name, as in `calibration.inner_tensors.norm_steps`; none: float.
+            config: what Keras' own takes.
+        """
+        super().__init__(**config)
+        self._ranges = dict(ranges or {})
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Normalise each token of `inputs`, float32 `[..., C]`."""
+        mean = self._step("mean", tf.reduce_mean(inputs, axis=-1, keepdims=True))
+        centred = self._step("centred", inputs - mean)
+        square = self._step("square", centred * centred if self._ranges else tf.square(centred))
+        variance = self._step("variance", tf.reduce_mean(square, axis=-1, keepdims=True))
+        if not self._ranges:
+            variance = variance + self.epsilon
+        elif training:
+            # Int8 may round a variance to 0, whose rsqrt ends at its range's end; its gradient would not be finite.
+            variance = tf.maximum(variance, self.epsilon)
+        rsqrt = self._step("rsqrt", tf.math.rsqrt(variance))
+        x = centred * rsqrt
+        if self.scale:
+            x = self._step("normalised", x) * self.gamma
+        return self._step("scaled", x) + self.beta if self.center else x
+
+    def _step(self, name: str, values: Any) -> Any:
+        return fake_quantize(values, self._ranges[name]) if self._ranges else values
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {"ranges": self._ranges}
+
+
+def lower_layer_norms(model: Any) -> Any:
+    """Return a copy of a `tf_keras` functional model whose LayerNorms are `ChannelNorm`s, its weights copied."""
+
+    def lower(layer: Any) -> Any:
+        kind = type(layer)
+        return (ChannelNorm if kind is tf_keras.layers.LayerNormalization else kind).from_config(layer.get_config())
+
+    copy = tf_keras.models.clone_model(model, clone_function=lower)
+    copy.set_weights(model.get_weights())
+    return copy

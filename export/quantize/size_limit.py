@@ -1,0 +1,48 @@
+"""The size at which a network no longer fits into one artifact."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from runtime.core.errors import ArtifactError, ConfigError
+
+# The offsets of a FlatBuffer are signed 32-bit numbers, and protobuf, of which ONNX files are, has the same limit.
+LIMIT_BYTES = 1 << 31
+BYTES_PER_GB = 10**9
+
+
+def check_weights_fit(path: Path) -> None:
+    """Hold the weights of a safetensors file to what an artifact can hold; its header alone is read.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+        ConfigError: it has too many.
+    """
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            names = tensors.keys()
+            parameters = sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist; make it with `python -m train`") from error
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it anew") from error
+    check_parameters_fit(parameters)
+
+
+def check_parameters_fit(parameters: int) -> None:
+    """Hold a network to what an artifact can hold: even one that is to be int8 is float32 on the way.
+
+    Raises:
+        ConfigError: so many parameters are too many.
+    """
+    size_bytes = parameters * np.dtype(np.float32).itemsize
+    if size_bytes > LIMIT_BYTES:
+        raise ConfigError(
+            f"received a network of {parameters:,} parameters, {size_bytes / BYTES_PER_GB:.2f} GB as float32; expected "
+            f"at most {LIMIT_BYTES / BYTES_PER_GB:.2f} GB, as neither a TFLite nor an ONNX file can be larger: "
+            "take a smaller network"
+        )

@@ -1,0 +1,124 @@
+"""The float network with every int8 product behind a switch, so that quantizing one needs no other graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from calibration.observers import Range
+from export.quantize.fake_quant import quantized_ranges
+from export.quantize.float_layers import fused_relu, int8_products, source_of
+from export.quantize.rounding import fake_quantize, round_bias
+from export.quantize.schemes import Rule, match_rules
+from runtime.core.errors import ConfigError
+from train.model.config import FocalNetConfig
+
+
+class SwitchedProduct(tf_keras.layers.Layer):
+    """A convolution in float or, once switched, as its int8 self: its input, its kernel and its output quantized.
+
+    Its ReLU is part of it where the two run as one int8 product, in that the output's range begins at 0.
+    """
+
+    def __init__(self, product: Any, source: Range, target: Range, rectified: bool) -> None:
+        """Take a `Conv2D`, the ranges its input and output are quantized over, and whether a ReLU is fused into it."""
+        super().__init__(name=product.name)
+        self.product = product
+        self._source, self._target, self._rectified = source, target, rectified
+        self.int8 = tf.Variable(False, trainable=False)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the kernel and the bias."""
+        self.product.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        """Convolve float32 `[B, H, W, C]`."""
+        return tf.cond(self.int8, lambda: self.quantized(x), lambda: self.product(x))
+
+    def exact(self, x: Any) -> Any:
+        """Convolve in float, and apply the ReLU that is part of the int8 product."""
+        y = self.product(x)
+        return tf.nn.relu(y) if self._rectified else y
+
+    def quantized(self, x: Any) -> Any:
+        """Convolve as in int8."""
+        product = self.product
+        reach = tf.maximum(tf.reduce_max(tf.abs(product.kernel), axis=(0, 1, 2)), 1e-12)  # [out]
+        kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            product.kernel, -reach, reach, narrow_range=True
+        )
+        y = product.convolution_op(fake_quantize(x, self._source), kernel)
+        y = tf.nn.bias_add(y, round_bias(product.bias, self._source, product.kernel))
+        return fake_quantize(y, self._target)
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchedNetwork:
+    """A network whose products can be int8 or float, each by itself.
+
+    Attributes:
+        model: from `image`, as `build_focalnet`'s, to logits.
+        products: their names, in the network's order.
+    """
+
+    model: Any
+    products: tuple[str, ...]
+
+    def switch(self, int8: Collection[str]) -> None:
+        """Make these products int8 and all others float.
+
+        Raises:
+            ConfigError: there is no product of such a name.
+        """
+        if unknown := sorted(set(int8) - set(self.products)):
+            raise ConfigError(f"received products {unknown}; expected some of {', '.join(self.products[:6])}, ...")
+        for name in self.products:
+            self.model.get_layer(name).int8.assign(name in int8)
+
+
+def build_switched(
+    model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], rules: Iterable[Rule]
+) -> SwitchedNetwork:
+    """Put every product of a scheme behind a switch, all of them float at first.
+
+    With all switched it computes what `build_fake_quant`'s network does: the other layers that a scheme names
+    only say where a product's input is quantized.
+
+    Args:
+        model: a `tf_keras` model of `build_float`; it is copied.
+        config: its configuration.
+        ranges: calibrated `(min, max)` of layers' outputs.
+        rules: those of a scheme.
+
+    Returns:
+        The network.
+
+    Raises:
+        ArtifactError: the calibration lacks a range that the scheme needs.
+        ConfigError: the scheme has an int8 product read what is not int8.
+    """
+    matched = match_rules(rules, [layer.name for layer in model.layers])
+    ends = quantized_ranges(matched, config, ranges)
+    int8 = frozenset(int8_products(matched))
+    products = tuple(layer.name for layer in model.layers if layer.name in int8)
+
+    def switched(layer: Any) -> Any:
+        copy = type(layer).from_config(layer.get_config())
+        if layer.name not in products:
+            return copy
+        source = source_of(layer).name
+        if source not in ends:
+            raise ConfigError(f"{layer.name} reads {source}, which has no rule; expected one, as int8 reads int8")
+        relu = fused_relu(layer, matched)
+        return SwitchedProduct(copy, ends[source], ends[relu or layer.name], relu is not None)
+
+    clone = tf_keras.models.clone_model(model, clone_function=switched)
+    for layer in model.layers:
+        copy = clone.get_layer(layer.name)
+        (copy.product if layer.name in products else copy).set_weights(layer.get_weights())
+    return SwitchedNetwork(clone, products)

@@ -1,0 +1,241 @@
+"""Passes over a converted model: what the contract promises, and what the CPU delegate takes whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from export.quantize.fake_quant import PREFIX
+from export.quantize.schemes import FACE
+from runtime.core.errors import ArtifactError
+
+HYBRID_CONV_VERSION = 5  # the first that reads float and has one scale per output channel
+
+
+def finish(flatbuffer: bytes, every_tensor: bool = False) -> bytes:
+    """Make a converted model what the contract promises and the CPU delegate takes whole.
+
+    Args:
+        flatbuffer: a TFLite model with one signature, as the converter wrote it.
+        every_tensor: whether it is to have no float tensor: its outputs are int8 then, and so are its GELUs.
+
+    Returns:
+        The same network, its inputs and outputs named by the signature, its pixels int8 from the start
+        where they are to be, and its GELUs in float.
+
+    Raises:
+        ArtifactError: the model has not exactly one signature.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    _name_inputs_and_outputs(model)
+    _read_pixels_as_int8(model)
+    if every_tensor:
+        _return_int8(model)
+    else:
+        _compute_gelu_in_float(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def layer_of(tensors: Iterable[str], layers: Collection[str]) -> str:
+    """Find the layer that an operator belongs to.
+
+    Converters name a tensor by its path in the network, such as
+    `focalnet/quant_stage0.block0.norm1/Reshape`. To one that several operations were fused into they give all
+    the names, the last operation's first: `focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D`.
+
+    Args:
+        tensors: names of the operator's outputs.
+        layers: names of the network's layers.
+
+    Returns:
+        The last layer named, which is that of the product where an activation is fused into it; `FACE` if
+        there is none.
+    """
+    parts = [part.removeprefix(PREFIX) for name in tensors for part in re.split("[/;]", name)]
+    return next((part for part in reversed(parts) if part in layers), FACE)
+
+
+def _name_inputs_and_outputs(model: Any) -> None:
+    """Name tensors as the signature does: converters call them `StatefulPartitionedCall:0` and the like."""
+    signatures = model.signatureDefs or []
+    if len(signatures) != 1:
+        raise ArtifactError(f"received a model with {len(signatures)} signatures; expected exactly one")
+    for each in [*signatures[0].inputs, *signatures[0].outputs]:
+        model.subgraphs[0].tensors[each.tensorIndex].name = each.name
+
+
+def _read_pixels_as_int8(model: Any) -> None:
+    """Turn uint8 pixels that are cast, scaled and quantized to int8 into int8 ones by one operation.
+
+    Where the scaling is the quantization's own scale, as 1/255 is, all three only subtract 128.
+    """
+    graph, builtin = model.subgraphs[0], schema.BuiltinOperator
+    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+    if kinds[:3] != [builtin.CAST, builtin.MUL, builtin.QUANTIZE]:
+        return
+    cast, multiply, quantize = graph.operators[:3]
+    factors = model.buffers[graph.tensors[multiply.inputs[1]].buffer].data
+    target = graph.tensors[quantize.outputs[0]].quantization
+    read = [i for operator in graph.operators[3:] for i in operator.inputs]
+    if (
+        factors is None
+        or not np.allclose(np.frombuffer(bytes(factors), np.float32), target.scale[0], rtol=1e-6)
+        or list(target.zeroPoint) != [-128]
+        or {*cast.outputs, *multiply.outputs} & set(read)
+    ):
+        return
+    picture = schema.QuantizationParametersT()
+    picture.scale, picture.zeroPoint = target.scale, np.zeros(1, np.int64)
+    graph.tensors[cast.inputs[0]].quantization = picture
+    quantize.inputs = cast.inputs
+    graph.operators = graph.operators[2:]
+
+
+def quantize_weights(flatbuffer: bytes, layers: Collection[str]) -> bytes:
+    """Store the kernels of some products of a float model as int8; they quantize what they read as it comes.
+
+    Args:
+        flatbuffer: a float TFLite model.
+        layers: the names of the products, each a convolution.
+
+    Returns:
+        The model, these kernels symmetric, with one scale per output channel, `max |w| / 127`.
+
+    Raises:
+        ArtifactError: a layer has no convolution in the model.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    graph, done = model.subgraphs[0], set()
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        layer = layer_of([graph.tensors[tensor].name.decode() for tensor in operator.outputs], layers)
+        if code.builtinCode == schema.BuiltinOperator.CONV_2D and layer in layers:
+            _store_as_int8(model, graph.tensors[operator.inputs[1]])
+            code.version = max(code.version, HYBRID_CONV_VERSION)
+            done.add(layer)
+    if missing := sorted(set(layers) - done):
+        raise ArtifactError(f"the converted model has no convolution of {', '.join(missing)}; expected one of each")
+    for index in set(range(len(model.buffers))) - _buffers_in_use(model):
+        model.buffers[index].data = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _buffers_in_use(model: Any) -> set[int]:
+    tensors = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    return tensors | {each.buffer for each in model.metadata or []}
+
+
+def _store_as_int8(model: Any, kernel: Any) -> None:
+    values = np.frombuffer(bytes(model.buffers[kernel.buffer].data), np.float32).reshape(kernel.shape)
+    reach = np.abs(values).max(axis=(1, 2, 3), keepdims=True)  # [out, 1, 1, 1]
+    scale = np.where(reach > 0, reach / 127.0, 1.0).astype(np.float32)
+    buffer = schema.BufferT()
+    buffer.data = np.rint(values / scale).astype(np.int8).tobytes()
+    model.buffers.append(buffer)  # another kernel may have the same float values, and one buffer with this one
+    kernel.buffer, kernel.type = len(model.buffers) - 1, schema.TensorType.INT8
+    kernel.quantization = schema.QuantizationParametersT()
+    kernel.quantization.scale = scale.ravel()
+    kernel.quantization.zeroPoint = np.zeros(scale.size, np.int64)
+    kernel.quantization.quantizedDimension = 0
+
+
+def _return_int8(model: Any) -> None:
+    """Return int8 tensors in place of the float ones that they are dequantized to, under the same names."""
+    graph = model.subgraphs[0]
+    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+    last = {
+        operator.outputs[0]: operator
+        for operator, kind in zip(graph.operators, kinds, strict=True)
+        if kind == schema.BuiltinOperator.DEQUANTIZE and operator.outputs[0] in graph.outputs
+    }
+    for place, index in enumerate(graph.outputs):
+        if index in last:
+            source = last[index].inputs[0]
+            graph.tensors[source].name = graph.tensors[index].name
+            graph.outputs[place] = source
+            for each in model.signatureDefs[0].outputs:
+                if each.tensorIndex == index:
+                    each.tensorIndex = source
+    graph.operators = [operator for operator in graph.operators if operator not in last.values()]
+    _drop_unused_tensors(model)
+
+
+def _drop_unused_tensors(model: Any) -> None:
+    """Leave out the tensors that no operator reads or gives any more, and number the others anew."""
+    graph = model.subgraphs[0]
+    signature = [*model.signatureDefs[0].inputs, *model.signatureDefs[0].outputs]
+    used = {int(i) for operator in graph.operators for i in (*operator.inputs, *operator.outputs)}
+    kept = sorted(used | {int(i) for i in (*graph.inputs, *graph.outputs)})
+    numbers = {-1: -1} | {old: new for new, old in enumerate(kept)}  # -1 is an input that is left out, such as a bias
+    graph.tensors = [graph.tensors[i] for i in kept]
+    for each in (graph, *graph.operators):
+        each.inputs = [numbers[int(i)] for i in each.inputs]
+        each.outputs = [numbers[int(i)] for i in each.outputs]
+    for each in signature:
+        each.tensorIndex = numbers[each.tensorIndex]
+
+
+def _compute_gelu_in_float(model: Any) -> None:
+    """Put every int8 GELU between a dequantization and a quantization.
+
+    Between two int8 tensors the converter makes the GELU int8, which XNNPACK does not take: each
+    would cut the delegate's partition in two. The values stay the same 256 ones on either side.
+    """
+    graph = model.subgraphs[0]
+    if all(code.builtinCode != schema.BuiltinOperator.GELU for code in model.operatorCodes):
+        return
+    gelu, dequantize, quantize = (
+        _operator_code(model, code)
+        for code in (
+            schema.BuiltinOperator.GELU,
+            schema.BuiltinOperator.DEQUANTIZE,
+            schema.BuiltinOperator.QUANTIZE,
+        )
+    )
+    operators = []
+    for operator in graph.operators:
+        source, target = operator.inputs[0], operator.outputs[0]
+        if operator.opcodeIndex != gelu or graph.tensors[source].type != schema.TensorType.INT8:
+            operators.append(operator)
+            continue
+        before, after = (_add_float_tensor(graph, like) for like in (source, target))
+        operators.append(_operator(dequantize, source, before))
+        operator.inputs, operator.outputs = [before], [after]
+        operators.append(operator)
+        operators.append(_operator(quantize, after, target))
+    graph.operators = operators
+
+
+def _operator_code(model: Any, builtin: int) -> int:
+    """Return the index of a builtin operator's code, added to the model if it is not there."""
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _add_float_tensor(graph: Any, like: int) -> int:
+    """Add a float32 tensor of the shape of tensor `like`, and return its index."""
+    tensor = schema.TensorT()
+    tensor.name = graph.tensors[like].name + b"/float"
+    tensor.shape = graph.tensors[like].shape
+    tensor.type = schema.TensorType.FLOAT32
+    tensor.buffer = 0  # the empty buffer: the value is computed, not stored
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _operator(code: int, source: int, target: int) -> Any:
+    operator = schema.OperatorT()
+    operator.opcodeIndex = code
+    operator.inputs, operator.outputs = [source], [target]
+    return operator

@@ -1,0 +1,1 @@
+"""The camera demo: pipeline, controls, recorder, window."""

@@ -1,0 +1,1 @@
+"""Drawing: maps, overlays and the status strip."""

@@ -1,0 +1,1 @@
+"""Engines: the interpreters that run an artifact."""

@@ -1,0 +1,78 @@
+"""What every inference engine offers, and how a bundle becomes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.bundle.manifest import read_manifest, verified_file
+from runtime.core.errors import ConfigError
+from runtime.engines.outputs import Outputs
+from runtime.images.input_spec import InputSpec
+
+
+class Engine(Protocol):
+    """One opened artifact.
+
+    Attributes:
+        kind: which artifacts it takes, `"tflite"` or `"ort"`, as `runtime.bundle.manifest.ENGINES` names them.
+        name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
+        precision: `"float32"` or `"int8"`.
+        threads: how many CPU threads it may use.
+        input_spec: what its input is to be made of a picture.
+    """
+
+    kind: str
+    name: str
+    precision: str
+    threads: int
+    input_spec: InputSpec
+
+    def run(self, image: NDArray[np.uint8]) -> Outputs:
+        """Classify one picture.
+
+        Args:
+            image: uint8 `[1, S, S, 3]` RGB, 0..255, with S = `input_spec.size`.
+
+        Returns:
+            The outputs; they stay valid after the next call.
+
+        Raises:
+            DataError: the picture has another shape or dtype.
+        """
+
+
+def open_engine(folder: Path, *, precision: str = "int8", engine: str | None = None, threads: int = 1) -> Engine:
+    """Open one artifact of a bundle, after checking its manifest and hash.
+
+    Args:
+        folder: the bundle.
+        precision: `"float32"` or `"int8"`.
+        engine: what runs it: `"tflite"`, whichever TFLite interpreter is installed, or `"ort"`, ONNX Runtime; by
+            default that of the first artifact of this precision in the manifest.
+        threads: CPU threads, 1 or more.
+
+    Returns:
+        The engine, ready to run.
+
+    Raises:
+        ConfigError: `threads` is less than 1.
+        ArtifactError: the bundle or its artifact is missing, damaged or not what the manifest
+            says, or no interpreter is installed.
+    """
+    if threads < 1:
+        raise ConfigError(f"received {threads} threads; give 1 or more")
+    manifest = read_manifest(folder)
+    artifact = manifest.artifact(precision, engine)
+    path = verified_file(folder, artifact)
+    # Imported here, as no device needs to have both.
+    if artifact.engine == "ort":
+        from runtime.engines.onnx_runtime import OrtEngine
+
+        return OrtEngine(path, manifest, precision=precision, threads=threads)
+    from runtime.engines.tflite import LiteRTEngine
+
+    return LiteRTEngine(path, manifest, precision=precision, threads=threads)

@@ -1,0 +1,131 @@
+"""TFLite artifacts, through whichever of the three interpreters is installed."""
+
+from __future__ import annotations
+
+import importlib
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
+from runtime.core.errors import ArtifactError
+from runtime.engines.outputs import Outputs
+from runtime.images.preprocess import check_input
+
+# package to report, module to import, where its class is in that module
+INTERPRETERS = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter", "Interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter", "Interpreter"),
+    ("tensorflow", "tensorflow", "lite.Interpreter"),
+)
+
+
+class LiteRTEngine:
+    """One TFLite artifact, allocated and checked against its manifest; see `runtime.engines.engine.Engine`."""
+
+    kind = "tflite"
+
+    def __init__(self, path: Path, manifest: Manifest, *, precision: str, threads: int) -> None:
+        """Open `path`.
+
+        Args:
+            path: the .tflite file.
+            manifest: what its tensors must be.
+            precision: what to report; the file itself tells its types.
+            threads: CPU threads, 1 or more.
+
+        Raises:
+            ArtifactError: no interpreter is installed, or the file is no model with the manifest's
+                input and outputs.
+        """
+        self.name, interpreter_class = load_interpreter()
+        self.precision = precision
+        self.threads = threads
+        self.input_spec = manifest.input_spec
+        self._input_shape = manifest.input_shape
+        try:
+            # Given a path it would map the file, and who copies another one over it would end this process.
+            self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{path} cannot be opened as a TFLite model by {self.name} ({error}); "
+                f"make the bundle anew with `{MADE_BY}`"
+            ) from error
+        inputs = _by_name(self._interpreter.get_input_details())
+        outputs = _by_name(self._interpreter.get_output_details())
+        self._input = _index(path, inputs, INPUT_NAME, manifest.input_shape, np.uint8)
+        self._outputs = {
+            name: (_index(path, outputs, name, shape, np.float32, np.int8), _scale_and_zero_point(outputs[name]))
+            for name, shape in manifest.outputs.items()
+        }
+
+    def run(self, image: NDArray[np.uint8]) -> Outputs:
+        """Classify one uint8 `[1, S, S, 3]` RGB picture; see `runtime.engines.engine.Engine.run`."""
+        check_input(image, self._input_shape)
+        self._interpreter.set_tensor(self._input, image)
+        self._interpreter.invoke()
+        return Outputs(**{name: self._read(*output) for name, output in self._outputs.items()})
+
+    def _read(self, index: int, quantization: tuple[float, int]) -> NDArray[np.float32]:
+        """Return an output of the one picture in float32: of an artifact without floats, `scale * (q - zero point)`."""
+        values: NDArray[Any] = self._interpreter.get_tensor(index)[0]
+        if values.dtype == np.float32:
+            return values
+        scale, zero_point = quantization
+        return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def load_interpreter() -> tuple[str, Any]:
+    """Import the first interpreter that is installed.
+
+    Returns:
+        Its package with the version, and its `Interpreter` class.
+
+    Raises:
+        ArtifactError: none can be imported; the message says why and what to install.
+    """
+    reasons = []
+    for package, module, attribute in INTERPRETERS:
+        try:
+            interpreter_class = attrgetter(attribute)(importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            reasons.append(f"{module}: {error}")
+            continue
+        version = getattr(importlib.import_module(module.partition(".")[0]), "__version__", "")
+        return f"{package} {version}".strip(), interpreter_class
+    raise ArtifactError(
+        f"no TFLite interpreter can be imported ({'; '.join(reasons)}); run `pip install ai-edge-litert`"
+    )
+
+
+def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {detail["name"]: detail for detail in details}
+
+
+def _scale_and_zero_point(tensor: dict[str, Any]) -> tuple[float, int]:
+    """Return how an integer tensor is quantized; (0, 0) of a float one."""
+    scale, zero_point = tensor["quantization"]
+    return float(scale), int(zero_point)
+
+
+def _index(
+    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: type[np.generic]
+) -> int:
+    if name not in tensors:
+        raise ArtifactError(
+            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
+            f"make the bundle anew with `{MADE_BY}`"
+        )
+    tensor = tensors[name]
+    received = (np.dtype(tensor["dtype"]), tuple(int(side) for side in tensor["shape"]))
+    if received not in [(np.dtype(dtype), shape) for dtype in dtypes]:
+        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        raise ArtifactError(
+            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects "
+            f"{expected} {list(shape)}; make the bundle anew with `{MADE_BY}`"
+        )
+    return int(tensor["index"])

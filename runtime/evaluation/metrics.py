@@ -1,0 +1,272 @@
+"""What parity between a float and an int8 network is measured by: pure functions on NumPy arrays.
+
+Every function refuses empty and non-finite input: a NaN compares false with everything, so it would
+otherwise pass as "no drop".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.core.errors import FocalEdgeError
+
+Floats = NDArray[np.float64]
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One class of a paired comparison; accuracies are 0..1 and `None` for a class without pictures."""
+
+    pictures: int
+    top1_float32: float | None
+    top1_int8: float | None
+    drop_pp: float | None
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the maps of two networks are over many pictures: cosine similarities, -1..1."""
+
+    mean: float
+    p5: float
+    min: float
+
+
+def finite_array(values: Any, name: str) -> Floats:
+    """Return `values` as a float64 array after checking that it has elements and all are finite.
+
+    Args:
+        values: numbers of any shape.
+        name: what they are, for the error.
+
+    Returns:
+        float64, of the same shape.
+
+    Raises:
+        FocalEdgeError: there is no element, or one is NaN or infinite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise FocalEdgeError(f"received no {name} (shape {array.shape}); give at least one")
+    bad = int(np.count_nonzero(~np.isfinite(array)))
+    if bad:
+        raise FocalEdgeError(
+            f"{bad} of {array.size} {name} are NaN or infinite; expected finite numbers: "
+            "the network that gave them is damaged, export it anew"
+        )
+    return array
+
+
+def softmax(logits: Any) -> Floats:
+    """Turn logits into probabilities over the last axis.
+
+    Args:
+        logits: `[..., K]`, finite.
+
+    Returns:
+        float64 `[..., K]`, 0..1, summing to 1 over the last axis.
+
+    Raises:
+        FocalEdgeError: `logits` is empty or not finite.
+    """
+    array = finite_array(logits, "logits")
+    # The largest exponent is 0, so that nothing overflows.
+    exponentials = np.exp(array - array.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float64)
+
+
+def top1(logits: Any) -> Classes:
+    """Return the class with the largest logit; the lowest index wins a tie.
+
+    Args:
+        logits: `[..., K]`, finite.
+
+    Returns:
+        int64 `[...]`, 0..K-1.
+
+    Raises:
+        FocalEdgeError: `logits` is empty or not finite.
+    """
+    return np.asarray(finite_array(logits, "logits").argmax(axis=-1), dtype=np.int64)
+
+
+def agreement(first: Classes, second: Classes) -> float:
+    """Return the share of pictures to which two lists give the same class.
+
+    With labels as one of the two this is top-1 accuracy.
+
+    Args:
+        first: int64 `[N]`, classes.
+        second: int64 `[N]`, classes of the same pictures.
+
+    Returns:
+        0..1.
+
+    Raises:
+        FocalEdgeError: the lists are empty or differ in length.
+    """
+    first, second = _paired(first, second, "predictions")
+    return int(np.count_nonzero(first == second)) / len(first)
+
+
+def drop_pp(correct_float32: int, correct_int8: int, pictures: int) -> float:
+    """Return how many percentage points of top-1 int8 loses; negative when it gains.
+
+    Args:
+        correct_float32: pictures that the float network classifies rightly.
+        correct_int8: pictures that the int8 network classifies rightly.
+        pictures: pictures in all, the same ones for both.
+
+    Returns:
+        -100..100. It is the double nearest to the exact quotient, because it is one division of
+        whole numbers: a drop of exactly 0.3 equals the literal `0.3`, which a difference of two
+        rounded accuracies does not.
+
+    Raises:
+        FocalEdgeError: `pictures` is not positive.
+    """
+    if pictures < 1:
+        raise FocalEdgeError(f"received {pictures} pictures; a drop needs at least one")
+    return 100 * (int(correct_float32) - int(correct_int8)) / int(pictures)
+
+
+def drop_standard_error_pp(only_float32: int, only_int8: int, pictures: int) -> float:
+    """Return the standard error of a paired drop: what another draw of pictures would change it by.
+
+    Only pictures that one network alone classifies rightly add to it (McNemar's table).
+
+    Args:
+        only_float32: pictures that float classifies rightly and int8 wrongly.
+        only_int8: pictures that int8 classifies rightly and float wrongly.
+        pictures: pictures in all.
+
+    Returns:
+        percentage points, >= 0.
+
+    Raises:
+        FocalEdgeError: `pictures` is not positive.
+    """
+    if pictures < 1:
+        raise FocalEdgeError(f"received {pictures} pictures; a standard error needs at least one")
+    spread = only_float32 + only_int8 - (only_float32 - only_int8) ** 2 / pictures
+    return 100 * math.sqrt(spread) / pictures
+
+
+def per_class_accuracy(labels: Classes, float32: Classes, int8: Classes, classes: int) -> tuple[ClassAccuracy, ...]:
+    """Return the top-1 accuracy of both networks on each class.
+
+    Args:
+        labels: int64 `[N]`, the true classes, 0..classes-1.
+        float32: int64 `[N]`, the float network's predictions.
+        int8: int64 `[N]`, the int8 network's predictions of the same pictures.
+        classes: the number of classes.
+
+    Returns:
+        One entry a class, in order.
+
+    Raises:
+        FocalEdgeError: the lists are empty or differ in length, or a label is out of range.
+    """
+    labels, float32 = _paired(labels, float32, "float predictions")
+    labels, int8 = _paired(labels, int8, "int8 predictions")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise FocalEdgeError(
+            f"received labels {labels.min()}..{labels.max()}; expected 0..{classes - 1} for {classes} classes"
+        )
+    return tuple(_class_accuracy(labels == index, float32 == labels, int8 == labels) for index in range(classes))
+
+
+def _class_accuracy(
+    member: NDArray[np.bool_], right_float32: NDArray[np.bool_], right_int8: NDArray[np.bool_]
+) -> ClassAccuracy:
+    pictures = int(np.count_nonzero(member))
+    if pictures == 0:
+        return ClassAccuracy(0, None, None, None)
+    float32 = int(np.count_nonzero(right_float32 & member))
+    int8 = int(np.count_nonzero(right_int8 & member))
+    return ClassAccuracy(pictures, float32 / pictures, int8 / pictures, drop_pp(float32, int8, pictures))
+
+
+def cosine_similarity(first: Any, second: Any) -> Floats:
+    """Return the cosine of the angle between two maps, for each pair of maps.
+
+    A map of zeros has no direction. Two of them are the same map: 1. One of them against a map that is
+    not zero has nothing in common with it: 0.
+
+    Args:
+        first: `[..., P]`, flattened maps of P pixels, finite.
+        second: the same shape.
+
+    Returns:
+        float64 `[...]`, -1..1; 1 is the same map up to a positive factor.
+
+    Raises:
+        FocalEdgeError: the shapes differ, or an array is empty or not finite.
+    """
+    first, second = finite_array(first, "map values"), finite_array(second, "map values")
+    if first.shape != second.shape:
+        raise FocalEdgeError(
+            f"received maps of shapes {first.shape} and {second.shape}; expected one shape: "
+            "compare networks with the same overlay layer"
+        )
+    first_unit, second_unit = _unit(first), _unit(second)
+    cosine = np.clip((first_unit * second_unit).sum(axis=-1), -1.0, 1.0)
+    both_zero = ~first.any(axis=-1) & ~second.any(axis=-1)
+    return np.asarray(np.where(both_zero, 1.0, cosine), dtype=np.float64)
+
+
+def _unit(maps: Floats) -> Floats:
+    """Scale maps to length 1 over the last axis; maps of zeros stay zeros."""
+    # By the largest value first, so that squares neither overflow nor vanish.
+    largest = np.abs(maps).max(axis=-1, keepdims=True)
+    scaled = maps / np.where(largest == 0, 1.0, largest)
+    length = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
+    return np.asarray(scaled / np.where(length == 0, 1.0, length), dtype=np.float64)
+
+
+def summarise_similarity(cosines: Any) -> Similarity:
+    """Summarise the cosine similarities of one map over many pictures.
+
+    Args:
+        cosines: `[N]`, -1..1.
+
+    Returns:
+        The mean, the 5th percentile and the minimum.
+
+    Raises:
+        FocalEdgeError: there is none, or one is not finite.
+    """
+    values = finite_array(cosines, "cosine similarities")
+    return Similarity(float(values.mean()), percentile(values, 5), float(values.min()))
+
+
+def percentile(values: Any, percent: float) -> float:
+    """Return a percentile, interpolating linearly between neighbours.
+
+    Args:
+        values: `[N]`, in any unit and order.
+        percent: 0..100; 50 is the median.
+
+    Returns:
+        The percentile, in the unit of `values`.
+
+    Raises:
+        FocalEdgeError: there is no value, or one is not finite.
+    """
+    return float(np.percentile(finite_array(values, "values"), percent))
+
+
+def _paired(first: Classes, second: Classes, name: str) -> tuple[Classes, Classes]:
+    first, second = np.asarray(first), np.asarray(second)
+    if first.ndim != 1 or first.shape != second.shape or first.size == 0:
+        raise FocalEdgeError(
+            f"received {name} of shapes {first.shape} and {second.shape}; "
+            "expected two lists [N] of the same pictures, N at least 1"
+        )
+    return first, second

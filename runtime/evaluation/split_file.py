@@ -1,0 +1,148 @@
+"""A split of a data set as one `.npz` file: how labelled pictures reach the device side.
+
+The file is an uncompressed `.npz` of the arrays in `ARRAYS`; none is pickled, so that a file from elsewhere
+runs no code.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.core.errors import DataError
+from runtime.core.files import replacing
+
+ARRAYS = ("images", "labels", "ids", "class_names", "dataset", "split")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """Pictures with labels, ids and class names; checked on construction.
+
+    Args:
+        images: uint8 `[N, H, W, 3]` RGB, values 0..255, N at least 1.
+        labels: int64 `[N]`, values 0..K-1.
+        ids: N unique names.
+        class_names: K unique names, K at least 2; the index is the label.
+        dataset: the data set's name.
+        split: the split's name, such as "test".
+
+    Raises:
+        DataError: the arrays have other dtypes or shapes, do not fit together, or a label or name is
+            out of its range.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    dataset: str
+    split: str
+
+    def __post_init__(self) -> None:
+        """Check the fields; see the class."""
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
+            raise DataError(
+                f"received images of dtype {images.dtype} and shape {images.shape}; "
+                "expected non-empty uint8 [N, H, W, 3]"
+            )
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"received labels of dtype {labels.dtype} and shape {labels.shape}; expected int64 [{len(images)}]"
+            )
+        if len(self.ids) != len(images) or len(set(self.ids)) != len(self.ids):
+            raise DataError(
+                f"received {len(self.ids)} ids, {len(set(self.ids))} of them different; "
+                f"expected {len(images)} different ones"
+            )
+        if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
+            raise DataError(f"received the class names {list(self.class_names)}; expected at least 2, all different")
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise DataError(
+                f"received labels {labels.min()}..{labels.max()}; "
+                f"expected 0..{len(self.class_names) - 1}, as there are {len(self.class_names)} class names"
+            )
+
+
+def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str) -> None:
+    """Hold pictures to the classes of a network, in the same order.
+
+    Args:
+        found: those of the pictures.
+        expected: those of the network.
+        remedy: what to do where they differ, for the error.
+
+    Raises:
+        DataError: they differ.
+    """
+    if len(found) != len(expected):
+        raise DataError(f"the data has {len(found)} classes and the bundle {len(expected)}; {remedy}")
+    for index, (name, label) in enumerate(zip(found, expected, strict=True)):
+        if name != label:
+            raise DataError(f"class {index} is {name!r} in the data and {label!r} in the bundle; {remedy}")
+
+
+def write_split(path: Path, pictures: LabelledPictures) -> None:
+    """Write a split file; a file of that name is replaced.
+
+    Raises:
+        FocalEdgeError: the file cannot be written.
+    """
+    # Through an open file, as NumPy would add .npz to another suffix.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=pictures.images,
+            labels=pictures.labels,
+            ids=np.array(pictures.ids, dtype=np.str_),
+            class_names=np.array(pictures.class_names, dtype=np.str_),
+            dataset=np.array(pictures.dataset, dtype=np.str_),
+            split=np.array(pictures.split, dtype=np.str_),
+        )
+
+
+def read_split(path: Path) -> LabelledPictures:
+    """Read a split file and check it.
+
+    Raises:
+        DataError: the file is missing, truncated or no split file, or its arrays do not fit together.
+    """
+    remedy = "make it anew with `python -m train.data`"
+    try:
+        # zipfile checks each member's CRC, so that a damaged picture does not pass.
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in ARRAYS if name not in archive]
+            if missing:
+                raise DataError(f"{path} has no array {', '.join(missing)}; {remedy}")
+            arrays = {name: archive[name] for name in ARRAYS}
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; {remedy}") from error
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a readable split file ({error}); {remedy}") from error
+    foreign = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if foreign:
+        raise DataError(f"{path}: {', '.join(foreign)} is no array; {remedy}")
+    for name, ndim in (("ids", 1), ("class_names", 1), ("dataset", 0), ("split", 0)):
+        if arrays[name].dtype.kind != "U" or arrays[name].ndim != ndim:
+            raise DataError(
+                f"{path}: {name} has dtype {arrays[name].dtype} and shape {arrays[name].shape}; "
+                f"expected unicode with {ndim} dimension(s); {remedy}"
+            )
+    try:
+        return LabelledPictures(
+            images=arrays["images"],
+            labels=arrays["labels"],
+            ids=tuple(arrays["ids"].tolist()),
+            class_names=tuple(arrays["class_names"].tolist()),
+            dataset=str(arrays["dataset"]),
+            split=str(arrays["split"]),
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}; {remedy}") from error

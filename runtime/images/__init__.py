@@ -1,0 +1,1 @@
+"""Images: decoding, input specification, preprocessing."""

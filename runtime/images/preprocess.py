@@ -1,0 +1,140 @@
+"""From any picture to the network's input: one path for training, calibration and camera.
+
+The artifacts take uint8 RGB pixels and normalise inside the graph, so all that is left here is
+colour order, squareness and size. How a network wants those is its `InputSpec`: part of its configuration in
+training, and of the bundle's manifest on a device.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.core.errors import DataError
+from runtime.images.bicubic import resize_window
+from runtime.images.input_spec import InputSpec
+
+Image = NDArray[np.uint8]
+
+
+def bgr_to_rgb(frame: Image) -> Image:
+    """Turn an OpenCV frame into RGB.
+
+    Args:
+        frame: uint8 `[H, W]` or `[H, W, 1]` grey, `[H, W, 3]` BGR or `[H, W, 4]` BGRA.
+
+    Returns:
+        uint8 `[H, W, 3]` RGB, values 0..255.
+
+    Raises:
+        DataError: the frame is empty, or of another shape or dtype.
+    """
+    # A capture that fails may hand out anything.
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
+        raise DataError(
+            f"received a frame of dtype {frame.dtype} and shape {frame.shape}; "
+            "expected non-empty uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        )
+    channels = 1 if frame.ndim == 2 else frame.shape[2]
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    if channels not in codes:
+        raise DataError(f"received a frame with {channels} channels; expected 1, 3 or 4")
+    return np.asarray(cv2.cvtColor(frame, codes[channels]), dtype=np.uint8)
+
+
+def centre_square(image: Image, fraction: float = 1.0) -> Image:
+    """Return a centred square of an `[H, W, C]` picture, as a view.
+
+    Args:
+        image: the picture.
+        fraction: side of the square as a share of the picture's short side, above 0, at most 1.
+    """
+    height, width = image.shape[:2]
+    side = square_side(height, width, fraction)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def square_side(height: int, width: int, fraction: float) -> int:
+    """Return the side in pixels, 1 or more, of a square that is so large a fraction of the short side."""
+    return max(1, round(min(height, width) * fraction))
+
+
+def resize_square(image: Image, spec: InputSpec) -> Image:
+    """Make one picture the square that `spec` describes.
+
+    Args:
+        image: uint8 `[H, W, 3]`, any colour order.
+        spec: what of it to keep, and how to resize that.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    if spec.interpolation == "bicubic":
+        return _resize_bicubic(image, spec)
+    square, size = centre_square(image, spec.crop_fraction), spec.size
+    if square.shape[0] == size:
+        return np.ascontiguousarray(square)
+    interpolation = cv2.INTER_AREA if square.shape[0] > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (size, size), interpolation=interpolation), dtype=np.uint8)
+
+
+def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
+    height, width = image.shape[:2]
+    short, target = min(height, width), spec.resized_short_side
+    rows, columns = (int(target * side / short) for side in (height, width))
+    # Python rounds halves to even, and so does torchvision's CenterCrop, by the same function.
+    top, left = (round((side - spec.size) / 2) for side in (rows, columns))
+    if short == target:
+        return np.ascontiguousarray(image[top : top + spec.size, left : left + spec.size])
+    return resize_window(image, (rows, columns), (top, left, spec.size, spec.size))
+
+
+def preprocess(image: Image, spec: InputSpec) -> Image:
+    """Make one RGB picture the network's input batch.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+        spec: what the network's input is made of a picture, as its bundle's manifest says.
+
+    Returns:
+        uint8 `[1, size, size, 3]` RGB, values 0..255.
+    """
+    return resize_square(image, spec)[np.newaxis]
+
+
+def read_picture(path: str) -> Image:
+    """Read a picture file as RGB.
+
+    Args:
+        path: a file that OpenCV can decode (JPEG, PNG, WebP, ...).
+
+    Returns:
+        uint8 `[H, W, 3]` RGB.
+
+    Raises:
+        DataError: the file is missing or cannot be decoded, or claims more pixels than OpenCV allows.
+    """
+    try:
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        reason = getattr(error, "err", None) or error
+        raise DataError(f"{path} is refused by OpenCV ({reason}); give a smaller JPEG, PNG or WebP file") from error
+    if frame is None:
+        raise DataError(f"{path} cannot be read as a picture; give a JPEG, PNG or WebP file")
+    return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))
+
+
+def check_input(image: Image, shape: tuple[int, ...]) -> None:
+    """Hold a picture to what a network takes in, uint8 of a shape.
+
+    Raises:
+        DataError: it has another shape or dtype.
+    """
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise DataError(
+            f"received a picture of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
+            f"{list(shape)}: pass it through runtime.images.preprocess.preprocess"
+        )

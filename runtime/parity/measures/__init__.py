@@ -1,0 +1,1 @@
+"""Parity measures: what is compared between two artifacts."""

@@ -1,0 +1,88 @@
+"""Opens one artifact in a process of its own and tells how long that took and how much memory.
+
+Only a fresh process has cold caches, and memory that no other model filled before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from runtime.core.errors import FocalEdgeError, run_cli
+from runtime.core.machine import memory_bytes
+from runtime.engines.engine import open_engine
+
+START_LIMIT_S = 60
+
+
+def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, Any]:
+    """Start an artifact in a process of its own.
+
+    Args:
+        bundle: its folder.
+        precision: `"float32"` or `"int8"`.
+        engine: `"tflite"` or `"ort"`.
+        threads: CPU threads.
+
+    Returns:
+        `cold_start_ms`, from nothing imported to the first answer, and of that `open_ms` and `first_run_ms`;
+        `peak_memory_bytes` of the process, and of that `model_memory_bytes`, what opening and running added. Memory
+        is `None` where the kernel does not tell it.
+
+    Raises:
+        FocalEdgeError: the process fails.
+    """
+    command = [sys.executable, "-m", "runtime.parity.measures.probe", "--bundle", str(bundle.resolve())]
+    command += ["--precision", precision, "--engine", engine, "--threads", str(threads)]
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        finished = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=START_LIMIT_S,
+            env={**os.environ, "PYTHONPATH": path},
+            check=True,
+        )
+        return dict(json.loads(finished.stdout.splitlines()[-1]))
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        raise FocalEdgeError(f"a fresh process could not open the {precision} artifact ({error})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the artifact, run it once, and print what that cost as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m runtime.parity.measures.probe", description=main.__doc__)
+    parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
+    parser.add_argument("--precision", required=True, help="float32 or int8")
+    parser.add_argument("--engine", required=True, help="tflite or ort")
+    parser.add_argument("--threads", type=int, default=1, help="interpreter threads (%(default)s)")
+    args = parser.parse_args(argv)
+    before, start_s = memory_bytes("VmRSS"), perf_counter()
+    engine = open_engine(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
+    opened_s = perf_counter()
+    side = engine.input_spec.size
+    engine.run(np.zeros((1, side, side, 3), np.uint8))
+    ended_s, peak = perf_counter(), memory_bytes("VmHWM")
+    figures = {
+        "cold_start_ms": 1e3 * (ended_s - start_s),
+        "open_ms": 1e3 * (opened_s - start_s),
+        "first_run_ms": 1e3 * (ended_s - opened_s),
+        "peak_memory_bytes": peak,
+        "model_memory_bytes": None if peak is None or before is None else peak - before,
+    }
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

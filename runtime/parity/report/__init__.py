@@ -1,0 +1,1 @@
+"""Parity reports as HTML, Markdown and JUnit XML."""

@@ -1,0 +1,1 @@
+"""Video: cameras, files, streams and the video writer."""

@@ -1,0 +1,172 @@
+"""Panels into files: a video or a picture that is complete, or not there at all.
+
+Only a full disk leaves a shorter video: it is ended while there is still room for its index, without which no
+player opens it, and kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+
+from runtime.core.errors import ConfigError, FocalEdgeError, SourceError
+from runtime.core.files import replacing
+from runtime.draw.canvas import letterbox
+from runtime.images.preprocess import Image
+
+VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+PICTURE_SUFFIX = ".png"
+# What FFmpeg holds back of the frames, and the index of hours of them.
+ROOM_BYTES = 16 * 2**20
+
+Write = Callable[[Image, float], None]
+
+
+class DiskFullError(SourceError):
+    """There is no room for more frames of a video."""
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[Write]:
+    """Open a file for panels; it takes its name when the block succeeds.
+
+    Args:
+        path: a .mp4 or .avi video, a .png picture, or `None` to write nothing.
+
+    Yields:
+        The function that takes each panel, uint8 `[h, w, 3]` RGB, and the frames a second.
+
+    Raises:
+        ConfigError: a file of another kind.
+        DiskFullError: there was no room for every panel; a video holds those before.
+        FocalEdgeError: the file cannot be written, or does not hold every panel.
+    """
+    if path is None:
+        yield lambda panel, fps: None
+    elif is_picture(path):
+        with replacing(path) as temporary:
+            yield lambda panel, fps: _write_png(temporary, panel)
+    elif path.suffix.lower() in VIDEO_CODECS:
+        with _open_video(path) as write:
+            yield write
+    else:
+        kinds = ", ".join((*VIDEO_CODECS, PICTURE_SUFFIX))
+        raise ConfigError(f"cannot write {path}: its name must end in one of {kinds}")
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[Write]:
+    full: DiskFullError | None = None
+    with replacing(path) as temporary:
+        video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
+        try:
+            yield video.write
+        except DiskFullError as error:
+            if not video.count:
+                raise
+            full = error
+        finally:
+            video.close()
+        video.check()
+    if full:
+        raise DiskFullError(f"{full}; {path} holds the {video.count} frames before") from full
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or where that is taken the first of `name-2`, `name-3`, ... that is not."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def is_picture(path: Path) -> bool:
+    """Whether `open_output` writes one picture, rather than a video, under this name."""
+    return path.suffix.lower() == PICTURE_SUFFIX
+
+
+def save_picture(path: Path, picture: Image) -> None:
+    """Write a picture as PNG, by temporary name and rename.
+
+    Args:
+        path: the file; its folder is made if missing.
+        picture: uint8 `[h, w, 3]` RGB.
+
+    Raises:
+        FocalEdgeError: the picture cannot be encoded, or the file not written (the old one stays).
+    """
+    with replacing(path) as temporary:
+        _write_png(temporary, picture)
+
+
+class VideoFile:
+    """A video that takes the size of its first panel; later panels are fitted into it."""
+
+    def __init__(self, path: Path, codec: str) -> None:
+        """Prepare a video; `codec` is its four-character code."""
+        self._path = path
+        self._codec = cv2.VideoWriter.fourcc(*codec)
+        self._writer: cv2.VideoWriter | None = None
+        self._shape = (0, 0)
+        self.count = 0
+
+    def write(self, panel: Image, fps: float) -> None:
+        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds.
+
+        Raises:
+            DiskFullError: there is no room for it.
+            SourceError: this OpenCV has no such codec.
+        """
+        free = free_bytes(self._path.parent)
+        if free < ROOM_BYTES:
+            raise DiskFullError(
+                f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} to be ended; "
+                "make room or choose another folder"
+            )
+        if self._writer is None:
+            self._shape = (panel.shape[0], panel.shape[1])
+            self._writer = cv2.VideoWriter(str(self._path), self._codec, fps, self._shape[::-1])
+            if not self._writer.isOpened():
+                raise SourceError(
+                    f"this OpenCV cannot write {self._path.suffix} videos; "
+                    f"name the output .avi, or {PICTURE_SUFFIX} for the first frame"
+                )
+        self._writer.write(cv2.cvtColor(letterbox(panel, *self._shape), cv2.COLOR_RGB2BGR))
+        self.count += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
+
+    def check(self) -> None:
+        """Raise SourceError if the file does not hold every panel: OpenCV reports no failed write."""
+        written = cv2.VideoCapture(str(self._path))
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if count != self.count:
+            raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder that has more room")
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes can still be written into a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def _write_png(path: Path, picture: Image) -> None:
+    try:
+        # Encoded in memory: OpenCV's own writing tells no reason when it fails.
+        encoded, data = cv2.imencode(PICTURE_SUFFIX, picture[..., ::-1])
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise FocalEdgeError(
+            f"cannot encode a picture of shape {picture.shape} and dtype {picture.dtype}; "
+            "expected uint8 [h, w, 3] that is not empty"
+        )
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,299 @@
+"""The benchmark against peers: what it counts, what it reports, and what it does without the peers' packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.text import Text
+
+import export.bench.__main__ as bench
+from calibration.calibration_file import Calibration
+from calibration.representative_set import draw_representative_set, hash_of
+from export.accuracy import Accuracy, accuracy_of, classify
+from export.bench.candidate import FLOOR, OURS, Candidate, FloatNetwork, NotMeasured
+from export.bench.peers import FAMILIES, Family, installed_version, make_peers
+from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
+from export.bench.setup import representative_set
+from runtime.benchmark import Latency
+from runtime.core.errors import ConfigError, run_cli
+from tests.support.tiny_run import TEST_PICTURES
+from train.data.dataset import Split
+
+
+def latency(p50_ms: float) -> Latency:
+    return Latency(p50_ms, 1.5 * p50_ms, 0.5 * p50_ms)
+
+
+def row(name: str, p50_ms: float, top1: float = 0.9) -> Row:
+    accuracy = Accuracy(top1, 100 * (0.9 - top1), 0.25, 0.97)
+    return Row(name, f"how {name} is made", 1234567, accuracy, {1: latency(p50_ms), 2: latency(p50_ms / 2 + 0.1)})
+
+
+# What the bundle's ONNX files are read by, and the distribution that it takes.
+RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+ROWS = (
+    row(OURS, 0.5),
+    row("peer one", 1.0),
+    row("peer two", 0.4, 0.85),
+    Row(FLOOR, "the products", None, None, {1: latency(0.2), 2: latency(0.1)}),
+)
+RESULT = Benchmark(
+    created_utc="2026-01-02T03:04:05+00:00",
+    bundle="tiny",
+    data={
+        "dataset": "blobs",
+        "split": "test",
+        "pictures": 2000,
+        "float_top1": 0.9,
+        "representative": 512,
+        "representative_is_the_bundles": True,
+    },
+    machine={"cpu": "a CPU", "cores": 2, "load_before": 0.1, "load_after": 0.9},
+    versions={"someone": "1.2"},
+    rounds=7,
+    threads=(1, 2),
+    rows=ROWS,
+    not_measured=(NotMeasured("peer three", "three not installed; run `pip install '.[bench]'`", False),),
+)
+
+
+def test_the_bundles_own_pictures_are_found_by_name_or_as_many_drawn() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    train = Split(images, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
+    # One of those drawn could not be read, say: no draw of eleven would find the rest.
+    ids = draw_representative_set(train, 12, seed=3).ids[1:]
+    sha256 = hash_of(ids, images[[train.ids.index(name) for name in ids]])
+    calibration = Calibration(
+        dataset="toys", observer="minmax", percentile=None, seed=3, sha256=sha256, ids=ids, ranges={}
+    )
+    found = representative_set(calibration, train)
+    assert (found.ids, found.sha256) == (ids, sha256)
+    np.testing.assert_array_equal(found.images, images[[int(name[1:]) for name in ids]])
+
+    absent = dataclasses.replace(calibration, ids=(*ids[:-1], "stranger of another disk"))
+    drawn = representative_set(absent, train)
+    assert drawn.ids == draw_representative_set(train, 11, seed=3).ids
+    assert drawn.sha256 != sha256
+
+
+def test_ratios_are_of_medians_to_ours() -> None:
+    assert times_ours(ROWS, 1) == {OURS: 1.0, "peer one": 2.0, "peer two": pytest.approx(0.8), FLOOR: 0.4}
+    assert times_ours(ROWS, 2)["peer one"] == pytest.approx(0.6 / 0.35)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_has_a_line_for_every_row_and_names_what_was_not_measured() -> None:
+    text = to_markdown(RESULT)
+    table = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1
+    found = {line[0]: line[1:] for line in table[2:]}
+    assert list(found) == [f"**{OURS}**", "peer one", "peer two", FLOOR]
+    assert found["peer two"] == [
+        *("85.00%", "5.00 ± 0.25", "97.00%"),
+        *("0.400", "0.600", "0.80", "0.300", "0.450", "0.86"),
+        "1,234,567",
+    ]
+    assert found[FLOOR] == ["", "", "", "0.200", "0.300", "0.40", "0.100", "0.150", "0.29", ""]
+    for word in ("peer three", "pip install '.[bench]'", "2,000 pictures", "load average 0.10 before", "someone 1.2"):
+        assert word in text
+    assert "the bundle's own" in text
+
+
+def test_json_has_the_same_figures() -> None:
+    content = json.loads(json.dumps(to_dict(RESULT), allow_nan=False))
+    rows = {each["name"]: each for each in content["rows"]}
+    assert rows["peer one"]["latency"]["1"] == {"p50_ms": 1.0, "p90_ms": 1.5, "min_ms": 0.5, "times_ours": 2.0}
+    assert rows["peer two"]["accuracy"]["top1"] == 0.85
+    assert (rows[FLOOR]["accuracy"], rows[FLOOR]["size_bytes"]) == (None, None)
+    assert content["not_measured"][0] == {
+        "name": "peer three",
+        "reason": "three not installed; run `pip install '.[bench]'`",
+        "failed": False,
+    }
+    assert content["threads"] == [1, 2]
+
+
+def test_the_plot_labels_every_row_and_no_two_names_overlap(tmp_path: Path) -> None:
+    many = tuple(row(f"peer {index}", 1.0 + 0.01 * index, 0.9 - 0.0005 * (index % 3)) for index in range(16))
+    result = dataclasses.replace(RESULT, rows=(*ROWS, *many))
+    figure = draw(result)
+    figure.savefig(tmp_path / "plot.png")
+    (axes,) = figure.axes
+    names = [text.get_text().split("  ")[0] for text in axes.texts]
+    assert sorted(names) == sorted(each.name for each in result.rows if each.name != FLOOR)
+    # An annotation's own extent includes the line to its point.
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert axes.get_xscale() == "log"
+
+
+def test_reports_are_three_files(tmp_path: Path) -> None:
+    paths = write_reports(tmp_path / "new", RESULT)
+    assert [path.name for path in paths] == ["bench.md", "bench.json", "bench.png"]
+    assert paths[0].read_text() == to_markdown(RESULT)
+    assert json.loads(paths[1].read_text())["bundle"] == "tiny"
+    assert cv2.imread(str(paths[2])).std() > 0
+
+
+CLASS = st.integers(0, 3)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), CLASS, CLASS), min_size=1, max_size=30))
+def test_accuracy_is_counted_picture_by_picture(pictures: list[tuple[int, int, int]]) -> None:
+    found = accuracy_of(*(np.asarray(column) for column in zip(*pictures, strict=True)))
+    right = [predicted == label for predicted, label, _ in pictures]
+    reference = [float_predicted == label for _, label, float_predicted in pictures]
+    assert found.top1 == sum(right) / len(pictures)
+    lost = [before - after for before, after in zip(reference, right, strict=True)]
+    assert found.drop_pp == pytest.approx(100 * np.mean(lost))
+    assert found.drop_standard_error_pp == pytest.approx(100 * np.std(lost) / math.sqrt(len(lost)), abs=1e-6)
+    assert found.agreement == np.mean([predicted == reference for predicted, _, reference in pictures])
+
+
+class Fixed:
+    """Gives the logits that a picture's first pixel points at."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        self._logits = np.asarray(logits, np.float32)
+
+    def run(self, image: np.ndarray, /) -> np.ndarray:
+        assert image.shape == (1, 2, 2, 3)
+        return self._logits[image[0, 0, 0, 0]]
+
+
+def test_a_logit_that_is_not_finite_is_no_prediction() -> None:
+    pictures = np.zeros((4, 2, 2, 3), np.uint8)
+    pictures[:, 0, 0, 0] = range(4)
+    classifier = Fixed([[1, 2, 3], [1, math.nan, 0], [5, 4, math.inf], [-1, -math.inf, -2]])
+    assert classify(classifier.run, pictures, "fixed").tolist() == [2, -1, -1, -1]
+
+
+def network() -> FloatNetwork:
+    class Model:
+        input_shape = (None, 2, 2, 3)
+
+    return FloatNetwork(Model(), np.zeros((1, 2, 2, 3), np.uint8))
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, name: str, make: Any) -> None:
+    module = ModuleType(f"export.bench.{name}")
+    module.make = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def candidate(name: str) -> Candidate:
+    return Candidate(name, "planted", (), lambda threads: Fixed([[1, 2]]))
+
+
+def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def half(network: FloatNetwork, folder: Path) -> Any:
+        yield candidate("first half")
+        raise RuntimeError("operator Frob\n is not supported")
+
+    def broken(network: FloatNetwork, folder: Path) -> Any:
+        def refuse(threads: int) -> Any:
+            raise OSError("cannot be opened")
+
+        yield Candidate("opens never", "planted", (), refuse)
+
+    plant(monkeypatch, "planted_half", half)
+    plant(monkeypatch, "planted_broken", broken)
+    plant(monkeypatch, "planted_sound", lambda network, folder: iter([candidate("sound")]))
+    families = [
+        Family("planted_absent", ("no-such-distribution", "numpy"), ("absent one", "absent two")),
+        Family("planted_half", ("numpy",), ("first half", "second half")),
+        Family("planted_broken", (), ("opens never",)),
+        Family("planted_sound", (), ("sound",)),
+    ]
+    made, not_measured = make_peers(families, network(), tmp_path)
+    assert [each.name for each in made] == ["first half", "sound"]
+    reason = "no-such-distribution not installed; run `pip install '.[bench]'`"
+    assert not_measured == [
+        NotMeasured("absent one", reason, failed=False),
+        NotMeasured("absent two", reason, failed=False),
+        NotMeasured("second half", "RuntimeError: operator Frob is not supported", failed=True),
+        NotMeasured("opens never", "OSError: cannot be opened", failed=True),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2, 3), (4, 3, 3, 3)])
+def test_pictures_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"expected uint8 \[N, 2, 2, 3\], N at least 1"):
+        FloatNetwork(network().model, np.zeros(shape, np.uint8))
+    with pytest.raises(ConfigError, match="float32"):
+        FloatNetwork(network().model, np.zeros((1, 2, 2, 3), np.float32))
+
+
+def test_no_two_rows_share_a_name() -> None:
+    names = [name for family in FAMILIES for name in family.peers]
+    assert len({*names, OURS, FLOOR}) == len(names) + 2
+
+
+@pytest.mark.parametrize("wrong", [["--pictures", "0"], ["--rounds", "0"], ["--threads", "0"], ["--threads", "1", "1"]])
+def test_the_command_refuses_bad_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
+    assert run_cli(bench.main, ["--bundle", str(tmp_path), *wrong]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: received")
+    assert captured.err.count("\n") == 1
+
+
+def test_the_command_names_a_bundle_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(bench.main, ["--bundle", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_the_command_measures_a_bundle_with_what_is_installed(
+    tiny_export: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = tmp_path / "mine"
+    shutil.copytree(tiny_export, bundle)
+    for path in (bundle / "artifacts").iterdir():
+        path.rename(bundle / path.name)
+    shutil.copyfile(bundle / "float.safetensors", bundle / "qat.safetensors")
+    absent = Family("planted_absent", ("no-such-distribution",), ("absent",))
+    monkeypatch.setattr(bench, "FAMILIES", (FAMILIES[0], absent))
+    options = ["--data-dir", str(picture_folder), "--pictures", "6", "--rounds", "3", "--threads", "1", "--json"]
+    assert bench.main(["--bundle", str(bundle), "--out", str(tmp_path / "out"), *options]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert content["bundle"] == "mine"
+    assert content["data"]["pictures"] == 6 < TEST_PICTURES
+    assert content["data"]["representative_is_the_bundles"] is True
+    rows = {each["name"]: each for each in content["rows"]}
+    made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]
+    runtimes = [name for name, package in RUNTIMES.items() if installed_version(package) is not None]
+    elsewhere = [f"FocalEdge {precision}, {runtime}" for precision in ("float32", "int8") for runtime in runtimes]
+    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *FAMILIES[0].peers, FLOOR]
+    assert [each["name"] for each in content["not_measured"]] == ["absent"]
+    for exact in ("FocalEdge float32", "TFLite float"):
+        assert rows[exact]["accuracy"]["agreement"] == 1.0
+        assert rows[exact]["accuracy"]["drop_pp"] == 0.0
+    # The weights of the fine-tuning are the float ones here, so that the artifact is the one calibrated alone.
+    alone = tmp_path / "out" / "artifacts" / "calibrated_alone" / "int8.tflite"
+    assert rows[f"{OURS}, calibrated alone"]["size_bytes"] == alone.stat().st_size
+    assert alone.read_bytes() == (bundle / "int8.tflite").read_bytes()
+    assert rows[OURS]["latency"]["1"]["times_ours"] == 1.0
+    assert all(each["latency"]["1"]["p50_ms"] > 0 for each in rows.values())

@@ -1,0 +1,102 @@
+"""The dynamic scheme: int8 weights in the products that it names, from the weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tensorflow.lite.tools import flatbuffer_utils
+
+from export.audit import Listing, check_scheme, list_operators
+from export.quantize.network import QuantizedNetwork
+from export.quantize.schemes import DYNAMIC, match_rules
+from export.tflite.convert import convert_float, convert_int8
+from export.tflite.passes import quantize_weights
+from runtime.core.errors import ArtifactError
+from runtime.evaluation.split_file import read_split
+from tests.support.tiny_run import CONFIG, run_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_float: Any) -> bytes:
+    return convert_int8(QuantizedNetwork(tiny_float, CONFIG, {}, DYNAMIC))
+
+
+@pytest.fixture(scope="module")
+def listing(artifact: bytes, tiny_float: Any) -> Listing:
+    return list_operators(artifact, [layer.name for layer in tiny_float.layers])
+
+
+def kernels(content: bytes) -> dict[str, tuple[NDArray[Any], Any]]:
+    """Values and tensor of every convolution's kernel, by the kernel's name."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph, found = model.subgraphs[0], {}
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == 3:  # schema.BuiltinOperator.CONV_2D
+            tensor = graph.tensors[operator.inputs[1]]
+            dtype = {0: np.float32, 9: np.int8}[tensor.type]
+            values = np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape)
+            found[graph.tensors[operator.outputs[0]].name.decode()] = values, tensor
+    return found
+
+
+def test_the_products_that_it_names_have_int8_weights_and_no_others(listing: Listing, tiny_float: Any) -> None:
+    named = set(match_rules(DYNAMIC.rules, [layer.name for layer in tiny_float.layers]))
+    assert {"logits", "embed.proj", "stage0.block0.query", "stage1.embed.proj"} <= named
+    assert {each.layer for each in listing.operators if each.weights == "int8"} == named
+    assert {each.dtype for each in listing.operators if each.layer in named} >= {"float32, int8 weights"}
+    check_scheme(listing, DYNAMIC)
+
+
+def test_the_delegate_takes_it_whole(listing: Listing) -> None:
+    assert listing.partitions == 1
+    assert [each.name for each in listing.operators if each.partition is None] == ["CAST"]
+
+
+def test_weights_are_rounded_to_their_channels_scale(artifact: bytes, tiny_float: Any) -> None:
+    floats, stored = kernels(convert_float(tiny_float, CONFIG)), kernels(artifact)
+    assert floats.keys() == stored.keys()
+    rounded = 0
+    for name, (values, tensor) in stored.items():
+        exact = floats[name][0]
+        if values.dtype == np.float32:
+            np.testing.assert_array_equal(values, exact)
+            continue
+        scale = np.asarray(tensor.quantization.scale).reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(scale.ravel(), np.abs(exact).max(axis=(1, 2, 3)) / 127.0, rtol=1e-6)
+        assert np.abs(values * scale - exact).max() <= 0.5001 * scale.max()
+        rounded += 1
+    assert rounded == 3 + 2 * 6
+
+
+def test_it_says_nearly_what_the_float_network_says(artifact: bytes, tiny_float: Any, tiny_run: Path) -> None:
+    pictures = read_split(tiny_run / "test.npz").images[:60]
+    expected = tiny_float.predict_on_batch(pictures.astype(np.float32))
+    noise = run_artifact(artifact, pictures)["logits"] - expected
+    assert np.abs(noise).max() > 1e-3
+    assert 10 * np.log10((expected**2).sum() / (noise**2).sum()) > 20
+
+
+def test_float_weights_are_not_kept_beside_the_int8_ones(artifact: bytes, tiny_float: Any) -> None:
+    saved = sum(3 * values.size for values, _ in kernels(artifact).values() if values.dtype == np.int8)
+    scales = sum(8 * len(values) for values, _ in kernels(artifact).values())
+    assert len(artifact) < len(convert_float(tiny_float, CONFIG)) - saved + 3 * scales
+
+
+def test_a_channel_of_zeros_stays_zeros(tiny_float: Any, tiny_run: Path) -> None:
+    from export.quantize.fake_quant import build_float
+    from train.model.weights import read_tensors
+
+    weights = read_tensors(tiny_run / "float.safetensors")
+    weights["logits/kernel"] = weights["logits/kernel"] * np.array([0.0, 1.0, 1.0], np.float32)
+    content = convert_int8(QuantizedNetwork(build_float(CONFIG, weights, "test"), CONFIG, {}, DYNAMIC))
+    logits = run_artifact(content, read_split(tiny_run / "test.npz").images[:5])["logits"]
+    np.testing.assert_allclose(logits[:, 0], weights["logits/bias"][0], rtol=1e-6)
+
+
+def test_refuses_a_product_that_is_not_there(tiny_float: Any) -> None:
+    with pytest.raises(ArtifactError, match=r"no convolution of softmax; expected one of each"):
+        quantize_weights(convert_float(tiny_float, CONFIG), ["logits", "softmax"])

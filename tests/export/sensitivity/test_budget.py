@@ -1,0 +1,113 @@
+"""The search of products to leave in float, against every selection there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.accuracy import Accuracy
+from export.sensitivity.budget import check_budget, search_float_layers
+from export.sensitivity.curve import curve_selections, hold_artifact_to_budget
+from export.sensitivity.ranking import Answers
+from runtime.core.errors import ConfigError
+
+
+def names(count: int) -> list[str]:
+    return [f"layer{index}" for index in range(count)]
+
+
+def accuracy(drop_pp: float) -> Accuracy:
+    return Accuracy(top1=0.5, drop_pp=drop_pp, drop_standard_error_pp=0.1, agreement=0.9)
+
+
+def judge_by(drop_pp: Callable[[frozenset[str]], float]) -> Callable[[Collection[str]], Answers]:
+    """A network whose drop follows from which products are int8."""
+    return lambda int8: Answers(accuracy=accuracy(drop_pp(frozenset(int8))), divergence_nats=0.0)
+
+
+def fewest(drop_pp: Callable[[frozenset[str]], float], products: list[str], budget: float) -> int:
+    """How many products must be float, by trying all selections."""
+    return next(
+        count
+        for count in range(len(products) + 1)
+        for chosen in combinations(products, count)
+        if drop_pp(frozenset(products) - set(chosen)) <= budget
+    )
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 20))
+def test_costs_that_add_up_are_met_by_the_fewest(costs: list[int], budget: int) -> None:
+    products = names(len(costs))
+    by_name = dict(zip(products, costs, strict=True))
+
+    def drop_pp(int8: frozenset[str]) -> float:
+        return sum(by_name[name] for name in int8)
+
+    ranked = sorted(products, key=lambda name: -by_name[name])
+    chosen = search_float_layers(judge_by(drop_pp), ranked, budget).chosen
+    assert chosen.answers.accuracy.drop_pp <= budget
+    assert chosen.answers.accuracy.drop_pp == drop_pp(frozenset(products) - set(chosen.float_layers))
+    assert len(chosen.float_layers) == fewest(drop_pp, products, budget)
+
+
+@given(st.integers(1, 5), st.data())
+def test_whatever_the_drops_what_is_promised_holds(count: int, data: st.DataObject) -> None:
+    products = names(count)
+    # Of every set of int8 products a drop of its own: more in float may well be worse.
+    sets = [frozenset(each) for size in range(1, count + 1) for each in combinations(products, size)]
+    drops = dict(
+        zip(sets, data.draw(st.lists(st.integers(-2, 5), min_size=len(sets), max_size=len(sets))), strict=True)
+    )
+    drops[frozenset()] = 0
+    found = search_float_layers(judge_by(drops.__getitem__), products, 1)
+    chosen = set(found.chosen.float_layers)
+    assert drops[frozenset(products) - chosen] <= 1
+    assert all(drops[frozenset(products) - (chosen - {name})] > 1 for name in chosen)
+    best = fewest(drops.__getitem__, products, 1)
+    assert len(chosen) == best if best <= 1 else len(chosen) >= best
+    assert found.chosen in found.tried
+    assert all(
+        step.answers.accuracy.drop_pp == drops[frozenset(products) - set(step.float_layers)] for step in found.tried
+    )
+
+
+def test_a_budget_that_int8_keeps_leaves_nothing_in_float() -> None:
+    found = search_float_layers(judge_by(len), names(4), 4)
+    assert found.chosen.float_layers == ()
+    assert len(found.tried) == 1
+
+
+@pytest.mark.parametrize("budget", [-0.1, math.nan, math.inf])
+def test_refuses_what_is_no_budget(budget: float) -> None:
+    with pytest.raises(ConfigError, match=r"expected 0 or more, finite"):
+        check_budget(budget)
+    with pytest.raises(ConfigError, match=r"expected 0 or more, finite"):
+        search_float_layers(judge_by(len), names(2), budget)
+
+
+def test_the_artifact_has_the_last_word() -> None:
+    ranked = names(5)
+
+    def examine(float_layers: Collection[str]) -> Accuracy:
+        return accuracy(3.0 - len(float_layers))
+
+    assert hold_artifact_to_budget(examine, ["layer3"], ranked, 2.0) == ("layer3",)
+    assert hold_artifact_to_budget(examine, ["layer3"], ranked, 0.5) == ("layer3", "layer0", "layer1")
+    assert hold_artifact_to_budget(lambda _: accuracy(9.0), [], ranked, 1.0) == tuple(ranked)
+
+
+@given(st.integers(1, 60), st.data())
+def test_the_curve_goes_from_none_over_the_chosen_to_all(count: int, data: st.DataObject) -> None:
+    ranked = names(count)
+    chosen = data.draw(st.lists(st.sampled_from(ranked), unique=True))
+    points = curve_selections(chosen, ranked)
+    assert points[0] == ()
+    assert set(points[-1]) == set(ranked)
+    assert set(chosen) in [set(point) for point in points]
+    assert len(points) <= 7
+    assert all(set(few) < set(more) for few, more in pairwise(points))

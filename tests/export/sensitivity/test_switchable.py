@@ -1,0 +1,63 @@
+"""Products behind switches: all on is the fake-quantized network, all off the float one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibration.calibration_file import read_calibration
+from export.quantize.schemes import SELECTIVE, Rule
+from export.sensitivity.switchable import SwitchedNetwork, build_switched
+from runtime.core.errors import ArtifactError, ConfigError
+from tests.support.tiny_run import CONFIG, soft_pictures
+
+PICTURES = soft_pictures(40, seed=8).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run: Path, tiny_float: Any) -> SwitchedNetwork:
+    return build_switched(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE.rules)
+
+
+def logits(network: SwitchedNetwork, int8: list[str]) -> Any:
+    network.switch(int8)
+    return network.model.predict_on_batch(PICTURES)
+
+
+def test_all_off_is_the_float_network(network: SwitchedNetwork, tiny_float: Any) -> None:
+    np.testing.assert_allclose(logits(network, []), tiny_float.predict_on_batch(PICTURES), rtol=1e-5, atol=1e-5)
+
+
+def test_all_on_is_the_fake_quantized_network(network: SwitchedNetwork, tiny_fake_quant: Any) -> None:
+    expected = tiny_fake_quant.predict_on_batch(PICTURES)
+    found = logits(network, list(network.products))
+    assert np.abs(found - logits(network, [])).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_each_product_alone_makes_a_difference_and_goes_back(network: SwitchedNetwork) -> None:
+    exact = logits(network, [])
+    errors = {name: float(np.abs(logits(network, [name]) - exact).max()) for name in network.products}
+    assert len(errors) == 3 + 2 * 6 + 5
+    assert all(error > 0 for error in errors.values())
+    np.testing.assert_array_equal(logits(network, []), exact)
+
+
+def test_refuses_a_product_that_is_not_there(network: SwitchedNetwork) -> None:
+    with pytest.raises(ConfigError, match=r"\['embed\.norm'\]; expected some of embed\.proj"):
+        network.switch(["logits", "embed.norm"])
+
+
+def test_refuses_an_int8_product_of_a_float_input(tiny_run: Path, tiny_float: Any) -> None:
+    ranges = read_calibration(tiny_run).ranges
+    with pytest.raises(ConfigError, match=r"logits reads head\.pool, which has no rule"):
+        build_switched(tiny_float, CONFIG, ranges, [Rule("logits", True, "the head")])
+
+
+def test_refuses_a_calibration_without_its_range(tiny_run: Path, tiny_float: Any) -> None:
+    ranges = {name: ends for name, ends in read_calibration(tiny_run).ranges.items() if name != "head.pool"}
+    with pytest.raises(ArtifactError, match=r"no range for head\.pool"):
+        build_switched(tiny_float, CONFIG, ranges, SELECTIVE.rules)

@@ -1,0 +1,382 @@
+"""The audit: operators, types and partitions against the interpreter's own account, and what it must refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+import export.audit
+import export.bundle
+from export.audit import (
+    Listing,
+    Operator,
+    check_scheme,
+    describe,
+    interpreter_nodes,
+    list_operators,
+    main,
+    partitions_of,
+    summarise,
+    unlisted_float,
+)
+from export.bundle import write_artifacts
+from export.quantize.schemes import FACE, SELECTIVE, FloatOps, Scheme
+from export.tflite.passes import layer_of
+from runtime.bundle.manifest import read_manifest, write_manifest
+from runtime.core.errors import ArtifactError, run_cli
+from runtime.core.files import sha256_of
+from tests.support.tiny_run import soft_pictures
+
+ARTIFACTS = ("float", "int8", "stock")
+
+
+@pytest.fixture(scope="module")
+def layers(tiny_float: Any) -> list[str]:
+    return [layer.name for layer in tiny_float.layers]
+
+
+@pytest.fixture(scope="module")
+def contents(tiny_export: Path, tiny_float: Any) -> dict[str, bytes]:
+    """The tiny run's artifacts, and what TensorFlow's own full-integer quantization makes of its network."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(tiny_float)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    pictures = soft_pictures(8, seed=1).astype(np.float32)
+    converter.representative_dataset = lambda: ([picture[np.newaxis]] for picture in pictures)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    bundle = tiny_export / "artifacts"
+    return {
+        "float": (bundle / "float.tflite").read_bytes(),
+        "int8": (bundle / "int8.tflite").read_bytes(),
+        "stock": converter.convert(),
+    }
+
+
+@pytest.fixture(scope="module")
+def listings(contents: dict[str, bytes], layers: list[str]) -> dict[str, Listing]:
+    return {name: list_operators(content, layers) for name, content in contents.items()}
+
+
+def left_by_the_delegate(content: bytes) -> list[str]:
+    """The operators that the interpreter itself runs: those that the graph's outputs depend on through no partition."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    nodes = interpreter._get_ops_details()
+    # A partition's node comes after all operators, and takes the place of those that gave its outputs.
+    makers = {tensor: node for node in nodes for tensor in node["outputs"].tolist()}
+    pending = [detail["index"] for detail in interpreter.get_output_details()]
+    run: dict[int, str] = {}
+    while pending:
+        node = makers.get(pending.pop())
+        if node is not None and node["index"] not in run:
+            run[node["index"]] = node["op_name"]
+            pending += node["inputs"].tolist()
+    return [name for _, name in sorted(run.items()) if name != "DELEGATE"]
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_lists_what_an_interpreter_without_delegates_runs(
+    name: str, contents: dict[str, bytes], listings: dict[str, Listing]
+) -> None:
+    interpreter = Interpreter(
+        model_content=contents[name],
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    details = interpreter._get_ops_details()
+    expected = [(each["op_name"], *(np.dtype(kind).name for kind in each["result_types"])) for each in details]
+    assert [(each.name, *each.outputs) for each in listings[name].operators] == expected
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_the_operators_outside_are_those_the_interpreter_runs_itself(
+    name: str, contents: dict[str, bytes], listings: dict[str, Listing]
+) -> None:
+    outside = [each.name for each in listings[name].operators if each.partition is None]
+    assert outside == left_by_the_delegate(contents[name])
+    inside = {each.partition for each in listings[name].operators} - {None}
+    assert inside == set(range(listings[name].partitions))
+
+
+def test_the_stock_int8_artifact_is_cut_to_pieces_and_ours_is_not(listings: dict[str, Listing]) -> None:
+    assert listings["stock"].partitions > 5
+    assert Counter(each.name for each in listings["stock"].operators if each.partition is None)["GELU"] > 1
+    assert listings["int8"].partitions == listings["float"].partitions == 1
+
+
+def test_operators_have_the_layers_of_their_network(listings: dict[str, Listing], tiny_float: Any) -> None:
+    products = {layer.name for layer in tiny_float.layers if type(layer).__name__ == "Conv2D"}
+    depthwise = {layer.name for layer in tiny_float.layers if type(layer).__name__ == "DepthwiseConv2D"}
+    assert len(products) == 20
+    for listing in listings.values():
+        found = [(each.name, each.layer) for each in listing.operators]
+        assert {layer for name, layer in found if name == "CONV_2D"} == products
+        assert {layer for name, layer in found if name == "DEPTHWISE_CONV_2D"} == depthwise
+        assert {layer for name, layer in found if name == "RSQRT"} >= {"embed.norm", "stage1.block0.norm2"}
+    for name in ("float", "int8"):
+        face = [each.name for each in listings[name].operators if each.layer == FACE]
+        assert {"SQRT", "SUM"} <= set(face) <= {"CAST", "QUANTIZE", "SQUARE", "SUM", "SQRT", "MUL", "ADD"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layer"),
+    [
+        (["views/quant_stage0.block0.norm1/FixedQuantize/FakeQuantWithMinMaxArgs"], "stage0.block0.norm1"),
+        (["views/embed.act0/Relu;views/embed.conv0/BiasAdd;views/embed.conv0/Conv2D"], "embed.conv0"),
+        (["StatefulPartitionedCall/views/quant_logits/Conv2D"], "logits"),
+        (["logits"], "logits"),
+        (["embed.act0/Relu/float"], "embed.act0"),
+        (["unknown", "views/embed.conv0/split"], "embed.conv0"),
+        (["views/embed.conv01/Conv2D"], FACE),
+        (["StatefulPartitionedCall:0"], FACE),
+        (["gates"], FACE),
+        ([""], FACE),
+        ([], FACE),
+    ],
+)
+def test_the_layer_is_the_last_one_in_the_name(tensors: list[str], layer: str) -> None:
+    assert layer_of(tensors, {"stage0.block0.norm1", "embed.conv0", "embed.act0", "logits"}) == layer
+
+
+def node(name: str, inputs: list[int], outputs: list[int]) -> dict[str, Any]:
+    return {"op_name": name, "inputs": np.array(inputs, np.int32), "outputs": np.array(outputs, np.int32)}
+
+
+# 0 -A-> 1 -B-> 2 -C-> 4 -E-> 5, and 1 -D-> 3 -E; the delegate takes A and B, and E, with a weight 9 to each.
+NODES = [
+    node("A", [0, 9], [1]),
+    node("B", [1, 9], [2]),
+    node("C", [2, -1], [4]),
+    node("D", [1], [3]),
+    node("E", [4, 3, 9], [5]),
+    node("DELEGATE", [0, 9], [1, 2]),
+    node("DELEGATE", [3, 4, 9], [5]),
+]
+
+
+def test_a_partition_is_what_its_outputs_are_computed_by_up_to_its_inputs() -> None:
+    assert partitions_of(NODES, list("ABCDE")) == {0: 0, 1: 0, 4: 1}
+    assert partitions_of(NODES[:5], list("ABCDE")) == {}
+
+
+@pytest.mark.parametrize("names", ["ABCD", "ABCED", "ABCDEF"])
+def test_nodes_of_another_model_are_refused(names: str) -> None:
+    with pytest.raises(ArtifactError, match="not the artifact's own"):
+        partitions_of(NODES, list(names))
+
+
+def operator(name: str, inputs: str, output: str, layer: str = "stage0.block0.add1") -> Operator:
+    return Operator(name, layer, (inputs,) if inputs else (), (output,), 0)
+
+
+def test_types_are_told_in_short() -> None:
+    assert operator("ADD", "int8", "int8").dtype == "int8"
+    assert operator("QUANTIZE", "float32", "int8").dtype == "float32 -> int8"
+    assert operator("FILL", "", "float32").dtype == "float32"
+    assert Operator("PACK", "a", ("int8", "int8", "float32"), ("int8",), None).dtype == "int8/float32 -> int8"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "is_float"),
+    [
+        ("float32", "float32", True),
+        ("int8", "float32", True),
+        ("float16", "int8", True),
+        ("int8", "int8", False),
+        ("uint8", "int8", False),
+        ("int32", "int64", False),
+    ],
+)
+def test_an_operator_that_touches_float_is_float(inputs: str, output: str, is_float: bool) -> None:
+    assert operator("ANY", inputs, output).is_float is is_float
+
+
+def test_our_int8_artifact_keeps_to_its_scheme_and_the_float_one_would_not(listings: dict[str, Listing]) -> None:
+    check_scheme(listings["int8"], SELECTIVE)
+    with pytest.raises(ArtifactError, match=r"CONV_2D \(embed\.proj\), .* and \d+ more in float"):
+        check_scheme(listings["float"], SELECTIVE)
+
+
+# The picture may come in without float arithmetic, and this network has no LayerNorm within its modulations.
+@pytest.mark.parametrize(
+    "allowed", [each for each in SELECTIVE.float_ops if each.pattern not in ("normalise", r".+\.modulated")]
+)
+def test_every_entry_of_the_scheme_is_needed(allowed: FloatOps, listings: dict[str, Listing]) -> None:
+    stricter = dataclasses.replace(SELECTIVE, float_ops=tuple(e for e in SELECTIVE.float_ops if e is not allowed))
+    unlisted = unlisted_float(listings["int8"], stricter)
+    assert unlisted
+    assert {each.name for each in unlisted} <= allowed.ops
+
+
+def test_no_entry_of_the_scheme_lists_a_product() -> None:
+    listed = {name for allowed in SELECTIVE.float_ops for name in allowed.ops}
+    assert not listed & {"CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
+
+
+def test_an_entry_holds_for_its_layers_and_its_operators_alone() -> None:
+    scheme = Scheme("s", "a test", (), (FloatOps(r"a\d", frozenset({"ADD", "MUL"}), "why"),))
+    assert scheme.allows_float("ADD", "a1")
+    assert not scheme.allows_float("SUB", "a1")
+    assert not scheme.allows_float("ADD", "a1.b")
+    assert not scheme.allows_float("ADD", FACE)
+
+
+@pytest.mark.parametrize(("count", "ending"), [(1, "(a0) in float"), (6, "(a5) in float"), (9, "(a5) and 3 more in")])
+def test_a_refusal_names_up_to_six(count: int, ending: str) -> None:
+    operators = tuple(operator("ADD", "float32", "float32", f"a{index}") for index in range(count))
+    with pytest.raises(ArtifactError, match=r"the scheme 'strict' lists none.*float_ops") as caught:
+        check_scheme(Listing("test", 1, operators), Scheme("strict", "a test", (), ()))
+    assert ending in str(caught.value)
+    assert str(caught.value).count("ADD (") == min(count, 6)
+
+
+def test_a_product_left_in_float_is_refused_and_the_bundle_stays(
+    tiny_run: Path, tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tuple(
+        dataclasses.replace(rule, pattern=rule.pattern.replace("query|", "")) if "query" in rule.pattern else rule
+        for rule in SELECTIVE.rules
+    )
+    assert rules != SELECTIVE.rules
+    monkeypatch.setattr(export.bundle, "read_scheme", lambda _: dataclasses.replace(SELECTIVE, rules=rules))
+    target = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    with pytest.raises(ArtifactError, match=r"CONV_2D \(stage0\.block0\.query\)"):
+        write_artifacts(tiny_run, target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_the_manifest_carries_the_audit(tiny_export: Path, listings: dict[str, Listing]) -> None:
+    manifest = read_manifest(tiny_export / "artifacts")
+    for name, precision in (("float", "float32"), ("int8", "int8")):
+        audit = manifest.artifact(precision).audit
+        assert audit is not None
+        assert audit.interpreter.startswith("ai-edge-litert ")
+        assert audit.delegate_partitions == 1
+        total = len(listings[name].operators)
+        assert sum(sum(counts.values()) for counts in audit.operators.values()) == total
+    floats = manifest.artifact("float32").audit
+    assert floats is not None
+    assert sum(len(names) for names in floats.float_operators.values()) == len(listings["float"].operators)
+    assert floats.operators["CONV_2D"] == {"float32": 20}
+    audit = manifest.artifact("int8").audit
+    assert audit is not None
+    assert audit.operators["CONV_2D"] == {"int8": 20}
+    assert audit.float_operators["stage0.block0.focal1"] == ("DEPTHWISE_CONV_2D",)
+    assert audit.float_operators["stage1.block0.add2"] == ("ADD",)
+    assert "stage0.block0.query" not in audit.float_operators
+
+
+def test_a_summary_counts_by_type_and_keeps_the_graphs_order() -> None:
+    operators = (
+        operator("MUL", "float32", "float32", "b"),
+        operator("QUANTIZE", "float32", "int8", "b"),
+        dataclasses.replace(operator("MUL", "int8", "int8", "a"), partition=None),
+        operator("ADD", "float32", "float32", "b"),
+    )
+    audit = summarise(Listing("test 1.0", 1, operators))
+    assert audit.operators == {
+        "ADD": {"float32": 1},
+        "MUL": {"float32": 1, "int8": 1},
+        "QUANTIZE": {"float32 -> int8": 1},
+    }
+    assert audit.float_operators == {"b": ("MUL", "QUANTIZE", "ADD")}
+    assert audit.outside_delegate == {"a": ("MUL",)}
+
+
+def test_the_table_counts_inside_and_outside() -> None:
+    operators = (
+        operator("MUL", "float32", "float32", "b"),
+        dataclasses.replace(operator("MUL", "int8", "int8", "a"), partition=None),
+        operator("MUL", "int8", "int8", "a"),
+    )
+    rows = [line.split() for line in describe(Listing("test 1.0", 1, operators)).splitlines()]
+    assert ["MUL", "float32", "1", "1", "0"] in rows
+    assert ["MUL", "int8", "2", "1", "1"] in rows
+    assert rows[-1] == ["b", "MUL"]
+    assert "none" in describe(Listing("test 1.0", 1, operators[:1]))
+
+
+def test_the_command_prints_a_table_of_each_artifact(tiny_export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(main, ["--bundle", str(tiny_export / "artifacts")]) == 0
+    text = capsys.readouterr().out
+    assert text.count("delegate partitions: 1 (ai-edge-litert ") == 2
+    rows = [line.split() for line in text.splitlines()]
+    assert ["CONV_2D", "float32", "20", "20", "0"] in rows
+    assert ["CONV_2D", "int8", "20", "20", "0"] in rows
+    assert ["stage1.block0.gated0", "MUL"] in rows
+
+
+def test_the_command_prints_every_operator_as_json(
+    tiny_export: Path, listings: dict[str, Listing], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(main, ["--bundle", str(tiny_export / "artifacts"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["precision"], each["delegate_partitions"]) for each in found] == [("float32", 1), ("int8", 1)]
+    operators = listings["int8"].operators
+    assert [(each["name"], each["layer"]) for each in found[1]["operators"]] == [(e.name, e.layer) for e in operators]
+    assert [each["is_float"] for each in found[1]["operators"]] == [each.is_float for each in operators]
+
+
+def test_the_command_refuses_an_int8_artifact_that_is_float(
+    tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
+    shutil.copy(bundle / "float.tflite", bundle / "int8.tflite")
+    manifest = read_manifest(bundle)
+    float32, int8, *others = manifest.artifacts
+    size = (bundle / "int8.tflite").stat().st_size
+    forged = dataclasses.replace(int8, sha256=sha256_of(bundle / "int8.tflite"), size_bytes=size)
+    write_manifest(bundle, dataclasses.replace(manifest, artifacts=(float32, forged, *others)))
+    assert run_cli(main, ["--bundle", str(bundle)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: the int8 artifact computes CONV_2D (embed.proj)")
+    assert captured.out.count("CONV_2D              float32") == 2
+
+
+def test_bytes_that_are_no_model_are_refused(layers: list[str]) -> None:
+    with pytest.raises(ArtifactError, match="cannot open the artifact"):
+        list_operators(b"no model at all", layers)
+
+
+def test_a_model_of_two_graphs_is_refused(contents: dict[str, bytes], layers: list[str]) -> None:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(contents["float"]))
+    model.subgraphs = model.subgraphs * 2
+    with pytest.raises(ArtifactError, match="a model with 2 graphs; expected one"):
+        list_operators(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), layers)
+
+
+class SilentInterpreter:
+    """An interpreter of a version that lists no operators."""
+
+    def __init__(self, model_content: bytes) -> None:
+        """Take a model."""
+
+    def allocate_tensors(self) -> None:
+        """Do nothing."""
+
+
+class StrangeInterpreter(SilentInterpreter):
+    """An interpreter of a version that lists them otherwise."""
+
+    def _get_ops_details(self) -> list[dict[str, Any]]:
+        return [{"name": "CONV_2D", "inputs": [], "outputs": []}]
+
+
+@pytest.mark.parametrize("interpreter", [SilentInterpreter, StrangeInterpreter])
+def test_an_interpreter_that_does_not_tell_is_named(interpreter: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.audit, "load_interpreter", lambda: ("litert 9.0", interpreter))
+    with pytest.raises(ArtifactError, match=r"litert 9\.0 does not tell the delegate's partitions.*install"):
+        interpreter_nodes(b"model")

@@ -1,0 +1,143 @@
+"""A network of the edge presets' kind: its norms folded away, its ReLUs inside the int8 products."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.tiny_run import draw_weights, run_artifact, soft_pictures
+from train.model.config import PRESETS
+from train.model.fold_norms import fold_weights, folded
+
+TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(8, 16), depths=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    import keras
+
+    from export.quantize.fake_quant import build_float
+    from train.model.focalnet import build_focalnet
+    from train.model.weights import model_weights
+
+    shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(TRAINED, keras)).items()}
+    return build_float(folded(TRAINED), fold_weights(draw_weights(shapes, seed=4), TRAINED), "test")
+
+
+@pytest.fixture(scope="module")
+def ranges(network: Any) -> dict[str, tuple[float, float]]:
+    import tf_keras
+
+    layers = [layer for layer in network.layers if not isinstance(layer, tf_keras.layers.InputLayer)]
+    views = tf_keras.Model(network.input, {layer.name: layer.output for layer in layers})
+    outputs = views.predict_on_batch(soft_pictures(64, seed=1).astype(np.float32))
+    return {name: (min(0.0, float(v.min())), max(0.0, float(v.max()))) for name, v in outputs.items()}
+
+
+@pytest.fixture(scope="module")
+def quantized(network: Any, ranges: dict[str, tuple[float, float]]) -> Any:
+    from export.quantize.fake_quant import build_fake_quant
+    from export.quantize.schemes import SELECTIVE
+
+    return build_fake_quant(network, folded(TRAINED), ranges, SELECTIVE)
+
+
+@pytest.fixture(scope="module")
+def artifact(network: Any, ranges: dict[str, tuple[float, float]]) -> bytes:
+    from export.quantize.network import QuantizedNetwork
+    from export.quantize.schemes import SELECTIVE
+    from export.tflite.convert import convert_int8
+
+    return convert_int8(QuantizedNetwork(network, folded(TRAINED), ranges, SELECTIVE))
+
+
+def operators(content: bytes) -> list[tuple[str, str, str]]:
+    """Every operator's kind, fused activation and type of output."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    def names(cls: Any) -> dict[int, str]:
+        return {value: name for name, value in vars(cls).items() if isinstance(value, int)}
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    kinds, types = names(schema.BuiltinOperator), names(schema.TensorType)
+    fused = names(schema.ActivationFunctionType)
+    return [
+        (
+            kinds[model.operatorCodes[op.opcodeIndex].builtinCode],
+            fused[getattr(op.builtinOptions, "fusedActivationFunction", 0)],
+            types[graph.tensors[op.outputs[0]].type],
+        )
+        for op in graph.operators
+    ]
+
+
+def test_a_relu_after_an_int8_product_is_part_of_it(artifact: bytes) -> None:
+    found = Counter(operators(artifact))
+    # Two of the stem's three convolutions, and the expansion of each block's MLP.
+    assert found["CONV_2D", "RELU", "INT8"] == 4
+    assert not any(kind == "RELU" for kind, _, _ in found)
+    assert found["DEPTHWISE_CONV_2D", "RELU", "FLOAT32"] == 4
+
+
+def test_no_norm_is_left_but_those_before_the_modulations(artifact: bytes) -> None:
+    kinds = Counter(kind for kind, _, _ in operators(artifact))
+    assert kinds["RSQRT"] == 2
+    assert kinds["GELU"] == 0
+
+
+def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
+    from export.audit import check_scheme, list_operators
+    from export.quantize.schemes import SELECTIVE
+
+    listing = list_operators(artifact, [layer.name for layer in network.layers])
+    check_scheme(listing, SELECTIVE)
+    assert listing.partitions == 1
+    int8 = [each.layer for each in listing.operators if each.name == "CONV_2D" and not each.is_float]
+    # A ReLU that is part of a product leaves it the product's name.
+    assert {"embed.conv0", "embed.conv1", "stage1.block0.expand"} <= set(int8)
+    assert len(int8) == len(set(int8)) == sum(hasattr(layer, "kernel") for layer in network.layers)
+
+
+def logits(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(model.predict_on_batch(pictures.astype(np.float32)))
+
+
+def test_the_artifact_computes_what_the_fake_quantized_network_does(quantized: Any, artifact: bytes) -> None:
+    pictures = soft_pictures(60, seed=2)
+    expected, found = logits(quantized, pictures), run_artifact(artifact, pictures)["logits"]
+    assert (expected.argmax(axis=1) == found.argmax(axis=1)).mean() >= 0.95
+    assert np.abs(found - expected).max() < 0.1 * expected.std()
+
+
+def test_int8_stays_close_to_float(network: Any, artifact: bytes) -> None:
+    pictures = soft_pictures(60, seed=3)
+    expected, found = logits(network, pictures), run_artifact(artifact, pictures)["logits"]
+    assert expected.std() > 0.1
+    sqnr_db = 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum())
+    assert sqnr_db > 20
+
+
+def test_a_relu_that_is_not_quantized_leaves_the_product_its_own_range(
+    network: Any, ranges: dict[str, tuple[float, float]]
+) -> None:
+    from export.quantize.fake_quant import PREFIX, build_fake_quant
+    from export.quantize.schemes import SELECTIVE
+
+    rules = [
+        dataclasses.replace(rule, pattern=r"embed\.act\d+") if "mlp_act" in rule.pattern else rule
+        for rule in SELECTIVE.rules
+    ]
+    scheme = dataclasses.replace(SELECTIVE, rules=tuple(rules))
+    model = build_fake_quant(network, folded(TRAINED), ranges, scheme)
+    alone = {layer.name for layer in model.layers if layer.name.endswith("mlp_act")}
+    assert alone == {"stage0.block0.mlp_act", "stage1.block0.mlp_act"}
+    config = model.get_layer(f"{PREFIX}stage0.block0.expand").quantize_config
+    assert config.output
+    assert not model.get_layer(f"{PREFIX}embed.conv0").quantize_config.output

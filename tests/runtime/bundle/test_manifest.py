@@ -1,0 +1,336 @@
+"""The manifest: what export writes is what the device reads, and nothing else passes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.bundle.manifest import (
+    SCHEMA_VERSION,
+    AppliedScheme,
+    Artifact,
+    Audit,
+    Manifest,
+    Overlay,
+    read_manifest,
+    verified_file,
+    write_manifest,
+)
+from runtime.core.errors import ArtifactError
+from runtime.images.input_spec import InputSpec
+
+SHA256 = hashlib.sha256(b"model").hexdigest()
+# Written out by hand, from the contract: the reader is not tested against the writer alone.
+CONTENT: dict[str, Any] = {
+    "schema_version": 2,
+    "preset": "edge-nano",
+    "config": {"image_size": 48},
+    "input": {
+        "name": "image",
+        "shape": [1, 48, 48, 3],
+        "dtype": "uint8",
+        "colour": "RGB",
+        "crop_fraction": 0.875,
+        "interpolation": "bicubic",
+    },
+    "labels": ["cat", "dog"],
+    "outputs": {"logits": [1, 2], "gates": [1, 6, 6, 3], "modulator": [1, 6, 6]},
+    "overlay": {"layer": "stage1.block2", "stride_px": 8, "focal_levels": 2},
+    "dataset": "pets",
+    "calibration_sha256": SHA256,
+    "artifacts": [
+        {
+            "file": "float.tflite",
+            "precision": "float32",
+            "engine": "tflite",
+            "sha256": SHA256,
+            "size_bytes": 5,
+            "accuracy": {
+                "dataset": "pets",
+                "split": "test",
+                "pictures": 100,
+                "top1": 1,
+                "fake_quant_agreement": 0.99,
+            },
+            "audit": {
+                "interpreter": "interpreter 1.0",
+                "operators": {
+                    "CAST": {"uint8 -> float32": 1},
+                    "CONV_2D": {"int8": 2},
+                    "MUL": {"float32": 2, "int8": 1},
+                },
+                "delegate_partitions": 1,
+                "outside_delegate": {"face": "CAST"},
+                "float_operators": {"face": "CAST MUL", "stage0.block0.gated0": "MUL"},
+            },
+        },
+        {
+            "file": "int8.tflite",
+            "precision": "int8",
+            "engine": "tflite",
+            "sha256": SHA256,
+            "size_bytes": 5,
+            "accuracy": None,
+            "audit": None,
+        },
+    ],
+    "tools": {"tensorflow": "2.21.0"},
+    "scheme": {"name": "selective", "float_layers": ["logits"]},
+}
+MISSING = object()
+
+
+def write_content(folder: Path, content: Any) -> None:
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """CONTENT with the field at `path` ("artifacts.0.sha256") set to `value`, or taken out."""
+    content = copy.deepcopy(CONTENT)
+    *parents, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
+    target: Any = content
+    for key in parents:
+        target = target[key]
+    if value is MISSING:
+        del target[last]
+    else:
+        target[last] = value
+    return content
+
+
+def test_reads_the_contract(tmp_path: Path) -> None:
+    write_content(tmp_path, CONTENT)
+    manifest = read_manifest(tmp_path)
+    assert manifest.input_shape == (1, 48, 48, 3)
+    assert manifest.input_spec == InputSpec(48, 0.875, "bicubic")
+    assert manifest.labels == ("cat", "dog")
+    assert manifest.outputs == {"logits": (1, 2), "gates": (1, 6, 6, 3), "modulator": (1, 6, 6)}
+    assert manifest.overlay == Overlay("stage1.block2", 8, 2)
+    assert manifest.calibration_sha256 == SHA256
+    assert manifest.scheme == AppliedScheme("selective", ("logits",))
+    accuracy = manifest.artifact("float32").accuracy
+    assert accuracy is not None
+    assert accuracy.top1 == 1.0
+    assert accuracy.fake_quant_agreement == 0.99
+    assert isinstance(accuracy.top1, float)
+    assert manifest.artifact("float32").audit == Audit(
+        interpreter="interpreter 1.0",
+        operators={"CAST": {"uint8 -> float32": 1}, "CONV_2D": {"int8": 2}, "MUL": {"float32": 2, "int8": 1}},
+        delegate_partitions=1,
+        outside_delegate={"face": ("CAST",)},
+        float_operators={"face": ("CAST", "MUL"), "stage0.block0.gated0": ("MUL",)},
+    )
+    assert manifest.artifact("int8") == Artifact("int8.tflite", "int8", "tflite", SHA256, 5, None, None)
+
+
+def test_reads_artifacts_of_before_there_was_an_audit(tmp_path: Path) -> None:
+    write_content(tmp_path, changed("artifacts.0.audit", MISSING))
+    assert read_manifest(tmp_path).artifact("float32").audit is None
+
+
+@pytest.mark.parametrize("value", [MISSING, None])
+def test_reads_manifests_of_before_there_were_schemes(value: object, tmp_path: Path) -> None:
+    write_content(tmp_path, changed("scheme", value))
+    assert read_manifest(tmp_path).scheme is None
+
+
+def test_a_manifest_of_before_there_were_crops_means_the_whole_square(tmp_path: Path) -> None:
+    content = changed("input.crop_fraction", MISSING)
+    del content["input"]["interpolation"]
+    write_content(tmp_path, content)
+    assert read_manifest(tmp_path).input_spec == InputSpec(48, 1.0, "area")
+
+
+def test_writes_the_contract(tmp_path: Path) -> None:
+    write_content(tmp_path, CONTENT)
+    manifest = read_manifest(tmp_path)
+    write_manifest(tmp_path / "copy", manifest)
+    assert json.loads((tmp_path / "copy" / "manifest.json").read_text()) == CONTENT
+
+
+def test_what_an_older_runtime_can_feed_is_written_as_it_reads_it(tmp_path: Path) -> None:
+    """One that knows nothing of crops would feed the whole picture, and nobody would be told."""
+    plain = {key: value for key, value in CONTENT["input"].items() if key not in ("crop_fraction", "interpolation")}
+    content = CONTENT | {"schema_version": 1, "input": plain}
+    write_content(tmp_path, content)
+    manifest = read_manifest(tmp_path)
+    assert manifest.input_spec == InputSpec(manifest.input_spec.size)
+    write_manifest(tmp_path / "copy", manifest)
+    assert json.loads((tmp_path / "copy" / "manifest.json").read_text()) == CONTENT | {
+        "schema_version": 1,
+        "input": plain,
+    }
+
+
+def test_writer_refuses_what_the_reader_would(tmp_path: Path) -> None:
+    write_content(tmp_path, CONTENT)
+    manifest = replace(read_manifest(tmp_path), labels=("cat", "dog", "cow"))
+    with pytest.raises(ArtifactError, match=r"outputs\.logits"):
+        write_manifest(tmp_path / "copy", manifest)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_newer_schema_names_both_versions(tmp_path: Path) -> None:
+    write_content(tmp_path, changed("schema_version", SCHEMA_VERSION + 1) | {"preset": 5})
+    with pytest.raises(ArtifactError, match=rf"version {SCHEMA_VERSION + 1}.*reads version {SCHEMA_VERSION}.*upgrade"):
+        read_manifest(tmp_path)
+
+
+def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
+    write_content(tmp_path, changed("schema_version", 0))
+    with pytest.raises(ArtifactError, match=r"version 0.*make export"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(key for key in CONTENT if key != "scheme"),
+        *(f"scheme.{key}" for key in CONTENT["scheme"]),
+        *(f"input.{key}" for key in ("name", "shape", "dtype", "colour")),
+        *(f"outputs.{key}" for key in CONTENT["outputs"]),
+        *(f"overlay.{key}" for key in CONTENT["overlay"]),
+        *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0] if key != "audit"),
+        *(f"artifacts.0.accuracy.{key}" for key in ("dataset", "split", "pictures", "top1")),
+        *(f"artifacts.0.audit.{key}" for key in CONTENT["artifacts"][0]["audit"]),
+    ],
+)
+def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
+    write_content(tmp_path, changed(path, MISSING))
+    with pytest.raises(ArtifactError, match="is missing") as caught:
+        read_manifest(tmp_path)
+    assert f"`{path.replace('.0', '[0]')}`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ("schema_version", "1", "schema_version"),
+        ("schema_version", True, "schema_version"),
+        ("preset", 3, "preset"),
+        ("config", [], "config"),
+        ("input", [], "input"),
+        ("input.name", "picture", "input.name"),
+        ("input.dtype", "float32", "input.dtype"),
+        ("input.colour", "BGR", "input.colour"),
+        ("input.shape", [1, 48, 32, 3], "input.shape"),
+        ("input.shape", [2, 48, 48, 3], "input.shape"),
+        ("input.shape", [1, 0, 0, 3], "input.shape"),
+        ("input.shape", [1, 48, 48], "input.shape"),
+        ("input.shape", [1, 48.5, 48, 3], "input.shape[1]"),
+        ("input.crop_fraction", 0, "input.crop_fraction"),
+        ("input.crop_fraction", 1.5, "input.crop_fraction"),
+        ("input.crop_fraction", -0.875, "input.crop_fraction"),
+        ("input.crop_fraction", float("nan"), "input.crop_fraction"),
+        ("input.crop_fraction", "0.875", "input.crop_fraction"),
+        ("input.crop_fraction", True, "input.crop_fraction"),
+        ("input.crop_fraction", None, "input.crop_fraction"),
+        ("input.interpolation", "nearest", "input.interpolation"),
+        ("input.interpolation", 3, "input.interpolation"),
+        ("input.interpolation", None, "input.interpolation"),
+        ("labels", [], "labels"),
+        ("labels", ["cat", "cat"], "labels"),
+        ("labels", ["cat", None], "labels[1]"),
+        ("outputs.logits", [1, 3], "outputs.logits"),
+        ("outputs.gates", [1, 6, 6, 2], "outputs.gates"),
+        ("outputs.gates", [1, 5, 6, 3], "outputs.gates"),
+        ("outputs.modulator", [6, 6], "outputs.modulator"),
+        ("outputs.modulator", [1, 6, True], "outputs.modulator[2]"),
+        ("overlay.stride_px", 0, "overlay.stride_px"),
+        ("overlay.focal_levels", -1, "overlay.focal_levels"),
+        ("calibration_sha256", "abc", "calibration_sha256"),
+        ("artifacts", [], "artifacts"),
+        ("artifacts", [3], "artifacts[0]"),
+        ("artifacts.1.precision", "float32", "artifacts"),
+        ("artifacts.1.precision", "int4", "artifacts[1].precision"),
+        ("artifacts.1.engine", "cuda", "artifacts[1].engine"),
+        ("artifacts.1.file", "../int8.tflite", "artifacts[1].file"),
+        ("artifacts.1.file", "..", "artifacts[1].file"),
+        ("artifacts.1.file", "/etc/passwd", "artifacts[1].file"),
+        ("artifacts.1.sha256", SHA256[:-1], "artifacts[1].sha256"),
+        ("artifacts.1.size_bytes", 0, "artifacts[1].size_bytes"),
+        ("artifacts.1.size_bytes", 5.0, "artifacts[1].size_bytes"),
+        ("artifacts.0.accuracy.top1", 81.0, "artifacts[0].accuracy.top1"),
+        ("artifacts.0.accuracy.top1", float("nan"), "artifacts[0].accuracy.top1"),
+        ("artifacts.0.accuracy.fake_quant_agreement", 1.5, "artifacts[0].accuracy.fake_quant_agreement"),
+        ("artifacts.0.accuracy.pictures", 0, "artifacts[0].accuracy.pictures"),
+        ("artifacts.0.audit", "fine", "artifacts[0].audit"),
+        ("artifacts.0.audit.interpreter", None, "artifacts[0].audit.interpreter"),
+        ("artifacts.0.audit.operators", ["MUL"], "artifacts[0].audit.operators"),
+        ("artifacts.0.audit.operators.MUL", 3, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL", {}, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL.int8", 0, "artifacts[0].audit.operators.MUL"),
+        ("artifacts.0.audit.operators.MUL.int8", True, "artifacts[0].audit.operators.MUL.int8"),
+        ("artifacts.0.audit.operators.MUL.float32", 3, "artifacts[0].audit.float_operators"),
+        ("artifacts.0.audit.delegate_partitions", -1, "artifacts[0].audit.delegate_partitions"),
+        ("artifacts.0.audit.delegate_partitions", "1", "artifacts[0].audit.delegate_partitions"),
+        ("artifacts.0.audit.outside_delegate", ["CAST"], "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.outside_delegate.face", ["CAST"], "artifacts[0].audit.outside_delegate.face"),
+        ("artifacts.0.audit.outside_delegate.face", "CAST CAST", "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.outside_delegate.face", "SPLIT", "artifacts[0].audit.outside_delegate"),
+        ("artifacts.0.audit.float_operators", {}, "artifacts[0].audit.float_operators"),
+        ("artifacts.0.audit.float_operators.face", 2, "artifacts[0].audit.float_operators.face"),
+        ("artifacts.0.audit.float_operators.face", "CAST MUL CONV_2D", "artifacts[0].audit.float_operators"),
+        ("tools.tensorflow", 2.21, "tools.tensorflow"),
+        ("scheme", "selective", "scheme"),
+        ("scheme.name", 1, "scheme.name"),
+        ("scheme.float_layers", "logits", "scheme.float_layers"),
+        ("scheme.float_layers", [1], "scheme.float_layers[0]"),
+    ],
+)
+def test_wrong_field_is_named(tmp_path: Path, path: str, value: Any, field: str) -> None:
+    write_content(tmp_path, changed(path, value))
+    with pytest.raises(ArtifactError, match="expected") as caught:
+        read_manifest(tmp_path)
+    assert f"`{field}`" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"manifest"', "\x00"])
+def test_not_a_manifest(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"does not exist.*make export"):
+        read_manifest(tmp_path)
+
+
+def test_missing_precision_lists_those_there(tmp_path: Path) -> None:
+    write_content(tmp_path, changed("artifacts", CONTENT["artifacts"][:1]))
+    with pytest.raises(ArtifactError, match=r"no int8 artifact.*float32"):
+        read_manifest(tmp_path).artifact("int8")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> tuple[Path, Manifest]:
+    write_content(tmp_path, CONTENT)
+    (tmp_path / "int8.tflite").write_bytes(b"model")
+    return tmp_path, read_manifest(tmp_path)
+
+
+def test_verifies_the_file(bundle: tuple[Path, Manifest]) -> None:
+    folder, manifest = bundle
+    assert verified_file(folder, manifest.artifact("int8")) == folder / "int8.tflite"
+
+
+@pytest.mark.parametrize("damage", [b"mOdel", b"mode", b"model\n", b""])
+def test_damaged_file(bundle: tuple[Path, Manifest], damage: bytes) -> None:
+    folder, manifest = bundle
+    (folder / "int8.tflite").write_bytes(damage)
+    with pytest.raises(ArtifactError, match=r"damaged or of another bundle"):
+        verified_file(folder, manifest.artifact("int8"))
+
+
+def test_missing_file(bundle: tuple[Path, Manifest]) -> None:
+    folder, manifest = bundle
+    with pytest.raises(ArtifactError, match=r"float\.tflite.*No such file"):
+        verified_file(folder, manifest.artifact("float32"))

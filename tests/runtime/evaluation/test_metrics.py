@@ -1,0 +1,170 @@
+import math
+from fractions import Fraction
+from statistics import median, quantiles
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from runtime.core.errors import FocalEdgeError
+from runtime.evaluation.metrics import (
+    agreement,
+    cosine_similarity,
+    drop_pp,
+    drop_standard_error_pp,
+    per_class_accuracy,
+    percentile,
+    softmax,
+    summarise_similarity,
+    top1,
+)
+
+NON_FINITE = [math.nan, math.inf, -math.inf]
+finite = st.floats(-1e6, 1e6)
+vectors = st.integers(1, 12).flatmap(lambda n: st.tuples(arrays(float, n, elements=finite), st.just(n)))
+pairs_of_maps = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(arrays(float, n, elements=finite), arrays(float, n, elements=finite))
+)
+
+
+def cosine_by_hand(first: list[float], second: list[float]) -> float:
+    if not any(first) and not any(second):
+        return 1.0
+    if not any(first) or not any(second):
+        return 0.0
+    dot = sum(Fraction(a) * Fraction(b) for a, b in zip(first, second, strict=True))
+    squares = sum(Fraction(a) ** 2 for a in first) * sum(Fraction(b) ** 2 for b in second)
+    return math.copysign(math.sqrt(dot**2 / squares), dot)
+
+
+@given(vectors)
+def test_softmax_is_the_normalised_exponential(drawn):
+    logits, _ = drawn
+    by_hand = [1 / math.fsum(math.exp(min(other - own, 700)) for other in logits) for own in logits]
+    np.testing.assert_allclose(softmax(logits), by_hand, rtol=1e-9, atol=1e-290)
+    assert softmax(logits).sum() == pytest.approx(1)
+
+
+def test_softmax_does_not_overflow():
+    np.testing.assert_array_equal(softmax([[1e300, -1e300], [0.0, 0.0]]), [[1, 0], [0.5, 0.5]])
+
+
+def test_top1_takes_the_largest_logit_and_the_first_of_a_tie():
+    assert top1([[0, 2, 1], [5, 5, -1], [-3, -2, -1]]).tolist() == [1, 0, 2]
+
+
+def test_agreement_counts_equal_predictions():
+    assert agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 0])) == 0.5
+
+
+@given(st.integers(1, 20000), st.data())
+def test_a_drop_equals_the_literal_of_its_exact_value(pictures, data):
+    float32 = data.draw(st.integers(0, pictures))
+    int8 = data.draw(st.integers(0, pictures))
+    exact = Fraction(100 * (float32 - int8), pictures)
+    assert drop_pp(float32, int8, pictures) == float(exact)
+
+
+def test_a_drop_at_the_limit_is_not_above_it_though_a_difference_of_accuracies_is():
+    assert 100 * (0.883 - 0.88) > 0.3
+    assert drop_pp(883, 880, 1000) == 0.3
+
+
+def test_the_standard_error_is_that_of_the_paired_differences():
+    differences = [1] * 7 + [-1] * 3 + [0] * 90
+    by_hand = 100 * np.std(differences) / math.sqrt(len(differences))
+    assert drop_standard_error_pp(7, 3, 100) == pytest.approx(by_hand)
+
+
+def test_per_class_accuracy_against_a_table_made_by_hand():
+    labels = np.array([0, 0, 0, 0, 1, 1, 3])
+    float32 = np.array([0, 0, 0, 1, 1, 0, 3])
+    int8 = np.array([0, 0, 1, 1, 1, 1, -1])
+    table = per_class_accuracy(labels, float32, int8, classes=4)
+    assert [entry.pictures for entry in table] == [4, 2, 0, 1]
+    assert [entry.top1_float32 for entry in table] == [0.75, 0.5, None, 1.0]
+    assert [entry.top1_int8 for entry in table] == [0.5, 1.0, None, 0.0]
+    assert [entry.drop_pp for entry in table] == [25.0, -50.0, None, 100.0]
+
+
+@given(pairs_of_maps)
+def test_cosine_similarity_against_exact_arithmetic(drawn):
+    first, second = drawn
+    assert cosine_similarity(first, second) == pytest.approx(cosine_by_hand(first, second), abs=1e-12)
+
+
+@given(pairs_of_maps, st.floats(1e-3, 1e3))
+def test_cosine_similarity_is_symmetric_bounded_and_blind_to_scale(drawn, factor):
+    first, second = drawn
+    assume((np.abs(first[first != 0]) > 1e-300).all())  # below, float64 scales only roughly, or to zero
+    cosine = cosine_similarity(first, second)
+    assert -1 <= cosine <= 1
+    assert cosine == pytest.approx(float(cosine_similarity(second, first)), abs=1e-12)
+    assert cosine == pytest.approx(float(cosine_similarity(first * factor, second)), abs=1e-9)
+
+
+def test_cosine_similarity_of_zero_maps_is_defined():
+    zero, some = [0.0, 0.0], [0.0, -3.0]
+    assert cosine_similarity([zero, zero, some], [zero, some, zero]).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200, 5e-324])
+def test_cosine_similarity_of_extreme_values(size):
+    np.testing.assert_allclose(cosine_similarity([[size, size]], [[size, -size]]), 0, atol=1e-15)
+    np.testing.assert_allclose(cosine_similarity([[size, size]], [[1, 1]]), 1)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=50))
+def test_percentiles_against_the_standard_library(values):
+    assert percentile(values, 50) == pytest.approx(median(values))
+    assert percentile(values, 90) == pytest.approx(quantiles(values, n=10, method="inclusive")[8])
+
+
+def test_similarity_summary():
+    summary = summarise_similarity(np.linspace(0, 1, 101)[::-1])
+    assert (summary.mean, summary.p5, summary.min) == pytest.approx((0.5, 0.05, 0.0))
+
+
+@pytest.mark.parametrize("bad", NON_FINITE)
+def test_non_finite_values_are_refused_everywhere(bad):
+    for function in (softmax, top1, summarise_similarity, lambda values: percentile(values, 50)):
+        with pytest.raises(FocalEdgeError, match=r"1 of 2 .* NaN or infinite"):
+            function([1.0, bad])
+    for first, second in (([bad], [1.0]), ([1.0], [bad])):
+        with pytest.raises(FocalEdgeError, match="NaN or infinite"):
+            cosine_similarity(first, second)
+
+
+def test_empty_input_is_refused_everywhere():
+    for function in (softmax, top1, summarise_similarity, lambda values: percentile(values, 50)):
+        with pytest.raises(FocalEdgeError, match="at least one"):
+            function([])
+    none = np.zeros(0, dtype=np.int64)
+    with pytest.raises(FocalEdgeError, match="at least one"):
+        cosine_similarity(np.zeros((3, 0)), np.zeros((3, 0)))
+    with pytest.raises(FocalEdgeError, match="N at least 1"):
+        agreement(none, none)
+    with pytest.raises(FocalEdgeError, match="N at least 1"):
+        per_class_accuracy(none, none, none, 2)
+    for function in (drop_pp, drop_standard_error_pp):
+        with pytest.raises(FocalEdgeError, match="0 pictures"):
+            function(0, 0, 0)
+
+
+def test_lists_that_do_not_pair_up_are_refused():
+    three, two = np.array([0, 1, 1]), np.array([0, 1])
+    with pytest.raises(FocalEdgeError, match=r"\(3,\) and \(2,\)"):
+        agreement(three, two)
+    with pytest.raises(FocalEdgeError, match="int8 predictions"):
+        per_class_accuracy(three, three, two, 2)
+    with pytest.raises(FocalEdgeError, match=r"\(1, 2\) and \(2, 1\)"):
+        cosine_similarity([[1.0, 2.0]], [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_out_of_range_are_refused(label):
+    labels = np.array([0, label])
+    with pytest.raises(FocalEdgeError, match=r"expected 0\.\.1"):
+        per_class_accuracy(labels, labels, labels, 2)

@@ -1,0 +1,241 @@
+"""Faults planted into a shipped artifact or its data: each is caught, by the rule that is meant for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import runtime.parity.measures.cost
+from runtime.bundle.manifest import read_manifest, write_manifest
+from runtime.compare import Effort, Extras, compare
+from runtime.core.files import sha256_of
+from runtime.engines.engine import open_engine
+from runtime.engines.outputs import Outputs
+from runtime.evaluation.split_file import LabelledPictures
+from runtime.parity.pair import Pair, open_precisions
+from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
+from runtime.video.sample_clip import sample_frames
+from tests.support.paths import SHIPPED
+
+PICTURES = 240
+BUDGET = read_budget(DEFAULT_BUDGET, "quantization")
+# Those for slowness and for bad light have tests of their own, as they take long or need a machine at rest.
+TIMELESS = {name: limit for name, limit in BUDGET.items() if name not in ("min_speedup", "max_extra_drop_pp")}
+EFFORT = Effort(corrupted_pictures=0, layer_pictures=24, rounds=10)
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no other process and measure no peak: no rule needs either."""
+    none = dict.fromkeys(runtime.parity.measures.cost.PROBE_FIGURES)
+    monkeypatch.setattr(runtime.parity.measures.cost, "probe", lambda *_: none)
+    monkeypatch.setattr(runtime.parity.measures.cost, "measure_peaks", lambda threads: {"float32": 1.0, "int8": 1.0})
+
+
+@pytest.fixture(scope="module")
+def pictures() -> LabelledPictures:
+    """Crops of the sample clip and colour blobs, labelled with what the float artifact says of them."""
+    engine, generator = open_engine(SHIPPED, precision="float32"), np.random.default_rng(0)
+    frames = [frame for frame, _ in zip(sample_frames(), range(60), strict=False)]
+    images = []
+    for index in range(3 * PICTURES):
+        frame = frames[index % len(frames)]
+        top, left = (int(generator.integers(0, side - 96)) for side in frame.shape[:2])
+        crop = cv2.resize(frame[top : top + 96, left : left + 96], (32, 32), interpolation=cv2.INTER_AREA)
+        blob = cv2.resize(
+            generator.integers(0, 256, (4, 4, 3), dtype=np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC
+        )
+        images.append(crop if index % 2 else blob)
+    logits = np.array([engine.run(image[np.newaxis]).logits for image in images])
+    # Where float is in no doubt, so that sound rounding changes no prediction.
+    ordered = np.sort(logits, axis=1)
+    clearest = np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:PICTURES])
+    labels = logits[clearest].argmax(axis=1).astype(np.int64)
+    ids = tuple(f"crop/{index}" for index in range(PICTURES))
+    return LabelledPictures(np.stack(images)[clearest], labels, ids, read_manifest(SHIPPED).labels, "crops", "test")
+
+
+def failed(
+    pair: Pair, pictures: LabelledPictures, *, budget: dict[str, Limit] = TIMELESS, extras: Any = None
+) -> set[str]:
+    """Compare, and return the rules that fail; those that rest on few layers' pictures may warn."""
+    return failures(compare(pair, pictures, budget, EFFORT, extras).report)
+
+
+def failures(report: dict[str, Any]) -> set[str]:
+    return {rule["rule"] for rule in report["verdict"]["rules"] if rule["outcome"] == "fail"}
+
+
+def open_damaged(folder: Path, damage: Callable[[Any], None]) -> Pair:
+    """Damage a copy of the int8 artifact, and let the manifest vouch for it."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    shutil.copytree(SHIPPED, folder)
+    path = folder / "int8.tflite"
+    model = flatbuffer_utils.read_model(str(path))
+    damage(model)
+    path.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    return open_vouched(folder)
+
+
+def open_vouched(folder: Path) -> Pair:
+    manifest = read_manifest(folder)
+    artifacts = tuple(
+        dataclasses.replace(each, sha256=sha256_of(folder / each.file), size_bytes=(folder / each.file).stat().st_size)
+        for each in manifest.artifacts
+    )
+    write_manifest(folder, dataclasses.replace(manifest, artifacts=artifacts))
+    return open_precisions(folder, "tflite", 1)
+
+
+def convolution(model: Any, layer: str) -> tuple[Any, Any]:
+    """Return the kernel and the bias of a layer's convolution."""
+    graph = model.subgraphs[0]
+    (operator,) = [
+        each
+        for each in graph.operators
+        if f"quant_{layer}/Conv2D" in graph.tensors[each.outputs[0]].name.decode() and len(each.inputs) == 3
+    ]
+    return graph.tensors[operator.inputs[1]], graph.tensors[operator.inputs[2]]
+
+
+def damage_output(pair: Pair, change: Callable[..., Outputs], *, with_image: bool = False) -> Pair:
+    """Let the int8 engine give other outputs than its artifact does."""
+    engine = pair.candidate.engine
+
+    class Damaged:
+        kind, name, precision = engine.kind, engine.name, engine.precision
+        threads, input_spec = engine.threads, engine.input_spec
+
+        def run(self, image: Any) -> Outputs:
+            return change(engine.run(image), image) if with_image else change(engine.run(image))
+
+    return Pair(pair.reference, dataclasses.replace(pair.candidate, engine=Damaged()))
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return open_precisions(SHIPPED, "tflite", 1)
+
+
+def test_what_is_sound_fails_by_no_rule(pair: Pair, pictures: LabelledPictures) -> None:
+    assert failed(pair, pictures) == set()
+
+
+def test_a_weight_tensor_of_which_the_scale_is_doubled(tmp_path: Path, pictures: LabelledPictures) -> None:
+    def double(model: Any) -> None:
+        for tensor in convolution(model, "stage0.block1.expand"):
+            tensor.quantization.scale = [2 * scale for scale in tensor.quantization.scale]
+
+    damaged = open_damaged(tmp_path / "bundle", double)
+    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    assert "min_layer_sqnr_db" in failures(report)
+    assert report["blame"]["noisiest_layer"] == "stage0.block1.expand"
+
+
+def test_one_channel_that_is_zeroed(tmp_path: Path, pictures: LabelledPictures) -> None:
+    zeroed = []
+
+    def zero(model: Any) -> None:
+        # One that says something: a network may have channels that are all but dead.
+        channel = int(np.argmax(convolution(model, "stage0.block1.context")[0].quantization.scale))
+        zeroed.append(channel)
+        for tensor, item in zip(convolution(model, "stage0.block1.context"), (np.int8, np.int32), strict=True):
+            buffer = model.buffers[tensor.buffer]
+            values = np.array(buffer.data, dtype=np.uint8).view(item).reshape(tensor.shape).copy()
+            values[channel] = 0
+            buffer.data = values.reshape(-1).view(np.uint8)
+
+    damaged = open_damaged(tmp_path / "bundle", zero)
+    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    assert "min_channel_sqnr_db" in failures(report)
+    worst = next(each for each in report["blame"]["layers"] if each["layer"] == "stage0.block1.context")
+    assert worst["channel"] == zeroed[0]
+    assert worst["channel_sqnr_db"] == pytest.approx(0, abs=1.5)
+
+
+def test_gates_that_are_permuted(pair: Pair, pictures: LabelledPictures) -> None:
+    permuted = damage_output(pair, lambda out: dataclasses.replace(out, gates=np.roll(out.gates, 1, axis=-1)))
+    assert failed(permuted, pictures) == {"min_gate_cosine"}
+
+
+def test_labels_that_are_shuffled(pair: Pair, pictures: LabelledPictures) -> None:
+    """Both artifacts are wrong alike then: nothing drops, and only the reference's skill tells."""
+    labels = np.random.default_rng(1).permutation(pictures.labels)
+    assert failed(pair, dataclasses.replace(pictures, labels=labels)) == {"min_reference_skill"}
+
+
+def test_a_nan_in_the_logits_of_one_picture(pair: Pair, pictures: LabelledPictures) -> None:
+    seen = []
+
+    def once(out: Outputs) -> Outputs:
+        seen.append(out)
+        return dataclasses.replace(out, logits=out.logits * np.nan) if len(seen) == 7 else out
+
+    assert failed(damage_output(pair, once), pictures) == {"max_non_finite"}
+
+
+def test_an_artifact_that_is_really_float(tmp_path: Path, pictures: LabelledPictures) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "bundle")
+    shutil.copy(SHIPPED / "float.tflite", tmp_path / "bundle" / "int8.tflite")
+    assert failed(open_vouched(tmp_path / "bundle"), pictures) == {"min_size_ratio"}
+
+
+def test_an_artifact_that_is_slow(pair: Pair, pictures: LabelledPictures) -> None:
+    def slowly(out: Outputs) -> Outputs:
+        sleep(0.003)
+        return out
+
+    few = dataclasses.replace(
+        pictures, images=pictures.images[:200], labels=pictures.labels[:200], ids=pictures.ids[:200]
+    )
+    assert failed(damage_output(pair, slowly), few, budget=TIMELESS | {"min_speedup": BUDGET["min_speedup"]}) == {
+        "min_speedup"
+    }
+
+
+def test_an_artifact_that_is_good_in_good_light_only(pair: Pair, pictures: LabelledPictures) -> None:
+    known = {image.tobytes() for image in pictures.images}
+
+    def blinded(out: Outputs, image: Any) -> Outputs:
+        return out if image.tobytes() in known else dataclasses.replace(out, logits=np.roll(out.logits, 1))
+
+    budget = TIMELESS | {"max_extra_drop_pp": BUDGET["max_extra_drop_pp"]}
+    effort = dataclasses.replace(EFFORT, corrupted_pictures=20)
+    report = compare(damage_output(pair, blinded, with_image=True), pictures, budget, effort).report
+    assert failures(report) == {"max_extra_drop_pp"}
+    assert report["corruptions"]["extra_drop_interval_pp"]["low"] > 5
+
+
+def test_a_test_picture_that_was_calibrated_on(pair: Pair, pictures: LabelledPictures) -> None:
+    calibrated = "data_batch_1:4"
+    named = dataclasses.replace(pictures, ids=(calibrated, *pictures.ids[1:]))
+    assert failed(pair, named) == {"max_leaked_pictures"}
+    # Under another name it is found where the calibration pictures are at hand.
+    calibration = dataclasses.replace(pictures, ids=tuple(f"train/{index}" for index in range(PICTURES)))
+    few = dataclasses.replace(
+        calibration, images=calibration.images[5:8], labels=calibration.labels[5:8], ids=calibration.ids[5:8]
+    )
+    report = compare(pair, pictures, TIMELESS, EFFORT, Extras(calibration=few)).report
+    assert failures(report) == {"max_leaked_pictures"}
+    assert report["calibration"]["leaked_ids"] == ["crop/5", "crop/6", "crop/7"]
+
+
+def test_a_bundle_without_its_calibration_cannot_say_that_nothing_leaked(
+    tmp_path: Path, pictures: LabelledPictures
+) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "run" / "bundle")
+    (tmp_path / "run" / "bundle" / "calibration.json").unlink()
+    alone = open_precisions(tmp_path / "run" / "bundle", "tflite", 1)
+    assert failed(alone, pictures) == {"max_leaked_pictures"}
+    # A run has it one folder up.
+    shutil.copy(SHIPPED / "calibration.json", tmp_path / "run")
+    assert failed(alone, pictures) == set()

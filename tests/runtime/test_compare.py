@@ -1,0 +1,743 @@
+import base64
+import json
+import math
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+import runtime.parity.measures.cost
+import runtime.parity.pair
+from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
+from runtime.compare import Effort, main, sample_indices
+from runtime.compare import compare as compare_pair
+from runtime.core.errors import ArtifactError, ConfigError, DataError, run_cli
+from runtime.core.machine import cpu_model
+from runtime.engines.outputs import Outputs
+from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.images.input_spec import InputSpec
+from runtime.parity.pair import Pair, Subject
+from runtime.parity.report.html import render_report
+from runtime.parity.report.svg_charts import BarPair, Estimate, estimates, histogram, paired_bars
+from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
+from tests import tiny_bundle
+
+CLASSES = ("ant", "bee", "<cat> & co")
+SIZE = 8
+PICTURES = 210
+# Pictures that the fake float network gets wrong, one of each class.
+FLOAT_MISTAKES = (0, 70, 140)
+
+
+def picture(index: int) -> np.ndarray:
+    """A noise picture whose first pixel tells its label (red) and its index (green)."""
+    image = np.random.default_rng(index).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    image[0, 0] = (index % len(CLASSES), index, 0)
+    return image
+
+
+@pytest.fixture
+def pictures() -> LabelledPictures:
+    return LabelledPictures(
+        images=np.stack([picture(index) for index in range(PICTURES)]),
+        labels=np.arange(PICTURES, dtype=np.int64) % len(CLASSES),
+        ids=tuple(f"picture/{index}" for index in range(PICTURES)),
+        class_names=CLASSES,
+        dataset="toys",
+        split="test",
+    )
+
+
+@dataclass
+class FakeEngine:
+    """Reads the label from the first pixel and the gates from the others."""
+
+    precision: str
+    damage: Callable[[Outputs, int], Outputs] = lambda outputs, index: outputs
+    kind: str = "tflite"
+    name: str = "fake 1.0"
+    threads: int = 1
+    input_spec: InputSpec = field(default_factory=lambda: InputSpec(SIZE))
+
+    def run(self, image: np.ndarray) -> Outputs:
+        label, index = int(image[0, 0, 0, 0]), int(image[0, 0, 0, 1])
+        logits = np.full(len(CLASSES), 2.0, np.float32)
+        logits[(label + (index in FLOAT_MISTAKES)) % len(CLASSES)] = 3.0
+        cells = image[0, 1::2, ::2].astype(np.float32) / 128 - 1
+        return self.damage(Outputs(logits, cells, np.abs(cells).sum(axis=-1)), index)
+
+
+def engines(damage=lambda outputs, index: outputs) -> dict[str, FakeEngine]:
+    return {"float32": FakeEngine("float32"), "int8": FakeEngine("int8", damage)}
+
+
+def rounded(outputs, index):
+    """What sound quantization does: a small error everywhere."""
+    return Outputs(outputs.logits, np.round(outputs.gates * 32) / 32, np.round(outputs.modulator * 32) / 32)
+
+
+def with_logits(outputs, logits):
+    return replace(outputs, logits=np.asarray(logits, np.float32))
+
+
+def first_class_scale_doubled(outputs, index):
+    return with_logits(outputs, outputs.logits * [2, 1, 1])
+
+
+def last_class_zeroed(outputs, index):
+    return with_logits(outputs, outputs.logits * [1, 1, 0])
+
+
+def labels_permuted(outputs, index):
+    return with_logits(outputs, np.roll(outputs.logits, 1))
+
+
+def nan_logits(outputs, index):
+    return with_logits(outputs, outputs.logits * math.nan)
+
+
+def one_nan_gate(outputs, index):
+    gates = outputs.gates.copy()
+    gates[0, 0, 0] = math.nan if index == 7 else gates[0, 0, 0]
+    return replace(outputs, gates=gates)
+
+
+def one_infinite_modulator(outputs, index):
+    return replace(outputs, modulator=outputs.modulator * (math.inf if index == 7 else 1))
+
+
+DAMAGES = [
+    first_class_scale_doubled,
+    last_class_zeroed,
+    labels_permuted,
+    nan_logits,
+    one_nan_gate,
+    one_infinite_modulator,
+]
+
+
+def artifact(file: str, precision: str, content: bytes) -> Artifact:
+    return Artifact(file, precision, "tflite", sha256(content).hexdigest(), len(content), None)
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        preset="edge-test",
+        config={},
+        input_spec=InputSpec(SIZE),
+        labels=CLASSES,
+        outputs={"logits": (1, 3), "gates": (1, 4, 4, 3), "modulator": (1, 4, 4)},
+        overlay=Overlay(layer="stage1.block2", stride_px=2, focal_levels=2),
+        dataset="toys",
+        calibration_sha256=None,
+        artifacts=(
+            artifact("float.tflite", "float32", b"f" * 400),
+            artifact("int8.tflite", "int8", b"i" * 100),
+        ),
+        tools={},
+    )
+
+
+BUDGET = read_budget(DEFAULT_BUDGET, "quantization")
+ACCURACY = {name: BUDGET[name] for name in ("max_drop_pp", "min_agreement", "max_non_finite", "min_gate_cosine")}
+LITTLE = Effort(corrupted_pictures=0, layer_pictures=0, rounds=3)
+
+
+def pair_of(engines: dict[str, FakeEngine], manifest: Manifest) -> Pair:
+    return Pair(
+        *(
+            Subject(precision, engines[precision], manifest, manifest.artifact(precision), None)  # type: ignore[arg-type]
+            for precision in ("float32", "int8")
+        )
+    )
+
+
+def compare(engines: dict[str, FakeEngine], manifest: Manifest, pictures: LabelledPictures, **changes) -> dict:
+    """Compare two fake engines, little beside the predictions, and return the report."""
+    budget = changes.pop("budget", ACCURACY)
+    effort = replace(LITTLE, pictures=changes.pop("limit", None), **changes)
+    return compare_pair(pair_of(engines, manifest), pictures, budget, effort).report
+
+
+def outcomes(report: dict) -> dict[str, str]:
+    return {rule["rule"]: rule["outcome"] for rule in report["verdict"]["rules"]}
+
+
+@pytest.fixture
+def quick_cost(monkeypatch):
+    """Costs that take no time: no other process is started, and no peak measured."""
+    figures = {"cold_start_ms": 90.0, "open_ms": 80.0, "first_run_ms": 10.0}
+    memory = {"peak_memory_bytes": 80_000_000, "model_memory_bytes": 40_000_000}
+    monkeypatch.setattr(runtime.parity.measures.cost, "probe", lambda *_: figures | memory)
+    monkeypatch.setattr(runtime.parity.measures.cost, "measure_peaks", lambda threads: {"float32": 1e9, "int8": 4e9})
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_cost):
+    return quick_cost
+
+
+@pytest.fixture
+def command(tmp_path, manifest, pictures, monkeypatch):
+    """Gives a function that runs the command line with an int8 engine of our choice."""
+    bundle, data, budget = tmp_path / "bundle", tmp_path / "test.npz", tmp_path / "budget.toml"
+    bundle.mkdir()
+    write_manifest(bundle, manifest)
+    write_split(data, pictures)
+    rules = "\n".join(f"{name} = {{ fail = {limit.fail} }}" for name, limit in ACCURACY.items())
+    budget.write_text(f"schema_version = 1\n[quantization]\n{rules}\n[release]\n{rules}\n")
+
+    def run(*arguments: str, damage=rounded, subject: tuple[str, ...] = ("--bundle", str(bundle))) -> int:
+        pair = engines(damage)
+        monkeypatch.setattr(
+            runtime.parity.pair,
+            "open_engine",
+            lambda folder, precision, engine, threads: replace(pair[precision], threads=threads),
+        )
+        base = [*subject, "--data", str(data), "--out", str(tmp_path / "report"), "--budget", str(budget)]
+        return run_cli(main, [*base, "--corrupted-pictures", "0", "--layer-pictures", "0", "--rounds", "3", *arguments])
+
+    return run
+
+
+# --- the figures -------------------------------------------------------------------------------
+
+
+def test_sound_quantization_passes_with_the_figures_counted_by_hand(manifest, pictures):
+    report = compare(engines(rounded), manifest, pictures)
+    accuracy = report["accuracy"]
+    assert report["verdict"]["outcome"] == "pass"
+    assert set(outcomes(report)) == set(ACCURACY)
+    assert accuracy["reference"]["top1"] == accuracy["candidate"]["top1"] == 207 / 210
+    assert accuracy["reference"]["top5"] is None, "of 3 classes"
+    assert (accuracy["drop_pp"], accuracy["agreement"], accuracy["non_finite_pictures"]) == (0, 1, 0)
+    assert (accuracy["mcnemar_p_value"], accuracy["top1_ratio"], accuracy["ece_increase"]) == (1, 1, 0)
+    assert accuracy["reference_skill"] == pytest.approx((207 / 210 - 1 / 3) / (2 / 3))
+    classes = report["classes"]["list"]
+    assert [entry["pictures"] for entry in classes] == [70, 70, 70]
+    # Pictures 0, 70 and 140 are one of each class.
+    assert [entry["top1_candidate"] for entry in classes] == [69 / 70] * 3
+    assert (report["cost"]["reference"]["size_bytes"], report["cost"]["size_ratio"]) == (400, 4.0)
+    maps = report["sight"]["maps"]
+    assert [entry["map"] for entry in maps] == ["focal level 1", "focal level 2", "global gate", "modulator"]
+    assert all(0.99 < entry["cosine"]["min"] <= entry["cosine"]["p5"] <= entry["cosine"]["mean"] < 1 for entry in maps)
+    json.dumps(report, allow_nan=False)
+
+
+def test_similarity_belongs_to_its_own_map(manifest, pictures):
+    def second_level_zeroed_global_gate_negated(outputs, index):
+        return replace(outputs, gates=outputs.gates * np.float32([1, 0, -1]))
+
+    report = compare(engines(second_level_zeroed_global_gate_negated), manifest, pictures)
+    maps = report["sight"]["maps"]
+    assert [entry["cosine"]["mean"] for entry in maps] == pytest.approx([1, 0, -1, 1], abs=1e-6)
+    assert [entry["rank_correlation"]["mean"] for entry in maps] == pytest.approx([1, 0, -1, 1], abs=1e-6)
+    assert report["sight"]["lowest_mean_cosine"] == pytest.approx(-1, abs=1e-6)
+    assert outcomes(report)["min_gate_cosine"] == "fail"
+
+
+def test_a_drop_has_the_sign_of_a_loss(manifest, pictures):
+    worse = compare(engines(labels_permuted), manifest, pictures)["accuracy"]
+    assert worse["drop_pp"] == pytest.approx(100 * 207 / 210)
+    assert (worse["only_reference_correct"], worse["only_candidate_correct"]) == (207, 0)
+    assert worse["drop_interval_pp"]["low"] > 90
+    assert worse["mcnemar_p_value"] < 1e-50
+
+    def mends_one(outputs, index):
+        return with_logits(outputs, [3, 2, 2]) if index == 0 else outputs
+
+    better = compare(engines(mends_one), manifest, pictures)
+    assert better["accuracy"]["drop_pp"] == pytest.approx(-100 / 210)
+    assert better["accuracy"]["only_candidate_correct"] == 1
+    assert better["verdict"]["passed"] is True
+
+
+def test_a_class_that_loses_is_named_and_the_others_are_not(manifest, pictures):
+    def bees_lost(outputs, index):
+        return with_logits(outputs, [3, 2, 2]) if index % 3 == 1 and index < 60 else outputs
+
+    report = compare(engines(bees_lost), manifest, pictures, budget={"max_worse_classes": Limit(0)})
+    ant, bee, cat = report["classes"]["list"]
+    assert (ant["worse"], bee["worse"], cat["worse"]) == (False, True, False)
+    assert bee["drop_pp"] == pytest.approx(100 * 20 / 70)
+    assert bee["drop_interval_pp"]["low"] < bee["drop_pp"] < bee["drop_interval_pp"]["high"]
+    assert (report["classes"]["worse_classes"], report["verdict"]["passed"]) == (1, False)
+    (cell,) = report["confusion"]["list"]
+    assert (cell["label"], cell["predicted"], cell["change_pictures"]) == ("bee", "ant", 20)
+    assert {entry["label"] for entry in report["disagreements"]} == {"bee"}
+    assert report["disagreements"][0]["candidate"]["prediction"] == "ant"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_int8_engine_fails(manifest, pictures, damage):
+    report = compare(engines(damage), manifest, pictures)
+    assert report["verdict"]["passed"] is False
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(("damage", "count"), [(nan_logits, 210), (one_nan_gate, 1), (one_infinite_modulator, 1)])
+def test_non_finite_outputs_fail_by_their_own_rule(manifest, pictures, damage, count):
+    budget = {"max_drop_pp": Limit(100.0), "max_non_finite": Limit(0)}
+    report = compare(engines(damage), manifest, pictures, budget=budget)
+    assert outcomes(report) == {"max_drop_pp": "pass", "max_non_finite": "fail"}
+    assert report["accuracy"]["non_finite_pictures"] == count
+    assert report["accuracy"]["agreement"] == pytest.approx(1 - count / 210)
+    assert report["accuracy"]["candidate"]["cross_entropy_nats"] is None
+    assert all(entry["cosine"]["min"] == 0 for entry in report["sight"]["maps"])
+    assert report["disagreements"][0]["candidate"]["prediction"] is None
+
+
+def test_a_drop_of_exactly_the_allowed_one_passes_and_one_picture_more_fails(manifest, pictures):
+    def wrong_for(last):
+        def damage(outputs, index):
+            return with_logits(outputs, np.roll(outputs.logits, 1)) if index in range(1, last) else outputs
+
+        return damage
+
+    # 21 of 210 pictures are 10 percentage points.
+    for last, passed in ((22, True), (23, False)):
+        report = compare(engines(wrong_for(last)), manifest, pictures, budget={"max_drop_pp": Limit(10)})
+        assert report["verdict"]["passed"] is passed
+
+
+def test_the_manifests_accuracy_is_compared_with_on_the_same_split_only(manifest, pictures):
+    float32 = replace(manifest.artifact("float32"), accuracy=Accuracy("toys", "test", 210, 0.9))
+    known = replace(manifest, artifacts=(float32, manifest.artifact("int8")))
+    budget = {"max_reference_shift_pp": Limit(1.0)}
+    report = compare(engines(), known, pictures, budget=budget)
+    assert report["accuracy"]["reference_shift_pp"] == pytest.approx(100 * (207 / 210 - 0.9))
+    assert report["verdict"]["passed"] is False
+    other = compare(engines(), known, replace(pictures, split="val"), budget=budget)
+    assert other["accuracy"]["reference_shift_pp"] is None
+
+
+def test_corruptions_are_counted_on_the_same_pictures(manifest, pictures):
+    report = compare(engines(labels_permuted), manifest, pictures, corrupted_pictures=6)["corruptions"]
+    assert (report["pictures"], len(report["list"])) == (6, 27)
+    assert report["clean"]["top1_reference"] == pytest.approx(5 / 6, abs=1 / 6)
+    for cell in report["list"]:
+        assert cell["drop_pp"] == pytest.approx(100 * (cell["top1_reference"] - cell["top1_candidate"]))
+    clean = report["clean"]["drop_pp"]
+    grown = np.mean([cell["drop_pp"] - clean for cell in report["list"]])
+    assert report["extra_drop_pp"] == pytest.approx(grown)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_damaged_float_reference_is_bad_input_not_a_verdict(manifest, pictures):
+    damaged = {"float32": FakeEngine("float32", nan_logits), "int8": FakeEngine("int8")}
+    with pytest.raises(ArtifactError, match="float32 artifact gives non-finite"):
+        compare(damaged, manifest, pictures)
+
+
+def test_logits_of_another_shape_are_refused(manifest, pictures):
+    def too_few_logits(outputs, index):
+        return with_logits(outputs, outputs.logits[:2])
+
+    with pytest.raises(ArtifactError, match=r"int8 artifact gives logits of shape \(2,\)"):
+        compare(engines(too_few_logits), manifest, pictures)
+
+
+def test_maps_of_another_number_are_a_missing_figure_and_of_another_size_are_fitted(manifest, pictures):
+    def too_few_gates(outputs, index):
+        return replace(outputs, gates=outputs.gates[..., :2])
+
+    report = compare(engines(too_few_gates), manifest, pictures)
+    assert report["sight"] is None
+    assert outcomes(report)["min_gate_cosine"] == "fail"
+    assert "different numbers of maps" in next(iter(report["verdict"]["rules"][-1:]))["text"]
+
+    def twice_the_cells(outputs, index):
+        return replace(
+            outputs,
+            gates=outputs.gates.repeat(2, 0).repeat(2, 1),
+            modulator=outputs.modulator.repeat(2, 0).repeat(2, 1),
+        )
+
+    report = compare(engines(twice_the_cells), manifest, pictures)
+    assert report["sight"]["lowest_mean_cosine"] == pytest.approx(1)
+
+
+def test_data_of_other_classes_is_refused(manifest, pictures):
+    with pytest.raises(DataError, match="4 classes and the bundle 3"):
+        compare(engines(), manifest, replace(pictures, class_names=(*CLASSES, "dog")))
+    with pytest.raises(DataError, match="class 0 is 'bee' in the data and 'ant'"):
+        compare(engines(), manifest, replace(pictures, class_names=("bee", "ant", CLASSES[2])))
+
+
+@pytest.mark.parametrize("change", [{"pictures": 0}, {"rounds": 0}, {"threads": (1, 0)}, {"layer_pictures": -1}])
+def test_senseless_effort_is_refused(change):
+    with pytest.raises(ConfigError, match="received"):
+        Effort(**change)
+
+
+# --- the sample ---------------------------------------------------------------------------------
+
+
+def test_a_sample_is_class_balanced_even_where_labels_repeat_with_its_stride():
+    labels = np.arange(1000) % 10
+    chosen = sample_indices(labels, 100)
+    assert np.bincount(labels[chosen]).tolist() == [10] * 10
+    assert len(set(chosen.tolist())) == 100
+    assert np.all(np.diff(chosen) > 0)
+    np.testing.assert_array_equal(chosen, sample_indices(labels, 100))
+
+
+def test_a_sample_takes_what_a_rare_class_has():
+    labels = np.array([0] * 50 + [1] * 2)
+    assert np.bincount(labels[sample_indices(labels, 12)]).tolist() == [10, 2]
+
+
+@pytest.mark.parametrize("limit", [None, 7, 99])
+def test_no_limit_or_a_large_one_takes_every_picture(limit):
+    assert sample_indices(np.arange(7), limit).tolist() == list(range(7))
+
+
+def test_a_sample_is_named_as_such_in_the_report(manifest, pictures):
+    whole = compare(engines(), manifest, pictures)["data"]
+    report = compare(engines(), manifest, pictures, limit=6)
+    sample = report["data"]
+    assert (whole["pictures"], whole["sampling"]) == (210, "every picture of the split")
+    assert (sample["pictures"], sample["pictures_in_split"]) == (6, 210)
+    assert "6 of 210" in sample["sampling"]
+    assert set(outcomes(report).values()) == {"warn"}, "6 pictures are too few for any rule to pass"
+
+
+# --- the machine --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Fast CPU @ 2GHz\nflags\t: a b\n", "Fast CPU @ 2GHz"),
+        ("processor\t: 0\nBogoMIPS\t: 108\n\nModel\t\t: Some Board Rev 1.2\n", "Some Board Rev 1.2"),
+    ],
+)
+def test_the_cpu_is_named_as_the_kernel_does(tmp_path, text, name):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_model(tmp_path / "cpuinfo") == name
+    assert cpu_model(tmp_path / "none") not in ("", name)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def test_the_command_passes_and_prints_what_it_writes(command, tmp_path, capsys):
+    assert command("--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    folder = tmp_path / "report"
+    assert printed == json.loads((folder / "report.json").read_text())
+    assert (printed["schema_version"], printed["kind"]) == (2, "quantization")
+    assert printed["verdict"]["outcome"] == "pass"
+    subjects = [printed["subjects"][role] for role in ("reference", "candidate")]
+    assert [(each["name"], each["interpreter"]) for each in subjects] == [("float32", "fake 1.0"), ("int8", "fake 1.0")]
+    assert [each["sha256"] for each in subjects] == [sha256(b"f" * 400).hexdigest(), sha256(b"i" * 100).hexdigest()]
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.html", "report.md", "junit.xml"}
+    assert ElementTree.parse(folder / "junit.xml").getroot().get("failures") == "0"
+    markdown = (folder / "report.md").read_text()
+    assert markdown.startswith("### ✅ pass: int8 against float32")
+    assert markdown.count("| ✅ pass |") == len(ACCURACY)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_command_exits_1_and_still_writes_every_form(command, tmp_path, capsys, damage):
+    assert command(damage=damage) == 1
+    assert capsys.readouterr().out.startswith("FAIL: int8 against float32")
+    folder = tmp_path / "report"
+    assert json.loads((folder / "report.json").read_text())["verdict"]["passed"] is False
+    assert "Fail: do not ship int8" in (folder / "report.html").read_text()
+    assert ElementTree.parse(folder / "junit.xml").getroot().get("failures") != "0"
+    assert "❌ fail" in (folder / "report.md").read_text()
+
+
+def test_the_summary_fits_one_screen_and_no_html_is_written_if_unwanted(command, tmp_path, capsys):
+    assert command("--no-html") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("PASS: ")
+    assert "98.57%" in out
+    assert "not required" not in out
+    assert len(out.splitlines()) <= 36
+    assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_warning_passes_unless_strict(command):
+    assert command("--limit", "150") == 0
+    assert command("--limit", "150", "--strict") == 1
+    assert command("--strict") == 0
+
+
+def test_the_allowed_drop_is_the_users(command, tmp_path, capsys):
+    lenient = tmp_path / "lenient.toml"
+    lenient.write_text("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 0.5 }\n")
+    assert command("--budget", str(lenient), "--max-drop", "98.5", damage=labels_permuted) == 1
+    assert command("--budget", str(lenient), "--max-drop", "98.6", damage=labels_permuted) == 0
+    assert "required at most 98.60 pp" in capsys.readouterr().out
+
+
+def test_any_two_artifacts_are_compared_by_the_budget_of_releases(command, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    for artifact in ("float.tflite", "int8.tflite"):
+        (bundle / artifact).touch()
+    new, old = str(bundle / "float.tflite"), str(bundle)
+    assert command("--json", subject=(old, new)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "release"
+    assert [report["subjects"][role]["name"] for role in ("reference", "candidate")] == ["int8.tflite", "float.tflite"]
+    assert [report["subjects"][role]["precision"] for role in ("reference", "candidate")] == ["int8", "float32"]
+
+
+def test_what_is_not_two_artifacts_is_bad_input(command, tmp_path, capsys):
+    bundle = str(tmp_path / "bundle")
+    stray = tmp_path / "stray.tflite"
+    stray.touch()
+    (tmp_path / "bundle" / "other.tflite").touch()
+    for subject, complaint in (
+        ((), "nothing to compare"),
+        ((bundle,), "give either --bundle B, or A and B"),
+        ((bundle, bundle, "--bundle", bundle), "give either"),
+        ((bundle, bundle), "twice"),
+        ((bundle, str(stray)), "no manifest.json beside it"),
+        ((bundle, str(tmp_path / "none.tflite")), "does not exist"),
+        ((bundle, f"{bundle}/other.tflite"), "not in its bundle's manifest"),
+    ):
+        assert command(subject=subject) == 2
+        assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-drop", "-1"], "0 or more"),
+        (["--max-drop", "nan"], "0 or more"),
+        (["--limit", "0"], "1 or more"),
+        (["--threads", "0"], "1 or more"),
+        (["--corrupted-pictures", "-1"], "0 or more"),
+        (["--data", "/none/test.npz"], "/none/test.npz"),
+        (["--bundle", "/none"], "/none"),
+        (["--budget", "/none/parity.toml"], "/none/parity.toml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, capsys, arguments, message):
+    assert command(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_empty_split_is_bad_input(command, tmp_path, capsys):
+    path = tmp_path / "empty.npz"
+    names = np.array(CLASSES)
+    images, labels = np.zeros((0, SIZE, SIZE, 3), np.uint8), np.zeros(0, np.int64)
+    ids = np.zeros(0, dtype="<U4")
+    np.savez(path, images=images, labels=labels, ids=ids, class_names=names, dataset="toys", split=np.array("test"))
+    assert command("--data", str(path)) == 2
+    assert "non-empty" in capsys.readouterr().err
+
+
+def test_data_of_another_bundle_is_bad_input(command, tmp_path, pictures, capsys):
+    write_split(tmp_path / "other.npz", replace(pictures, class_names=("a", "b", "c", "d")))
+    assert command("--data", str(tmp_path / "other.npz")) == 2
+    assert "4 classes" in capsys.readouterr().err
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects figures, references, pictures and text, and checks that elements nest."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.figures: list[tuple[str, float, str]] = []
+        self.references: list[str] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self.tags: set[str] = set()
+        self._figure: tuple[str, float] | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+            if name in values:
+                self.references.append(values[name])
+        if "data-figure" in values:
+            self._figure = (values["data-figure"], float(values["data-scale"]))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self._figure:
+            self.figures.append((*self._figure, data))
+            self._figure = None
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def at(report, path):
+    for key in path.split("."):
+        report = report[int(key)] if isinstance(report, list) else report[key]
+    return report
+
+
+@pytest.mark.parametrize("damage", [rounded, labels_permuted, nan_logits])
+def test_the_page_shows_the_figures_of_the_json(command, tmp_path, damage):
+    command("--corrupted-pictures", "3", damage=damage)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    for path, scale, shown in page.figures:
+        value = scale * at(report, path)
+        decimals = len(shown.partition(".")[2])
+        tolerance = max(0.5 * 10**-decimals, 0.05 * abs(value) if "e" in shown else 0) + 1e-9
+        assert float(shown.replace(",", "")) == pytest.approx(value, abs=tolerance), path
+    shown_paths = {path for path, _, _ in page.figures}
+    figures = ("drop_pp", "agreement", "mcnemar_p_value", "only_reference_correct", "drop_interval_pp.high")
+    wanted = {f"accuracy.{key}" for key in figures}
+    wanted |= {f"classes.list.{i}.{key}" for i in range(3) for key in ("pictures", "drop_pp", "p_value")}
+    wanted |= {f"sight.maps.{i}.ssim.{key}" for i in range(4) for key in ("mean", "p5", "min")}
+    wanted |= {f"corruptions.list.{i}.drop_pp" for i in range(27)} | {"corruptions.extra_drop_pp"}
+    wanted |= {"cost.threads.0.speedup", "cost.threads.0.candidate.p99_ms", "cost.reference.cold_start_ms"}
+    assert wanted <= shown_paths
+    words = " ".join(page.words)
+    for text in (*CLASSES, "toys", "fake 1.0", report["created_utc"], "left out, as asked for"):
+        assert text in words
+    for rule in report["verdict"]["rules"]:
+        assert rule["text"] in words
+
+
+def test_the_page_needs_nothing_else_and_is_well_formed(command, tmp_path):
+    command("--corrupted-pictures", "2", damage=last_class_zeroed)
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.headings) >= 9
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "$" not in text
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert "url(" not in text.replace("url(#stripes)", "").replace("url(#hatch)", "")
+    # Six pictures of disagreement and three with the least similar maps, by both.
+    assert len(page.references) == 18
+    assert all(reference.startswith("data:image/jpeg;base64,") for reference in page.references)
+    for reference in page.references:
+        jpeg = np.frombuffer(base64.b64decode(reference.partition(",")[2]), np.uint8)
+        assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).std() > 0
+
+
+def test_names_of_files_and_classes_cannot_write_into_the_page(manifest, pictures):
+    hostile = replace(manifest, preset='<b onload="x">', labels=("<i>", "$x", "&"))
+    ids = ("<script>alert(1)</script>", *pictures.ids[1:])
+    named = replace(pictures, ids=ids, class_names=("<i>", "$x", "&"))
+    comparison = compare_pair(pair_of(engines(nan_logits), hostile), named, ACCURACY, LITTLE)
+    page = Page(render_report(comparison.report, comparison.panels))
+    assert not page.tags & {"script", "i", "b"}
+    assert "$x" in " ".join(page.words)
+
+
+def test_a_class_without_pictures_has_no_figures_and_no_bar(pictures, command, tmp_path):
+    some = np.flatnonzero(pictures.labels != 1)
+    ids = tuple(pictures.ids[index] for index in some)
+    part = replace(pictures, images=pictures.images[some], labels=pictures.labels[some], ids=ids)
+    write_split(tmp_path / "part.npz", part)
+    assert command("--data", str(tmp_path / "part.npz")) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    bee = report["classes"]["list"][1]
+    assert (bee["label"], bee["pictures"]) == ("bee", 0)
+    assert all(bee[key] is None for key in set(bee) - {"label", "pictures"})
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    shown = {path for path, _, _ in page.figures}
+    assert "classes.list.1.pictures" in shown
+    assert "classes.list.1.drop_pp" not in shown
+
+
+def test_bars_are_proportional_and_labelled():
+    chart = paired_bars("Top-1", [BarPair("<a>", 80.0, 20.0), BarPair("b", 0.0, None)], ".1f", "%")
+    # The reference is solid; the candidate is solid and, over it, striped; then the zero bar.
+    float32, int8, stripes, zero = (float(width) for width in re.findall(r' width="([\d.]+)"', chart))
+    assert (int8, stripes, zero) == pytest.approx((float32 / 4, float32 / 4, 0), abs=0.05)
+    assert re.findall(r">([\d.]+|-)</text>", chart) == ["80.0", "20.0", "0.0", "-"]
+    assert "&lt;a&gt;" in chart
+
+
+def test_a_histogram_shows_the_share_of_each_interval():
+    chart = histogram("gates", (-1, 0, 0.5, 1), (0, 1, 199))
+    heights = [float(height) for height in re.findall(r'<rect [^>]* height="([\d.]+)"', chart)]
+    assert heights[0] == 0
+    assert heights[1] == pytest.approx(heights[2] / 199, abs=0.06)
+    assert re.findall(r">([^<>]*)</text>", chart) == ["&lt;0", "&lt;1%", "≥0", "&gt;99%", "≥0.5"]
+
+
+def test_estimates_lie_within_their_intervals_on_one_scale():
+    chart = estimates("drops", [Estimate("a", 1.0, -1.0, 3.0), Estimate("<b>", 2.0, 1.5, 2.5, True)], "+.1f", "pp")
+    (circle,) = (float(x) for x in re.findall(r'<circle [^>]*cx="([\d.]+)"', chart))
+    (diamond,) = (float(x) for x in re.findall(r'<path [^>]*d="M([\d.]+) ', chart))
+    whiskers = [
+        tuple(map(float, pair)) for pair in re.findall(r'class="whisker" x1="([\d.]+)"[^>]*x2="([\d.]+)"', chart)
+    ]
+    (low, high), (low_b, high_b) = whiskers[0], whiskers[3]
+    assert (circle - low) / (high - low) == pytest.approx(0.5, abs=0.01)
+    assert (diamond - low) / (high - low) == pytest.approx(0.75, abs=0.01)
+    assert low < low_b < diamond < high_b < high
+    assert "&lt;b&gt;" in chart
+
+
+# --- a real interpreter -------------------------------------------------------------------------
+
+
+def colours(path):
+    """Pictures in which the colour of the label is brighter than the others."""
+    generator = np.random.default_rng(3)
+    labels = np.arange(201, dtype=np.int64) % 3
+    images = generator.integers(0, 128, (201, 20, 24, 3), dtype=np.uint8)
+    images[np.arange(201), :, :, labels] += 120
+    ids = tuple(str(index) for index in range(201))
+    write_split(path, LabelledPictures(images, labels, ids, tiny_bundle.LABELS, "colours", "test"))
+
+
+@pytest.mark.parametrize(("logit_scale", "code", "top1"), [(4, 0, 1.0), (-4, 1, 0.0), (math.nan, 1, 0.0)])
+def test_a_bundle_end_to_end(tiny_model, tmp_path, logit_scale, code, top1):
+    scale = struct.pack("<f", 4)
+    assert tiny_model.count(scale) == 1
+    manifest = tiny_bundle.write_bundle(tmp_path / "bundle", tiny_model)
+    damaged = tiny_model.replace(scale, struct.pack("<f", logit_scale))
+    (tmp_path / "bundle" / "int8.tflite").write_bytes(damaged)
+    int8 = artifact("int8.tflite", "int8", damaged)
+    write_manifest(tmp_path / "bundle", replace(manifest, artifacts=(manifest.artifact("float32"), int8)))
+    colours(tmp_path / "test.npz")
+    budget = tmp_path / "parity.toml"
+    budget.write_text(
+        "schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 0.5 }\nmin_gate_cosine = { fail = 0.95 }\n"
+        "max_extra_drop_pp = { fail = 0.5 }\nmin_layer_sqnr_db = { fail = 20 }\nmax_leaked_pictures = { fail = 0 }\n"
+    )
+    out = tmp_path / "report"
+    options = ["--bundle", str(tmp_path / "bundle"), "--data", str(tmp_path / "test.npz"), "--out", str(out)]
+    assert run_cli(main, [*options, "--budget", str(budget), "--quick"]) == code
+    report = json.loads((out / "report.json").read_text())
+    assert (report["accuracy"]["reference"]["top1"], report["accuracy"]["candidate"]["top1"]) == (1.0, top1)
+    assert report["cost"]["threads"][0]["reference"]["p50_ms"] > 0
+    assert report["cost"]["reference"]["delegate_partitions"] >= 1
+    assert outcomes(report)["min_layer_sqnr_db"] == ("fail" if code else "pass")
+    assert (out / "report.html").exists()

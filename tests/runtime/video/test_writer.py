@@ -1,0 +1,121 @@
+"""Pictures and videos in files: the right colours, and the old file when the new one fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from runtime.core.errors import FocalEdgeError
+from runtime.video.writer import DiskFullError, free_name, open_output, save_picture
+from tests.support.clips import read_video
+from tests.support.disk import Disk, panel
+from tests.support.paths import ROOT
+
+PICTURE = np.full((4, 5, 3), (200, 90, 10), dtype=np.uint8)  # R, G, B
+
+
+def test_a_picture_keeps_its_colours(tmp_path: Path) -> None:
+    save_picture(tmp_path / "new" / "picture.png", PICTURE)
+    found = cv2.imread(str(tmp_path / "new" / "picture.png"))
+    assert found is not None
+    assert found.shape == PICTURE.shape
+    assert found[3, 4].tolist() == [10, 90, 200]  # B, G, R
+
+
+def test_a_full_disk_leaves_the_old_picture_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FocalEdgeError, match=r"cannot write .*picture\.png: No space left"):
+        save_picture(path, PICTURE)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (4, 5, 7)])
+def test_what_is_no_picture_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(FocalEdgeError, match="expected uint8"):
+        save_picture(tmp_path / "picture.png", np.zeros(shape, dtype=np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FocalEdgeError, match="cannot write"):
+        save_picture(tmp_path / "file" / "picture.png", PICTURE)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
+def test_a_full_disk_ends_an_output_that_stays_playable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Disk(monkeypatch, 7)
+    with pytest.raises(DiskFullError, match=r"2\.0 MB left.*holds the 7 frames before"):
+        record(tmp_path / name, 20)
+    assert len(read_video(tmp_path / name)) == 7
+    assert os.listdir(tmp_path) == [name]
+
+
+def record(path: Path, count: int) -> None:
+    with open_output(path) as write:
+        for index in range(count):
+            write(panel(index), 20.0)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_the_old_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    Disk(monkeypatch, 0)
+    with pytest.raises(DiskFullError, match=r"2\.0 MB left, and a video needs 16\.8"):
+        record(tmp_path / "out.mp4", 3)
+    assert (tmp_path / "out.mp4").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_what_a_file_may_not_grow_to_is_no_video(tmp_path: Path) -> None:
+    # Nothing tells of this limit before it is met: a broken video must not pass for a whole one.
+    program = (
+        "import resource, sys; from pathlib import Path; import cv2, numpy as np\n"
+        "from runtime.video.writer import open_output; from runtime.core.errors import SourceError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)\n"
+        "try:\n"
+        "    with open_output(Path(sys.argv[1])) as write:\n"
+        "        for i in range(40): write(np.roll(noise, i), 20.0)\n"
+        "except SourceError as error: print(error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out.mp4")],
+        capture_output=True, text=True, timeout=30, cwd=ROOT,
+    )  # fmt: skip
+    assert "of 40 frames; choose a folder that has more room" in finished.stdout, finished.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_are_taken_are_left(tmp_path: Path) -> None:
+    assert free_name(tmp_path / "a.png") == tmp_path / "a.png"
+    for name in ("a.png", "a-2.png"):
+        (tmp_path / name).touch()
+    assert free_name(tmp_path / "a.png") == tmp_path / "a-3.png"
+
+
+def test_a_video_keeps_its_colours_and_takes_panels_of_other_sizes(tmp_path: Path) -> None:
+    with open_output(tmp_path / "out.avi") as write:
+        write(np.full((48, 64, 3), (200, 90, 10), np.uint8), 20.0)
+        write(panel(255, 200, 64), 20.0)
+    first, second = read_video(tmp_path / "out.avi")
+    assert np.abs(first[24, 32].astype(int) - (10, 90, 200)).max() < 12  # B, G, R
+    assert second.shape == first.shape
+    assert second[24, 32].min() > 230 and second[24, 2].max() < 60

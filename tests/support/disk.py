@@ -1,0 +1,28 @@
+"""Panels of one colour, and a disk that has room for few of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import runtime.video.writer
+from runtime.video.writer import ROOM_BYTES
+
+
+def panel(value: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+class Disk:
+    """A disk with room for a number of panels."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, panels: int) -> None:
+        self.panels = panels
+        monkeypatch.setattr(runtime.video.writer, "free_bytes", self.free_bytes)
+
+    def free_bytes(self, _: Path) -> int:
+        self.panels -= 1
+        return ROOM_BYTES + 1 if self.panels >= 0 else 2_000_000

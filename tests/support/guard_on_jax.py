@@ -1,0 +1,49 @@
+"""Steps of the guarded optimizer as Keras' JAX trainer takes them; run by a test in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from tests.test_guard import BAD, SETTINGS, gradients, values, variables
+
+from train.loop.optimizer import GuardedAdamW
+
+
+def step(optimizer: Any, weights: list[Any], grads: list[Any]) -> None:
+    """Take one compiled step."""
+    state = [v.value for v in optimizer.variables]
+    new, state = jax.jit(optimizer.stateless_apply)(state, grads, [v.value for v in weights])
+    for variable, value in zip([*weights, *optimizer.variables], [*new, *state], strict=True):
+        variable.assign(value)
+
+
+def main() -> None:
+    """Hold finite steps to Keras' own, and see that others change nothing, nor those after them."""
+    ours, theirs = GuardedAdamW(**SETTINGS), keras.optimizers.AdamW(**SETTINGS)
+    weights, expected = variables(), variables()
+    ours.build(weights)
+    theirs.build(expected)
+    for scale in (1.0, -2.0, 1e6):
+        step(ours, weights, gradients([scale, 0.3, 0.0]))
+        step(theirs, expected, gradients([scale, 0.3, 0.0]))
+    for a, b in zip(values(ours, weights), values(theirs, expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    before = values(ours, weights)
+    for name, bad in BAD.items():
+        for grads in (gradients(bad), gradients([1.0, 2.0, 3.0])):
+            step(ours, weights, grads)
+            changed = [i for i, (a, b) in enumerate(zip(values(ours, weights), before, strict=True)) if (a != b).any()]
+            finite = np.array(ours.finite).tolist()
+            if changed or finite[:2] != [False, True]:
+                sys.exit(f"{name}: variables {changed} changed, finite {finite}")
+        ours.finite.assign(np.ones(3, bool))
+    if int(ours.iterations) != 3:
+        sys.exit(f"{int(ours.iterations)} steps were counted; expected 3")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Small networks with what the published ones have, and their checkpoints in each spelling, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.support.tiny_run import draw_weights
+from train.model.config import IMAGENET_MEAN, IMAGENET_STD, FocalNetConfig
+from train.model.weights import Tensors
+from train.pretrained.checkpoint_names import Spelling, published_tensors
+
+
+def small_network(**changes: Any) -> FocalNetConfig:
+    """Two stages at 32 px."""
+    fields: dict[str, Any] = {
+        "input_size": 32,
+        "classes": 3,
+        "dims": (8, 16),
+        "depths": (1, 2),
+        "focal_levels": (2, 1),
+        "focal_windows": (3, 5),
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+    }
+    return FocalNetConfig(**(fields | changes))
+
+
+PLAIN = small_network()
+LARGE = small_network(
+    focal_levels=(3, 2),
+    stem="overlap",
+    post_norm=True,
+    norm_in_modulation=True,
+    normalise_modulator=True,
+    layer_scale=0.3,
+)
+NETWORKS = {"plain": PLAIN, "large": LARGE}
+
+
+def drawn_checkpoint(config: FocalNetConfig, spelling: Spelling, seed: int = 0) -> Tensors:
+    """Draw a checkpoint's tensors, of the shapes that PyTorch gives them."""
+    shapes = {name: each.shape for name, each in published_tensors(config, spelling).items()}
+    return {name: value.astype(np.float32) for name, value in draw_weights(shapes, seed).items()}

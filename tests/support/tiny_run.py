@@ -1,0 +1,137 @@
+"""A run folder made in a second, for tests: a tiny FocalNet with drawn weights, and pictures of its own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.images.preprocess import Image
+from train.model.config import FocalNetConfig, TrainConfig
+from train.model.focalnet import build_focalnet
+from train.model.weights import Tensors, model_weights, weight_arrays, write_tensors
+from train.run import TEST_FILE, WEIGHTS_FILE, Run, write_run
+
+CLASSES = ("ant", "bee", "cat")
+CONFIG = FocalNetConfig(
+    input_size=16,
+    classes=len(CLASSES),
+    patch_size=2,
+    dims=(8, 16),
+    depths=(1, 1),
+    focal_levels=(2, 1),
+    focal_windows=(3, 3),
+    folded=True,  # its weights are drawn as an export finds them
+)
+RUN = Run(
+    preset="tiny",
+    model=CONFIG,
+    recipe=TrainConfig(batch_size=16, resize_margin=2),
+    dataset="folder",
+    labels=CLASSES,
+)
+TEST_PICTURES = 200
+PICTURES_PER_CLASS = 20
+
+
+def soft_pictures(count: int, seed: int, size: int = CONFIG.input_size) -> Image:
+    """Draw colour blobs with noise: uint8 `[count, size, size, 3]`."""
+    rng = np.random.default_rng(seed)
+    blobs = rng.integers(0, 256, (count, 3, 3, 3), dtype=np.uint8)
+    pictures = np.stack([cv2.resize(blob, (size, size), interpolation=cv2.INTER_CUBIC) for blob in blobs])
+    return np.clip(pictures + rng.normal(0, 12, pictures.shape), 0, 255).astype(np.uint8)
+
+
+def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
+    """Draw weights that keep activations near 1, biases and norms that are not neutral included."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        value = rng.normal(0.0, 1.0, shape)
+        if name.endswith("/kernel"):
+            depthwise = ".focal" in name
+            value /= np.sqrt(np.prod(shape[:2] if depthwise else shape[:3]))
+        elif name.endswith("/moving_variance"):
+            value = 0.5 + np.abs(value)
+        else:
+            value = 0.2 * value + name.endswith("/gamma")
+        tensors[name] = value.astype(np.float32)
+    return tensors
+
+
+def write_tiny_run(folder: Path, run: Run = RUN) -> None:
+    """Write config.json, float.safetensors and test.npz, as training would leave them.
+
+    The labels of the test pictures are the network's own predictions, so that its accuracy is 100%. The pictures are
+    so large that what the network sees of them is their centre, as it is.
+    """
+    import keras
+
+    size = run.model.input_size
+    model = build_focalnet(run.model, keras)
+    weights = model_weights(model)
+    for name, value in draw_weights({name: tuple(v.shape) for name, v in weights.items()}, seed=1).items():
+        weights[name].assign(value)
+    candidates = soft_pictures(2 * TEST_PICTURES, seed=2, size=round(size / run.model.crop_fraction))
+    edge = (candidates.shape[1] - size) // 2
+    seen = candidates[:, edge : edge + size, edge : edge + size].astype(np.float32)
+    spread_logits(weights, np.asarray(model.predict_on_batch(seen)))
+    write_tensors(folder / WEIGHTS_FILE, weight_arrays(model))
+    write_run(folder, run)
+
+    logits = np.asarray(model.predict_on_batch(seen))
+    chosen = clearest(logits, TEST_PICTURES)
+    write_split(
+        folder / TEST_FILE,
+        LabelledPictures(
+            images=candidates[chosen],
+            labels=logits[chosen].argmax(axis=-1).astype(np.int64),
+            ids=tuple(f"blob/{index}" for index in chosen),
+            class_names=CLASSES,
+            dataset="blobs",
+            split="test",
+        ),
+    )
+
+
+def spread_logits(weights: dict[str, Any], logits: NDArray[np.float32]) -> None:
+    """Scale the head so that every class is predicted and predictions differ from picture to picture."""
+    kernel, bias = (np.asarray(weights[f"logits/{kind}"]) for kind in ("kernel", "bias"))
+    scale = 3.0 / logits.std(axis=0)
+    weights["logits/kernel"].assign(kernel * scale)
+    weights["logits/bias"].assign((bias - logits.mean(axis=0)) * scale)
+
+
+def clearest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the indices of the pictures whose first class is furthest ahead of the second."""
+    ordered = np.sort(logits, axis=-1)
+    return np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:count])
+
+
+def write_picture_folder(folder: Path) -> None:
+    """Write PNGs, a sub-folder a class, for the data set `folder`."""
+    pictures = soft_pictures(PICTURES_PER_CLASS * len(CLASSES), seed=3, size=20)
+    for index, picture in enumerate(pictures):
+        path = folder / CLASSES[index % len(CLASSES)] / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture)
+
+
+def run_artifact(content: bytes, pictures: Image, interpreter_class: Any = None) -> dict[str, NDArray[np.float32]]:
+    """Run a .tflite file's content on pictures `[N, S, S, 3]`, and return its outputs `[N, ...]` by tensor name."""
+    if interpreter_class is None:
+        from ai_edge_litert.interpreter import Interpreter as interpreter_class  # noqa: N813
+    interpreter = interpreter_class(model_content=content)
+    interpreter.allocate_tensors()
+    (source,) = interpreter.get_input_details()
+    outputs: dict[str, list[NDArray[np.float32]]] = {d["name"]: [] for d in interpreter.get_output_details()}
+    for picture in pictures:
+        interpreter.set_tensor(source["index"], picture[np.newaxis])
+        interpreter.invoke()
+        for detail in interpreter.get_output_details():
+            outputs[detail["name"]].append(interpreter.get_tensor(detail["index"])[0])
+    return {name: np.stack(values) for name, values in outputs.items()}

@@ -1,0 +1,54 @@
+"""Training runs of seconds, for tests: a tiny FocalNet with all that draws or averages, on plain colours."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from train.data.dataset import Dataset, Split
+from train.model.config import FocalNetConfig, TrainConfig
+from train.run import Run
+
+LABELS = ("red", "green", "blue")
+NETWORK = FocalNetConfig(
+    input_size=8,
+    classes=len(LABELS),
+    patch_size=4,
+    dims=(8,),
+    depths=(2,),
+    focal_levels=(1,),
+    focal_windows=(3,),
+    norm="batch",
+    drop_rate=0.1,
+    drop_path_rate=0.2,
+)
+RECIPE = TrainConfig(
+    epochs=4,
+    batch_size=16,
+    learning_rate=0.02,
+    ema_momentum=0.5,
+    resize_margin=2,
+    mixup_alpha=0.2,
+    mix_rate=0.5,
+    monitor_every=2,
+    seed=5,
+)
+# Every augmentation there is; its graph takes TensorFlow long to trace.
+FULL_RECIPE = dataclasses.replace(RECIPE, pad=2, rand_augment_ops=1, erase_rate=0.5, cutmix_alpha=1.0, mix_rate=0.8)
+RUN = Run(preset="tiny", model=NETWORK, recipe=RECIPE, dataset="folder", labels=LABELS)
+TRAIN_PICTURES = 72
+
+
+def easy_dataset() -> Dataset:
+    """Make three splits of pictures in which the colour of the label is the strongest."""
+    counts = {"train": TRAIN_PICTURES, "val": 15, "test": 12}
+    splits = {name: _split(name, count, seed) for seed, (name, count) in enumerate(counts.items())}
+    return Dataset(name="colours", labels=LABELS, **splits)
+
+
+def _split(name: str, count: int, seed: int) -> Split:
+    labels = np.arange(count, dtype=np.int64) % len(LABELS)
+    images = np.random.default_rng(seed).integers(0, 100, (count, 12, 12, 3))
+    images[np.arange(count), :, :, labels] += 120
+    return Split(images.astype(np.uint8), labels, tuple(f"{name}:{index}" for index in range(count)))

@@ -1,0 +1,323 @@
+"""A configuration is either one that can be built and run, or an error that names the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from runtime.core.errors import ConfigError
+from runtime.images.input_spec import InputSpec
+from train.model.config import (
+    PRESETS,
+    FocalNetConfig,
+    TrainConfig,
+    config_from_dict,
+    find_preset,
+    finetuning,
+    picture_size,
+    picture_spec,
+    recipe_for,
+)
+
+NETWORK: dict[str, Any] = {
+    "input_size": 48,
+    "classes": 10,
+    "patch_size": 4,
+    "dims": (8, 16, 32),
+    "depths": (1, 2, 1),
+    "focal_levels": (2, 2, 1),
+    "focal_windows": (3, 5, 3),
+}
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+
+
+def network(**changes: Any) -> FocalNetConfig:
+    return FocalNetConfig(**(NETWORK | changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dims", ()),
+        ("dims", (8, 16)),
+        ("dims", (8, 16, 0)),
+        ("dims", (8, 16, -32)),
+        ("depths", (1, 2)),
+        ("depths", (1, 0, 1)),
+        ("focal_levels", (2, 2, 2, 2)),
+        ("focal_levels", (2, 0, 2)),
+        ("focal_windows", (3,)),
+        ("focal_windows", (3, 4, 3)),
+        ("focal_windows", (3, -1, 3)),
+        ("focal_factor", 1),
+        ("focal_factor", -2),
+        ("classes", 1),
+        ("input_size", 0),
+        ("input_size", -48),
+        ("input_size", 50),
+        ("patch_size", 0),
+        ("patch_size", -4),
+        ("patch_size", 5),
+        ("mlp_ratio", 0.0),
+        ("mlp_ratio", -4.0),
+        ("mlp_ratio", 0.1),
+        ("crop_fraction", 0.0),
+        ("crop_fraction", -0.5),
+        ("crop_fraction", 1.5),
+        *(("crop_fraction", value) for value in NOT_FINITE),
+        ("interpolation", "nearest"),
+        ("initializer", "he"),
+        ("stem", "mlp"),
+        ("norm", "group"),
+        ("activation", "swish"),
+        ("mean", (0.5, 0.5)),
+        ("std", (1.0,)),
+        ("std", (1.0, 0.0, 1.0)),
+        ("std", (1.0, -1.0, 1.0)),
+        *((name, value) for name in ("drop_rate", "drop_path_rate") for value in (-0.1, 1.0, math.nan)),
+        *((f"{place}_norm_epsilon", value) for place in ("embed", "block") for value in (0.0, -1e-5)),
+        *((name, v) for name in ("mlp_ratio", "embed_norm_epsilon", "block_norm_epsilon") for v in NOT_FINITE),
+        *((name, (0.5, value, 0.5)) for name in ("mean", "std") for value in NOT_FINITE),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^received .*; expected ") as caught:
+        network(**{field: value})
+    assert field in str(caught.value)
+    if isinstance(value, float | str):
+        assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("patch", "width"), [(3, 9), (6, 12), (4, 6)])
+def test_a_conv_stem_halves_the_grid_and_doubles_the_channels_or_is_refused(patch: int, width: int) -> None:
+    with pytest.raises(ConfigError, match="power of 2 and divides the first stage's channels"):
+        network(stem="conv", patch_size=patch, input_size=4 * patch, dims=(width, 16, 32))
+    assert network(stem="conv", patch_size=4, dims=(8, 16, 32)).stem == "conv"
+
+
+@given(patch=st.integers(1, 8), stages=st.integers(1, 4), size=st.integers(1, 256))
+def test_the_input_size_is_divisible_by_the_last_stride_or_refused(patch: int, stages: int, size: int) -> None:
+    fields = dict.fromkeys(("dims", "depths"), (8,) * stages) | {"focal_levels": (1,) * stages}
+    fields |= {"focal_windows": (3,) * stages, "patch_size": patch, "input_size": size}
+    # Each stage must halve a whole number of tokens.
+    tokens = size / patch
+    if all((tokens / 2**stage).is_integer() for stage in range(stages)):
+        assert network(**fields).overlay_stride_px == patch * 2 ** ((stages - 1) // 2)
+    else:
+        with pytest.raises(ConfigError, match=f"divisible by {patch * 2 ** (stages - 1)}$"):
+            network(**fields)
+
+
+@given(window=st.integers(-3, 9), factor=st.integers(-3, 6), levels=st.integers(1, 4))
+def test_every_kernel_of_an_accepted_network_is_odd(window: int, factor: int, levels: int) -> None:
+    fields = {"focal_windows": (window, 3, 3), "focal_factor": factor, "focal_levels": (levels, 1, 1)}
+    try:
+        config = network(**fields)
+    except ConfigError:
+        assert window < 1 or window % 2 == 0 or factor < 0 or factor % 2 == 1
+        return
+    kernels = [config.kernel_size(0, level) for level in range(levels)]
+    assert kernels == [window + factor * level for level in range(levels)]
+    assert all(kernel >= 1 and kernel % 2 == 1 for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("depths", "layer", "stride_px"),
+    [((2,), "stage0.block1", 4), ((2, 3), "stage0.block1", 4), ((2, 3, 2), "stage1.block2", 8)],
+)
+def test_the_overlay_shows_the_last_block_of_the_middle_stage(
+    depths: tuple[int, ...], layer: str, stride_px: int
+) -> None:
+    stages = len(depths)
+    config = network(
+        depths=depths, **{name: NETWORK[name][:stages] for name in NETWORK if name[:5] in ("dims", "focal")}
+    )
+    assert (config.overlay_layer, config.overlay_stride_px) == (layer, stride_px)
+
+
+@given(
+    depths=st.lists(st.integers(1, 6), min_size=3, max_size=3).map(tuple),
+    rate=st.floats(0.0, 0.9, allow_nan=False),
+)
+def test_stochastic_depth_rises_linearly_to_its_rate(depths: tuple[int, ...], rate: float) -> None:
+    config = network(depths=depths, drop_path_rate=rate)
+    rates = [config.drop_path(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    steps = [after - before for before, after in itertools.pairwise(rates)]
+    assert rates[0] == 0.0
+    assert rates[-1] == pytest.approx(rate)
+    assert steps == pytest.approx([rate / len(steps)] * len(steps))
+
+
+def test_a_single_block_is_never_dropped() -> None:
+    fields = dict.fromkeys(("dims", "focal_levels"), (2,)) | {"depths": (1,), "focal_windows": (3,)}
+    assert network(**fields, drop_path_rate=0.5).drop_path(0, 0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1e-3),
+        ("warmup_learning_rate", -1e-3),
+        ("warmup_learning_rate", math.nan),
+        ("warmup_fraction", -0.1),
+        ("warmup_fraction", 1.0),  # as many warm-up steps as steps
+        ("warmup_fraction", 1.5),
+        ("warmup_fraction", math.nan),
+        ("label_smoothing", -0.1),
+        ("label_smoothing", 1.0),
+        ("ema_momentum", -0.1),
+        ("ema_momentum", 1.0),
+        *((name, -1) for name in ("pad", "rand_augment_ops", "mixup_alpha", "cutmix_alpha")),
+        *(
+            (name, value)
+            for name in ("rand_augment_magnitude", "erase_rate", "erase_area", "mix_rate")
+            for value in (-0.1, 1.1, math.nan)
+        ),
+        ("seed", -1),
+        ("seed", 2**32),
+        *((name, -1) for name in ("resize_margin", "monitor_every", "weight_decay", "clip_norm")),
+        *((name, value) for name in ("learning_rate", "weight_decay", "clip_norm") for value in NOT_FINITE),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"received .*{field}={value}"):
+        TrainConfig(**{field: value})
+
+
+@given(base=st.floats(1e-6, 1.0), warmup=st.floats(0.0, 1.0))
+def test_a_base_rate_below_the_warm_up_rate_is_refused(base: float, warmup: float) -> None:
+    assume(base < warmup)
+    with pytest.raises(ConfigError, match="a base rate at or above the warm-up rate"):
+        TrainConfig(learning_rate=base, warmup_learning_rate=warmup)
+
+
+@given(steps=st.integers(1, 10**7), fraction=st.floats(0.0, 1.0, exclude_max=True))
+def test_an_accepted_warm_up_leaves_steps_for_the_cosine(steps: int, fraction: float) -> None:
+    assert int(steps * TrainConfig(warmup_fraction=fraction).warmup_fraction) < steps
+
+
+@pytest.mark.parametrize(("config", "field"), [(network(), "classes"), (TrainConfig(), "epochs")])
+def test_a_configuration_is_frozen(config: Any, field: str) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, 7)
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_preset("edge-huge")
+    assert "'edge-huge'" in str(caught.value)
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_presets_are_found_by_name() -> None:
+    assert {name: find_preset(name) for name in PRESETS} == PRESETS
+    assert {"seed-cifar10", "edge-pico", "edge-nano", "edge-small", "focalnet_tiny_srf", "focalnet_tiny_lrf"} <= set(
+        PRESETS
+    )
+
+
+def test_the_seed_preset_is_the_tutorial_s_recipe() -> None:
+    preset = find_preset("seed-cifar10")
+    model, recipe = preset.model, preset.train
+    assert (model.input_size, model.patch_size, model.dims, model.depths) == (48, 4, (256, 512, 1024), (2, 3, 2))
+    assert (model.focal_levels, model.focal_windows, model.focal_factor) == ((2, 2, 2), (3, 3, 3), 2)
+    assert (model.mlp_ratio, model.drop_rate, model.norm_before_modulation) == (4.0, 0.1, False)
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (25, 1024, 1e-4, 1e-4)
+    assert (recipe.warmup_fraction, recipe.warmup_learning_rate, recipe.resize_margin) == (0.15, 0.0, 4)
+    # What the tutorial does not have.
+    assert (recipe.clip_norm, recipe.label_smoothing, recipe.decay_kernels_only) == (0.0, 0.0, False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json(name: str) -> None:
+    model = find_preset(name).model
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
+
+
+@given(
+    drop=st.floats(0.0, 0.99),
+    mean=st.tuples(*[st.floats(0.0, 1.0)] * 3),
+    initializer=st.sampled_from(["glorot", "paper"]),
+)
+def test_any_network_survives_json(drop: float, mean: tuple[float, float, float], initializer: Any) -> None:
+    model = network(drop_rate=drop, mean=mean, initializer=initializer, norm_before_modulation=drop > 0.5)
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
+
+
+def test_a_network_of_before_there_were_crops_sees_the_whole_square() -> None:
+    content = as_json()
+    del content["crop_fraction"], content["interpolation"]
+    model = config_from_dict(content)
+    assert (model.crop_fraction, model.interpolation) == (1.0, "area")
+
+
+def test_how_the_network_sees_a_picture_survives_json() -> None:
+    model = network(crop_fraction=0.875, interpolation="bicubic")
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
+    assert model.input_spec == InputSpec(48, 0.875, "bicubic")
+
+
+def as_json(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(network())))
+    return content | changes
+
+
+def test_unknown_fields_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown network fields \['drop_rat', 'gate'\]"):
+        config_from_dict(as_json(gate=1, drop_rat=0.1))
+
+
+@pytest.mark.parametrize("field", ["input_size", "classes", "dims", "depths", "focal_levels", "focal_windows"])
+def test_a_missing_field_is_refused_by_name(field: str) -> None:
+    content = as_json()
+    del content[field]
+    with pytest.raises(ConfigError, match=field):
+        config_from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("classes", "10"), ("dims", 8), ("depths", None), ("input_size", "48"), ("crop_fraction", "1")]
+)
+def test_a_field_of_another_type_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match="network configuration"):
+        config_from_dict(as_json(**{field: value}))
+
+
+def test_few_pictures_take_small_batches_at_a_rate_scaled_by_the_square_root() -> None:
+    recipe = TrainConfig(batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4)
+    fitted = recipe_for(recipe, 4_000)
+    assert (fitted.batch_size, fitted.learning_rate, fitted.warmup_learning_rate) == (32, 1e-3, 2e-4)
+    assert dataclasses.replace(fitted, batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
+
+
+@pytest.mark.parametrize(("batch_size", "pictures"), [(128, 10_000), (1024, 40_000), (32, 50), (8, 50)])
+def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, pictures: int) -> None:
+    recipe = TrainConfig(batch_size=batch_size)
+    assert recipe_for(recipe, pictures) is recipe
+
+
+def test_fine_tuning_halves_the_rates_and_nothing_else() -> None:
+    recipe = TrainConfig(learning_rate=2e-3, warmup_learning_rate=4e-4, epochs=7, weight_decay=0.1)
+    tuning = finetuning(recipe)
+    assert (tuning.learning_rate, tuning.warmup_learning_rate) == (1e-3, 2e-4)
+    assert dataclasses.replace(tuning, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
+
+
+def test_training_pictures_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
+    model = network(input_size=48)
+    assert picture_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
+    seen = network(input_size=48, crop_fraction=0.875, interpolation="bicubic")
+    assert picture_spec(seen, TrainConfig(resize_margin=4)) == InputSpec(52, 1.0, "bicubic")
+    with pytest.raises(ConfigError, match="received pad=52 for pictures of 52 pixels; expected less"):
+        picture_size(model, TrainConfig(resize_margin=4, pad=52))

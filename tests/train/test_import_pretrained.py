@@ -1,0 +1,318 @@
+"""Importing checkpoints: what is read, what a run then holds, and what is refused, with nothing written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from runtime.core.errors import run_cli
+from tests.support.published_networks import LARGE, NETWORKS, PLAIN, drawn_checkpoint
+from train.data.imagenet import imagenet_labels
+from train.import_pretrained import import_tensors, main, read_checkpoint, recognise
+from train.model import config as presets
+from train.model.config import FocalNetConfig, Preset
+from train.model.fold_norms import fold_weights
+from train.model.weights import Tensors, read_tensors
+from train.pretrained.checkpoint_names import SPELLINGS, Spelling
+from train.run import read_run
+
+AUTHORS, TRANSFORMERS, TIMM = SPELLINGS
+JOINT = "layers.0.blocks.0.modulation.f.weight"
+EXTRA = "layers.1.blocks.2.norm1.weight"  # the last block of the network is its second
+
+
+@pytest.fixture
+def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets of networks that are drawn in no time."""
+    for name, config in NETWORKS.items():
+        monkeypatch.setitem(presets.PRESETS, f"focalnet_{name}", Preset(config, 1))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "given" / "model.safetensors"
+    path.parent.mkdir()
+    save_file(drawn_checkpoint(PLAIN, AUTHORS), path)
+    return path
+
+
+def refused(checkpoint: Path, capsys: pytest.CaptureFixture[str], *options: str, preset: str = "focalnet_plain") -> str:
+    """Run the command, which must fail in one line and write nothing; return the line."""
+    out = checkpoint.parent.parent / "run"
+    assert run_cli(main, [str(checkpoint), "--preset", preset, "--out", str(out), *options]) == 2
+    assert not out.exists() or not any(out.iterdir())
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_checkpoint_becomes_a_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run"), "--json"]
+    assert run_cli(main, options) == 0
+    facts = json.loads(capsys.readouterr().out)
+    tensors = drawn_checkpoint(PLAIN, AUTHORS)
+    assert (facts["spelling"], facts["tensors"], facts["unused"]) == ("the authors'", len(tensors), [])
+    assert facts["parameters"] == sum(value.size for value in tensors.values())
+    run = read_run(tmp_path / "run")
+    assert (run.preset, run.model, run.dataset) == ("focalnet_plain", PLAIN, "folder")
+    assert run.labels == ("class 0", "class 1", "class 2")
+    expected = fold_weights(import_tensors(tensors, PLAIN, "test").weights, PLAIN)
+    written = read_tensors(tmp_path / "run" / "float.safetensors")
+    assert set(written) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(written[name], value)
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_fine_tuned_network_keeps_its_own_classes(tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, classes=5)
+    save_file(drawn_checkpoint(config, TRANSFORMERS), tmp_path / "model.safetensors")
+    options = [str(tmp_path / "model.safetensors"), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]
+    assert run_cli(main, options) == 0
+    run = read_run(tmp_path / "run")
+    assert run.model == config and len(run.labels) == 5
+
+
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS.keys())
+def test_the_three_spellings_give_one_network(config: FocalNetConfig) -> None:
+    """The same tensors under the names of each, linear layers as timm has them too."""
+    drawn = list(drawn_checkpoint(config, AUTHORS).values())
+    weights = []
+    for spelling in SPELLINGS:
+        tensors = dict(zip(drawn_checkpoint(config, spelling), drawn, strict=True))
+        if spelling is TIMM:
+            tensors = {n: v[..., None, None] if v.ndim == 2 and "head" not in n else v for n, v in tensors.items()}
+        assert recognise(tensors, "test") is spelling
+        weights.append(import_tensors(tensors, config, "test").weights)
+    for name, value in weights[0].items():
+        assert all(np.array_equal(other[name], value) for other in weights[1:])
+
+
+def test_thousand_classes_are_imagenet_s() -> None:
+    published = [name for name, preset in presets.PRESETS.items() if preset.model.classes == 1000]
+    assert len(published) == 9
+    for name in published:
+        model = presets.PRESETS[name].model
+        assert (model.mean, model.std) == (presets.IMAGENET_MEAN, presets.IMAGENET_STD)
+        assert (model.input_size, model.crop_fraction, model.interpolation) == (224, 0.875, "bicubic")
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_labels_may_be_given_or_lie_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("tench\nshark, the great white\nhen\n")
+    options = [str(checkpoint), "--preset", "focalnet_plain"]
+    assert run_cli(main, [*options, "--out", str(tmp_path / "a"), "--labels", str(names)]) == 0
+    assert read_run(tmp_path / "a").labels == ("tench", "shark, the great white", "hen")
+    described = {"model_type": "focalnet", "id2label": {"0": "crane", "1": "hen", "2": "crane"}}
+    checkpoint.with_name("config.json").write_text(json.dumps(described))
+    assert run_cli(main, [*options, "--out", str(tmp_path / "b")]) == 0
+    assert read_run(tmp_path / "b").labels == ("crane (0)", "hen", "crane (2)")
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_run_of_1000_classes_has_imagenet_s_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(PLAIN, classes=1000)
+    monkeypatch.setitem(presets.PRESETS, "focalnet_plain", Preset(config, 1))
+    save_file(drawn_checkpoint(config, TIMM), tmp_path / "model.safetensors")
+    options = [str(tmp_path / "model.safetensors"), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]
+    assert run_cli(main, options) == 0
+    assert read_run(tmp_path / "run").labels == imagenet_labels()
+
+
+def without(name: str) -> Any:
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def renamed(tensors: Tensors) -> Tensors:
+    return {key.replace("mlp.fc1", "mlp.dense1"): value for key, value in tensors.items()}
+
+
+def poisoned(tensors: Tensors) -> Tensors:
+    spoilt = tensors[JOINT].copy()
+    spoilt[3, 2] = np.nan
+    return tensors | {JOINT: spoilt}
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        pytest.param(without("head.bias"), ["has no head.bias"], id="no head"),
+        pytest.param(without("norm.bias"), ["missing norm.bias [16]"], id="missing"),
+        pytest.param(lambda t: t | {"head.bias": t["head.bias"][:2]}, ["head.weight has shape [3, 16]"], id="head"),
+        pytest.param(lambda t: t | {"head.bias": t["head.bias"][:1]}, ["has head.bias [1]"], id="one class"),
+        pytest.param(renamed, ["missing layers.0.blocks.0.mlp.fc1.weight [32, 8]", "unknown layers"], id="renamed"),
+        pytest.param(lambda t: t | {JOINT: t[JOINT][:-1]}, [f"{JOINT} has shape [18, 8], not [19, 8]"], id="short"),
+        pytest.param(lambda t: t | {JOINT: t[JOINT].T.copy()}, [f"{JOINT} has shape [8, 19], not"], id="transposed"),
+        pytest.param(lambda t: t | {EXTRA: np.ones(16, np.float32)}, [f"unknown {EXTRA}"], id="a block too many"),
+        pytest.param(poisoned, [f"{JOINT} is not finite"], id="NaN"),
+        pytest.param(lambda t: {f"module.{n}": v for n, v in t.items()}, ["known spelling", "module."], id="prefixed"),
+        pytest.param(lambda t: {"conv1.weight": t["head.bias"]}, ["known spelling", "conv1"], id="another network"),
+        pytest.param(lambda t: {}, ["holds no tensors"], id="empty"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_does_not(
+    damage: Any, expected: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(damage(drawn_checkpoint(PLAIN, AUTHORS)), checkpoint)
+    error = refused(checkpoint, capsys)
+    for part in expected:
+        assert part in error
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_the_wrong_preset_is_refused_and_the_right_one_named(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(checkpoint, capsys, preset="focalnet_large")
+    assert "its tensors are those of --preset focalnet_plain" in error
+    assert "missing layers.0.blocks.0.modulation.ln.weight [8]" in error
+    assert re.search(r"; and \d+ more; ", error)
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("keep", [0, 7, 500, -1])
+def test_a_truncated_file_is_refused(keep: int, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    assert "not a whole safetensors file" in refused(checkpoint, capsys)
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_missing_file_and_a_folder_with_a_run_are_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "does not exist" in refused(checkpoint.with_name("other.safetensors"), capsys)
+    options = [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]
+    assert run_cli(main, options) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert run_cli(main, options) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("text", ["a\nb\n", "a\nb\nb\n", "a\n\nb\n", "a\nb\nc\nd"])
+def test_labels_that_are_not_one_different_name_a_class_are_refused(
+    text: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    assert "expected 3 different class names" in refused(checkpoint, capsys, "--labels", str(tmp_path / "names.txt"))
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_description_of_another_network_beside_the_checkpoint_is_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {"model_type": "focalnet", "use_post_layernorm": True, "depths": [1, 2], "focal_windows": [3, 3]}
+    checkpoint.with_name("config.json").write_text(json.dumps(described))
+    error = refused(checkpoint, capsys)
+    assert "use_post_layernorm is True, not False; focal_windows" not in error  # in the order of the fields
+    assert "focal_windows is [3, 3], not [3, 5]" in error and "use_post_layernorm is True, not False" in error
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_what_no_tensor_shows_is_taken_from_the_description(checkpoint: Path, tmp_path: Path) -> None:
+    described = {"model_type": "focalnet", "normalize_modulator": True}
+    checkpoint.with_name("config.json").write_text(json.dumps(described))
+    assert run_cli(main, [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]) == 0
+    assert read_run(tmp_path / "run").model == dataclasses.replace(PLAIN, normalise_modulator=True)
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_tensor_that_is_no_part_of_the_classifier_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = {"focalnet.embeddings.mask_token": np.zeros((1, 1, 8), np.float32)}
+    save_file(drawn_checkpoint(LARGE, TRANSFORMERS) | mask, tmp_path / "model.safetensors")
+    options = [str(tmp_path / "model.safetensors"), "--preset", "focalnet_large", "--out", str(tmp_path / "run")]
+    assert run_cli(main, options) == 0
+    assert "not used: focalnet.embeddings.mask_token" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "import.json").read_text())["unused"] == list(mask)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    save_file({"a": np.array([1.5, -2.25], np.float16)}, tmp_path / "half.safetensors")
+    (value,) = read_checkpoint(tmp_path / "half.safetensors").values()
+    assert value.dtype == np.float32 and value.tolist() == [1.5, -2.25]
+
+
+# --- with PyTorch -----------------------------------------------------------------------------------
+
+
+def as_torch(tensors: Tensors) -> dict[str, Any]:
+    torch = pytest.importorskip("torch", reason="reading .pth takes torch")
+    return {name: torch.tensor(value) for name, value in tensors.items()}
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda each: each.name)
+@pytest.mark.parametrize("nest", [lambda t: {"model": t, "epoch": 299}, lambda t: {"state_dict": t}, lambda t: t])
+def test_a_torch_file_is_read_as_tensors_alone(spelling: Spelling, nest: Any, tmp_path: Path) -> None:
+    tensors = drawn_checkpoint(PLAIN, spelling)
+    content = nest(as_torch(tensors))
+    import torch
+
+    torch.save(content, tmp_path / "model.pth")
+    found = read_checkpoint(tmp_path / "model.pth")
+    assert set(found) == set(tensors)
+    assert all(np.array_equal(found[name], value) for name, value in tensors.items())
+
+
+class Trap:
+    """What runs code where it is unpickled plainly."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_file_that_would_run_code_runs_none(
+    how: str, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"model": as_torch(drawn_checkpoint(PLAIN, AUTHORS)), "config": Trap(tmp_path / "sprung")}
+    import torch
+
+    path = checkpoint.with_name("model.pth")
+    if how == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    assert "objects that are no tensors" in refused(path, capsys)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("keep", [0, 100, -40])
+def test_a_truncated_torch_file_is_refused(keep: int, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = as_torch(drawn_checkpoint(PLAIN, AUTHORS))
+    import torch
+
+    path = checkpoint.with_name("model.pth")
+    torch.save(content, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "is damaged" in refused(path, capsys)
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_without_torch_a_torch_file_says_what_to_install(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    path = checkpoint.with_name("model.pth")
+    path.write_bytes(b"PK")
+    assert "install torch" in refused(path, capsys)
+    assert run_cli(main, [str(checkpoint), "--preset", "focalnet_plain", "--out", str(checkpoint.parent / "out")]) == 0

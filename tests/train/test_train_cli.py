@@ -1,0 +1,273 @@
+"""`python -m train`: what a run leaves, what it refuses, and that a killed one goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import ROOT
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from runtime.core.errors import run_cli
+from runtime.evaluation.split_file import read_split
+from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_PICTURES, easy_dataset
+from train.__main__ import main
+from train.distributed.device import device_name
+from train.model.config import PRESETS, Preset
+from train.model.focalnet import build_focalnet
+from train.model.weights import load_weights, read_tensors
+from train.run import read_run
+
+FILES = {
+    "config.json",
+    "checkpoint.safetensors",
+    "float.safetensors",
+    "history.csv",
+    "curves.png",
+    "test_panel.png",
+    "test.npz",
+    "train.json",
+    "confusion.png",
+    "monitor/training.webp",
+    "monitor/epoch_000.png",
+    "monitor/epoch_002.png",
+    "monitor/epoch_004.png",
+}
+# `python -m train` with the tiny preset, which kills itself after the step that the first argument says.
+KILLED = """
+import os, signal, sys
+from tests.support.tiny_training import FULL_RECIPE, NETWORK
+from train.loop import fit
+    from train.model import config
+from train.__main__ import main
+
+config.PRESETS["tiny"] = config.Preset(NETWORK, 0, FULL_RECIPE)
+last, count = int(sys.argv.pop(1)), fit.Progress.on_train_batch_end
+
+def counted(self, batch, logs=None):
+    count(self, batch, logs)
+    if int(self.model.optimizer.iterations) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit.Progress.on_train_batch_end = counted
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run from the command line, with `--json`, and what it printed."""
+
+    folder: Path
+    pictures: Path
+    stdout: str
+    stderr: str
+
+
+def arguments(pictures: Path, folder: Path, *more: str) -> list[str]:
+    given = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(pictures), "--run", str(folder)]
+    return [*given, *more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_preset() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, FULL_RECIPE))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    train = easy_dataset().train
+    for index in range(TRAIN_PICTURES):
+        path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), train.images[index][..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run_cli(main, arguments(pictures, folder, "--json")) == 0
+    return Trained(folder, pictures, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+
+
+def test_a_run_folder_is_complete(trained: Trained) -> None:
+    found = {path.relative_to(trained.folder).as_posix() for path in trained.folder.rglob("*") if path.is_file()}
+    assert found == FILES
+    run = read_run(trained.folder)
+    assert (run.preset, run.dataset, run.labels) == ("tiny", "folder", tuple(sorted(LABELS)))
+    assert (run.model, run.recipe) == (NETWORK, FULL_RECIPE)
+    with (trained.folder / "history.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == FULL_RECIPE.epochs
+
+
+def test_json_stands_alone_on_standard_output(trained: Trained) -> None:
+    summary = json.loads(trained.stdout)
+    assert summary == json.loads((trained.folder / "train.json").read_text())
+    assert (summary["preset"], summary["dataset"], summary["epochs"]) == ("tiny", "folder", FULL_RECIPE.epochs)
+    assert (summary["backend"], summary["device"]) == (keras.backend.backend(), device_name())
+    assert summary["parameters"] == sum(
+        value.size for value in read_tensors(trained.folder / "float.safetensors").values()
+    )
+
+
+def test_the_log_names_backend_device_and_sizes(trained: Trained) -> None:
+    assert f"Keras {keras.__version__} on {keras.backend.backend()}, device {device_name()}" in trained.stderr
+    assert "pictures: train 48, val 12, test 12; 4 epochs of batch 16" in trained.stderr
+    assert all(f"epoch {epoch}/4 " in trained.stderr for epoch in (1, 2, 3, 4))
+
+
+def test_the_reported_accuracy_is_that_of_the_files(trained: Trained) -> None:
+    run = read_run(trained.folder)
+    model = build_focalnet(run.deployed, keras)
+    load_weights(model, trained.folder / "float.safetensors")
+    test = read_split(trained.folder / "test.npz")
+    assert (test.dataset, test.split, test.class_names) == (trained.pictures.name, "test", run.labels)
+    small = [cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in test.images]
+    answers = np.asarray(model(np.stack(small).astype(np.float32), training=False)).argmax(axis=-1)
+    assert json.loads(trained.stdout)["test_top1"] == pytest.approx((answers == test.labels).mean())
+
+
+def test_a_second_start_is_refused(trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (copied / "checkpoint.safetensors").read_bytes()
+    assert run_cli(main, arguments(trained.pictures, copied)) == 2
+    assert one_error(capsys) == (
+        f"error: {copied} already holds a run; go on with it by --resume, or name another folder with --run"
+    )
+    assert (copied / "checkpoint.safetensors").read_bytes() == before
+
+
+def one_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_resuming_a_complete_run_changes_nothing(
+    trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ("config.json", "checkpoint.safetensors", "float.safetensors", "history.csv", "test.npz", "test_panel.png")
+    before = {name: (copied / name).read_bytes() for name in kept}
+    assert run_cli(main, arguments(trained.pictures, copied, "--resume")) == 0
+    out = capsys.readouterr().out
+    assert "test top-1 " in out
+    assert f"weights in {copied / 'float.safetensors'}" in out
+    assert "epoch " not in out
+    assert {name: (copied / name).read_bytes() for name in kept} == before
+
+
+def test_a_run_is_not_resumed_with_other_settings(
+    trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["--resume", "--learning-rate", "0.5", "--flip", "false"]
+    assert run_cli(main, arguments(trained.pictures, copied, *changes)) == 2
+    line = one_error(capsys)
+    assert "recipe.learning_rate was 0.02, is 0.5; recipe.flip was True, is False;" in line
+    assert line.count(" was ") == 2
+    assert read_run(copied).recipe == FULL_RECIPE
+
+
+def test_a_damaged_checkpoint_is_not_resumed(
+    trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "checkpoint.safetensors").write_bytes(b"\0" * 100)
+    assert run_cli(main, arguments(trained.pictures, copied, "--resume")) == 2
+    assert "checkpoint.safetensors is not a whole safetensors file" in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--epochs", "0"), "received epochs=0; expected 1 or more"),
+        (("--learning-rate", "inf"), "received learning_rate=inf"),
+        (("--learning-rate", "nan"), "received learning_rate=nan"),
+        (("--warmup-learning-rate", "1"), "a base rate at or above the warm-up rate"),
+        (("--warmup-fraction", "1"), "more warm-up steps than steps"),
+        (("--seed", "-1"), "received seed=-1"),
+        (("--flip", "maybe"), "received 'maybe'; expected true or false"),
+        (("--preset", "edge-huge"), "expected one of seed-cifar10, edge-pico, edge-nano"),
+        (("--dataset", "imagenet"), "the known ones are cifar10, folder, shapes"),
+        (("--data-dir", "/nowhere/at/all"), "/nowhere/at/all is not a folder"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    assert run_cli(main, arguments(pictures, tmp_path / "run", *more)) == 2
+    assert message in one_error(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+    shutil.copytree(pictures / "red", tmp_path / "one" / "red")
+    assert run_cli(main, arguments(tmp_path / "one", tmp_path / "run")) == 2
+    assert "has 1 class folder(s); expected at least 2" in one_error(capsys)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert run_cli(main, arguments(pictures, tmp_path / "file" / "run")) == 2
+    assert "choose a folder that is writable" in one_error(capsys)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_module_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "--run", str(tmp_path / "run"), "--preset", "edge-huge"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: received preset 'edge-huge'; expected one of seed-cifar10,")
+
+
+def test_help_lists_every_field_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    fields: dict[str, Any] = FULL_RECIPE.__dataclass_fields__
+    assert all(f"--{name.replace('_', '-')}" in shown for name in fields)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(trained: Trained, tmp_path: Path) -> None:
+    folder, steps = tmp_path / "killed", 48 // FULL_RECIPE.batch_size
+    # In the middle of an epoch, the first included.
+    last = int(np.random.default_rng().choice([s for s in range(1, steps * FULL_RECIPE.epochs) if s % steps]))
+    command = [sys.executable, "-c", KILLED, str(last), *arguments(trained.pictures, folder)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert not (folder / "float.safetensors").exists()
+    assert (folder / "checkpoint.safetensors").exists() == (last > steps)
+    assert run_cli(main, arguments(trained.pictures, folder, "--resume", "--json")) == 0
+    resumed, expected = (read_tensors(each / "float.safetensors") for each in (folder, trained.folder))
+    assert set(resumed) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(resumed[name], value, rtol=0, atol=1e-5, err_msg=f"{name}, killed after {last}")

@@ -1,0 +1,103 @@
+"""Write one split of a dataset to a file, or measure how fast a folder is read.
+
+python -m train.data --dataset shapes --split test --out test.npz
+python -m train.data --dataset folder --data-dir /data/imagenet --image-size 256 --measure
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.core.errors import ConfigError, run_cli
+from runtime.core.machine import usable_cores
+from runtime.evaluation.split_file import write_split
+from runtime.images.input_spec import INTERPOLATIONS, InputSpec
+from train.data.dataset import SPLITS
+from train.data.read_benchmark import describe_speed, measure_folder
+from train.data.registry import DATASETS, add_stream_argument, labelled, load_dataset
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data",
+        description="Write one split of a data set to a split file, or measure how fast a folder's pictures are read.",
+    )
+    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument(
+        "--image-size", type=int, default=64, help="side of a folder's pictures, in pixels (%(default)s)"
+    )
+    parser.add_argument(
+        "--interpolation", choices=INTERPOLATIONS, default="area", help="how those are resized (%(default)s)"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which split (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: %(default)s)")
+    add_stream_argument(parser)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--out", type=Path, help="the file to write, e.g. test.npz")
+    task.add_argument(
+        "--measure", action="store_true", help="list a folder and read pictures of it at random, and say how fast"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="with --measure, that decode (%(default)s, all cores)"
+    )
+    parser.add_argument("--pictures", type=int, default=2000, help="with --measure, how many are read (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one split of a data set to a split file, and print what it holds."""
+    args = _parser().parse_args(argv)
+    if args.measure:
+        return _measure(args)
+    dataset = load_dataset(
+        args.dataset,
+        data_dir=args.data_dir,
+        image_size=args.image_size,
+        interpolation=args.interpolation,
+        seed=args.seed,
+        stream=args.stream,
+    )
+    split, whole = labelled(dataset, args.split), dataset.split(args.split)
+    write_split(args.out, split)
+    if args.json:
+        figures = {
+            "file": str(args.out),
+            "dataset": dataset.name,
+            "split": args.split,
+            "pictures": len(split.ids),
+            "class_names": list(dataset.labels),
+            "pictures_in_split": len(whole.ids),
+            "skipped": list(dataset.skipped),
+        }
+        print(json.dumps(figures, indent=2))
+        return 0
+    for line in dataset.skipped:
+        print(f"skipped {line}")
+    if dataset.residence:
+        print(dataset.residence)
+    sample = f", a sample of {len(whole.ids)}" if len(split.ids) < len(whole.ids) else ""
+    print(
+        f"wrote {args.out}: {len(split.ids)} pictures of {len(dataset.labels)} classes, "
+        f"{args.split} split of {dataset.name}, {len(dataset.skipped)} skipped{sample}"
+    )
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    if args.dataset != "folder":
+        raise ConfigError(f"received --measure of {args.dataset}; expected --dataset folder, which has files to read")
+    stored = InputSpec(args.image_size, interpolation=args.interpolation)
+    speed = measure_folder(args.data_dir, stored, pictures=args.pictures, threads=args.threads, seed=args.seed)
+    print(json.dumps(dataclasses.asdict(speed), indent=2) if args.json else describe_speed(speed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,224 @@
+"""Pictures that stay on disk: a split's `images` where they would not fit into memory.
+
+`PictureFiles` is indexed as an array `[N, S, S, 3]` is, and decodes what is asked for in a pool of threads (OpenCV lets
+go of the interpreter's lock): its memory is that of one batch, however many pictures there are.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.core.errors import DataError
+from runtime.images.input_spec import InputSpec
+from runtime.images.preprocess import Image, resize_square
+from train.data.decode import decode, read_content
+from train.data.packed_paths import FileNames
+
+ALLOWED_SHARE = 0.01
+ALLOWED_AT_LEAST = 10  # a share of a small data set is no picture at all
+SHOWN = 5
+# Pictures a task: fewer, and handing them out would cost more than it gains.
+CHUNK = 8
+
+
+class Unreadable:
+    """The pictures of a data set that could not be read, of which a few are no reason to end a run of days."""
+
+    def __init__(self, pictures: int) -> None:
+        """Take the number of pictures in the data set: a hundredth of them may be unreadable, or ten."""
+        self._pictures = pictures
+        self._allowed = max(ALLOWED_AT_LEAST, int(ALLOWED_SHARE * pictures))
+        self._reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many were met so far, each once."""
+        return len(self._reasons)
+
+    def add(self, name: str, reason: str) -> None:
+        """Note a picture; the first ones are said on standard error at once.
+
+        Raises:
+            DataError: it is one too many.
+        """
+        with self._lock:
+            if name in self._reasons:
+                return
+            self._reasons[name] = reason
+            count = len(self._reasons)
+        if count > self._allowed:
+            raise DataError(
+                f"{count} of {self._pictures} pictures cannot be read, at last {name} ({reason}); expected at most "
+                f"{self._allowed}: see that the disk is there, and mend or remove the files"
+            )
+        if count <= SHOWN:
+            # Standard output may carry JSON.
+            tqdm.write(f"{name}: {reason}; another picture of its class stands in", file=sys.stderr)
+
+    def lines(self) -> list[str]:
+        """Return the first few as "path: reason", and how many there are in all; nothing if there are none."""
+        if not self._reasons:
+            return []
+        first = [f"{name}: {reason}" for name, reason in list(self._reasons.items())[:SHOWN]]
+        return [*first, f"{len(self)} unreadable in all; others of their classes stood in for them"]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFiles:
+    """Pictures on disk, uint8 `[N, S, S, 3]` RGB in 0..255 to whoever indexes them.
+
+    A picture that cannot be read is stood in for by the next one of its class, always the same, and noted.
+
+    Args:
+        root: the folder of the data set.
+        names: N paths below it.
+        labels: int64 `[N]`.
+        specs: what is made of each picture, one after the other.
+        pool: the threads that decode.
+        unreadable: the pictures that could not be read so far.
+    """
+
+    root: Path
+    names: FileNames
+    labels: NDArray[np.int64]
+    specs: tuple[InputSpec, ...]
+    pool: ThreadPoolExecutor
+    unreadable: Unreadable
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the whole."""
+        return len(self), self.specs[-1].size, self.specs[-1].size, 3
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """The type of a value."""
+        return np.dtype(np.uint8)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Image:
+        """Decode pictures.
+
+        Args:
+            index: a number, a slice or an array of numbers.
+
+        Returns:
+            uint8 `[S, S, 3]` of a number, `[n, S, S, 3]` of the others.
+
+        Raises:
+            DataError: a class has no picture that can be read, or there are too many that cannot.
+            IndexError: a number is out of range.
+        """
+        if isinstance(index, slice):
+            return self._read(np.arange(*index.indices(len(self))))
+        rows = np.asarray(index)
+        if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1:
+            raise IndexError(f"received an index of dtype {rows.dtype} and {rows.ndim} dimensions; expected integers")
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"received indices {rows.min()}..{rows.max()}; there are {len(self)} pictures")
+        rows = rows % len(self)
+        return self._read(rows) if rows.ndim else self._picture(int(rows))
+
+    def __iter__(self) -> Iterator[Image]:
+        """Decode every picture in turn, `[S, S, 3]` each."""
+        return (self._picture(row) for row in range(len(self)))
+
+    def load(self, rows: NDArray[np.int64]) -> tuple[Image, NDArray[np.bool_]]:
+        """Read pictures for good, where nothing may stand in for another picture.
+
+        Args:
+            rows: their numbers, `[M]`.
+
+        Returns:
+            uint8 `[n, S, S, 3]`, those that can be read, and which they are, bool `[M]`.
+
+        Raises:
+            DataError: there are too many that cannot.
+        """
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        readable = np.ones(len(rows), np.bool_)
+
+        def fill(place: int) -> None:
+            image = self._decoded(int(rows[place]))
+            if image is None:
+                readable[place] = False
+            else:
+                images[place] = image
+
+        tasks = self.pool.map(fill, range(len(rows)))
+        list(tqdm(tasks, total=len(rows), desc="reading pictures", unit="picture", disable=None, leave=False))
+        return (images if readable.all() else images[readable]), readable
+
+    def resized(self, spec: InputSpec) -> PictureFiles:
+        """Return what `spec` makes of these pictures, which are first made as these are."""
+        same = spec.size == self.specs[-1].size and spec.crop_fraction == 1.0
+        return self if same else replace(self, specs=(*self.specs, spec))
+
+    def part(self, rows: NDArray[np.int64]) -> PictureFiles:
+        """Return some of these pictures, by their numbers `[M]`."""
+        return replace(self, names=self.names.part(rows), labels=self.labels[rows])
+
+    def file_sizes(self) -> NDArray[np.int64]:
+        """Return the bytes of every file, int64 `[N]`; -1 of one that is not there."""
+        bar = tqdm(self.names, desc="file sizes", unit="file", disable=None, leave=False)
+        return np.fromiter((_size(self.root / name) for name in bar), np.int64, len(self))
+
+    def _read(self, rows: NDArray[np.int64]) -> Image:
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+
+        def fill(start: int) -> None:
+            for place in range(start, min(start + CHUNK, len(rows))):
+                images[place] = self._picture(int(rows[place]))
+
+        # Asked for its values, the map passes on what a thread raised.
+        list(self.pool.map(fill, range(0, len(rows), CHUNK)))
+        return images
+
+    def _picture(self, row: int) -> Image:
+        """Decode a picture, or the next one of its class that can be."""
+        image = self._decoded(row)
+        if image is not None:
+            return image
+        same = np.flatnonzero(self.labels == self.labels[row])
+        for other in np.roll(same, -np.searchsorted(same, row) - 1)[:-1]:
+            image = self._decoded(int(other))
+            if image is not None:
+                return image
+        raise DataError(
+            f"none of the {len(same)} pictures of the class of {self.names[row]} can be read; mend or remove the files"
+        )
+
+    def _decoded(self, row: int) -> Image | None:
+        try:
+            image = decode(read_content(self.root / self.names[row]))
+        except DataError as error:
+            self.unreadable.add(self.names[row], str(error))
+            return None
+        for spec in self.specs:
+            image = resize_square(image, spec)
+        return image
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

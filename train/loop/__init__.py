@@ -1,0 +1,1 @@
+"""The training loop: model, optimizer, augmentation, checkpoints, monitoring."""

@@ -1,0 +1,78 @@
+"""Everything a training run needs to go on, in one file that is replaced whole after each epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import safe_open
+
+from runtime.core.errors import ArtifactError, TrainingError
+from train.model.weights import assign_weights, read_tensors, write_tensors
+
+if TYPE_CHECKING:  # what names a checkpoint's file alone need not wait for Keras
+    from train.loop.training_model import Trainee
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says beside the variables: the finished epochs' figures, one row each."""
+
+    history: History
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of whole epochs behind it."""
+        return len(self.history)
+
+
+def save_checkpoint(path: Path, model: Trainee, checkpoint: Checkpoint) -> None:
+    """Write a trainee's variables, its optimizer's, and the seeds of dropout and augmentation.
+
+    Args:
+        path: the file; the old one stays until the new one is whole.
+        model: the compiled trainee.
+        checkpoint: the finished epochs' figures.
+
+    Raises:
+        TrainingError: a variable is not finite; the old file stays.
+        FocalEdgeError: the file cannot be written; the old one stays.
+    """
+    tensors = {name: np.asarray(v) for name, v in _variables(model).items()}
+    # A variable that no loss depends on can overflow in silence.
+    spoilt = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if spoilt:
+        raise TrainingError(
+            f"received values that are not finite in {spoilt[0]} after epoch {checkpoint.epochs_done}; expected finite "
+            f"ones ({path} is left as it was): lower learning_rate or raise warmup_fraction, in a new run"
+        )
+    write_tensors(path, tensors, {"history": json.dumps(checkpoint.history)})
+
+
+def load_checkpoint(path: Path, model: Trainee) -> Checkpoint:
+    """Put a compiled trainee back to where `save_checkpoint` found it.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or of another model.
+    """
+    tensors = read_tensors(path)
+    try:
+        with safe_open(path, "np") as file:
+            history = json.loads((file.metadata() or {})["history"])
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"{path} has no training history in its header; train the run anew") from error
+    assign_weights(_variables(model), tensors, str(path))
+    return Checkpoint(history)
+
+
+def _variables(model: Trainee) -> dict[str, Any]:
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    # Nothing is saved after a refused step, so what the optimizer says of one is no state.
+    return model.state() | {v.path: v for v in optimizer.variables if v is not optimizer.finite}

@@ -1,0 +1,1 @@
+"""The network: configuration, presets, layers, weights and cost."""

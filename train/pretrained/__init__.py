@@ -1,0 +1,1 @@
+"""Initial weights from published checkpoints, other runs and bundles."""

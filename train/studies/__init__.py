@@ -1,0 +1,1 @@
+"""Networks that the training stage is compared with."""

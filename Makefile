@@ -13,7 +13,7 @@ MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(or $(PRESET),$(notdir $(INIT:/=)))
 BUNDLE   ?= models/edge-nano-cifar10
 
-# The demo's 1,000 test pictures tell a drop from none to about 0.6 points, so it allows 1.
+# The demo's 1,000 test images tell a drop from none to about 0.6 points, so it allows 1.
 DEMO_RUN    := runs/demo
 DEMO_EPOCHS := 9
 

@@ -22,7 +22,7 @@ from calibration.inner_tensors import step_views
 from calibration.observers import DEFAULT_PERCENTILE, OBSERVERS, choose_ranges, find_observer
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
 from calibration.representative_set import draw_representative_set
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from train.data.dataset import resize_all
 from train.data.registry import add_stream_argument, load_data_of
 from train.loop.batch_memory import batch_within
@@ -31,9 +31,9 @@ from train.model.weights import load_weights
 from train.run import WEIGHTS_FILE, Run, read_run
 
 MAX_BATCH_SIZE = 64
-# What the outputs of all layers may take at once; of a picture of 224 px they take hundreds of megabytes.
+# What the outputs of all layers may take at once; of an image of 224 px they take hundreds of megabytes.
 ACTIVATION_BYTES = 1 << 30
-DEFAULT_PICTURES = 512
+DEFAULT_IMAGES = 512
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = load_data_of(run, args.data_dir, args.stream)
     if dataset.train.streamed:
         print(dataset.residence, file=sys.stderr)
-    pictures = min(DEFAULT_PICTURES, len(dataset.train.labels)) if args.pictures is None else args.pictures
-    sample = draw_representative_set(dataset.train, pictures, args.seed)
+    count = min(DEFAULT_IMAGES, len(dataset.train.labels)) if args.images is None else args.images
+    sample = draw_representative_set(dataset.train, count, args.seed)
     views = _layer_views(run, args.run / WEIGHTS_FILE)
     images = resize_all(sample.images, run.deployed.input_spec)
-    with tqdm(total=2 * len(images), desc="calibrate", unit="picture", disable=None) as bar:
+    with tqdm(total=2 * len(images), desc="calibrate", unit="image", disable=None) as bar:
         histograms = collect_histograms(lambda: _activations(views, images, bar))
     ranges = choose_ranges(histograms, observer)
     calibration = Calibration(
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_figures(calibration), indent=2))
     else:
         print(
-            f"{len(ranges)} ranges over {len(sample.ids)} pictures of {dataset.name} "
+            f"{len(ranges)} ranges over {len(sample.ids)} images of {dataset.name} "
             f"({describe_observer(calibration)}): {args.run / CALIBRATION_FILE}, drawn in {RANGE_PLOT_FILE}"
         )
     return 0
@@ -78,7 +78,7 @@ def _figures(calibration: Calibration) -> dict[str, Any]:
     return {
         "observer": calibration.observer,
         "percentile": calibration.percentile,
-        "pictures": len(calibration.ids),
+        "images": len(calibration.ids),
         "sha256": calibration.sha256,
         "ranges": calibration.ranges,
     }
@@ -109,10 +109,10 @@ def _activations(views: Any, images: NDArray[np.uint8], bar: Any) -> Iterator[Ac
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m calibration", description="Measure activation ranges.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained run")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     add_stream_argument(parser)
     parser.add_argument(
-        "--pictures", type=int, help=f"size of the representative set ({DEFAULT_PICTURES}, or all if there are fewer)"
+        "--images", type=int, help=f"size of the representative set ({DEFAULT_IMAGES}, or all if there are fewer)"
     )
     parser.add_argument(
         "--observer",

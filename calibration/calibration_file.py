@@ -25,7 +25,7 @@ class Calibration:
         percentile: share of the values that "percentile" kept, in percent; `None` for another observer.
         seed: of the draw.
         sha256: hash over the ids and pixels of the representative set.
-        ids: names of its pictures.
+        ids: names of its images.
         ranges: `(min, max)` of every layer's output.
     """
 

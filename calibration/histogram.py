@@ -96,5 +96,5 @@ def _extremes(batches: Iterable[Activations]) -> dict[str, tuple[float, float]]:
             before = extremes.get(layer, (0.0, 0.0))
             extremes[layer] = min(before[0], low), max(before[1], high)
     if not extremes:
-        raise DataError("received no calibration batch; expected at least one picture")
+        raise DataError("received no calibration batch; expected at least one image")
     return extremes

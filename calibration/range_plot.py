@@ -1,4 +1,4 @@
-"""The picture of a calibration: what every layer gave, and the range that was chosen for it."""
+"""The image of a calibration: what every layer gave, and the range that was chosen for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RAREST_SHARE = 1e-7
 
 
 def write_range_plot(path: Path, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
-    """Write the picture of a calibration.
+    """Write the image of a calibration.
 
     Args:
         path: the PNG.
@@ -59,7 +59,7 @@ def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -
     )
     axes.set_title(
         f"observer {describe_observer(calibration)}: {len(seen)} ranges over "
-        f"{len(calibration.ids)} pictures of {calibration.dataset}",
+        f"{len(calibration.ids)} images of {calibration.dataset}",
         fontsize=TEXT_PT + 3,
         loc="left",
     )

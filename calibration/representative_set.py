@@ -1,4 +1,4 @@
-"""The representative dataset: which training pictures the activation ranges are measured on."""
+"""The representative dataset: which training images the activation ranges are measured on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.data.dataset import Split, draw
 
 @dataclass(frozen=True, eq=False)
 class RepresentativeSet:
-    """Class-balanced pictures of the training split.
+    """Class-balanced images of the training split.
 
     Attributes:
         images: uint8 `[N, H, W, 3]` RGB.
@@ -28,31 +28,30 @@ class RepresentativeSet:
     sha256: str
 
 
-def draw_representative_set(train: Split, pictures: int, seed: int) -> RepresentativeSet:
-    """Draw the same number of pictures from every class, give or take one.
+def draw_representative_set(train: Split, images: int, seed: int) -> RepresentativeSet:
+    """Draw the same number of images from every class, give or take one.
 
     Args:
         train: the training split; never the test split, whose figures the choice would flatter.
-        pictures: how many, 1 to the size of the split.
-        seed: the same seed draws the same pictures.
+        images: how many, 1 to the size of the split.
+        seed: the same seed draws the same images.
 
     Returns:
-        The pictures, in the order of the split; fewer, if some on disk cannot be read.
+        The images, in the order of the split; fewer, if some on disk cannot be read.
 
     Raises:
-        ConfigError: no picture is asked for, or more than there are.
+        ConfigError: no image is asked for, or more than there are.
     """
-    if not 1 <= pictures <= len(train.labels):
+    if not 1 <= images <= len(train.labels):
         raise ConfigError(
-            f"received {pictures} calibration pictures; "
-            f"expected 1 to {len(train.labels)}, the size of the training split"
+            f"received {images} calibration images; expected 1 to {len(train.labels)}, the size of the training split"
         )
-    sample = draw(train, pictures, seed)
+    sample = draw(train, images, seed)
     return RepresentativeSet(sample.images, sample.ids, hash_of(sample.ids, sample.images))
 
 
 def named_representative_set(train: Split, ids: Sequence[str]) -> RepresentativeSet | None:
-    """Find pictures of the training split by their names, in the order of the names; none if one is not there."""
+    """Find images of the training split by their names, in the order of the names; none if one is not there."""
     places = places_of(train, ids)
     if len(places) < len(ids):
         return None
@@ -61,7 +60,7 @@ def named_representative_set(train: Split, ids: Sequence[str]) -> Representative
 
 
 def places_of(train: Split, ids: Sequence[str]) -> dict[str, int]:
-    """Return the places in the training split of those pictures that are there, by name."""
+    """Return the places in the training split of those images that are there, by name."""
     named = set(ids)
     return {name: index for index, name in enumerate(train.ids) if name in named}
 

@@ -23,7 +23,7 @@ from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant
 from export.quantize.float_layers import check_float_layers
 from export.quantize.qat import (
     STEP_BYTES,
-    PictureBatches,
+    LazyBatches,
     QatConfig,
     Validator,
     best_epoch,
@@ -33,9 +33,9 @@ from export.quantize.qat import (
 from export.quantize.scheme_file import write_scheme
 from export.quantize.schemes import SCHEMES, SELECTIVE, Scheme, find_scheme, match_rules
 from export.quantize.size_limit import check_weights_fit
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.core.files import write_json
-from runtime.evaluation.split_file import LabelledPictures, check_class_names, read_split
+from runtime.evaluation.split_file import LabelledImages, check_class_names, read_split
 from train.data.dataset import Dataset, resident, resize_all
 from train.data.registry import add_stream_argument, load_data_of
 from train.model.weights import read_tensors, write_tensors
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = QatConfig(epochs=args.qat_epochs, learning_rate=args.qat_learning_rate)
     run = read_run(args.run)
     check_weights_fit(args.run / WEIGHTS_FILE)
-    test = _test_pictures(args.run, run)
+    test = _test_images(args.run, run)
     scheme = find_scheme(args.scheme).leaving_float(args.float_layers)
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(run.deployed)))
     if config.epochs:
@@ -77,27 +77,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _test_pictures(folder: Path, run: Run) -> LabelledPictures | None:
-    """Read the run's test split; `None` if it has none, as an imported network comes without pictures.
+def _test_images(folder: Path, run: Run) -> LabelledImages | None:
+    """Read the run's test split; `None` if it has none, as an imported network comes without images.
 
     Raises:
         DataError: it is damaged, or has other classes than the network.
     """
     if not (folder / TEST_FILE).exists():
         return None
-    pictures = read_split(folder / TEST_FILE)
-    check_class_names(pictures.class_names, run.labels, f"write {folder / TEST_FILE} of pictures of the same classes")
-    return pictures
+    images = read_split(folder / TEST_FILE)
+    check_class_names(images.class_names, run.labels, f"write {folder / TEST_FILE} of images of the same classes")
+    return images
 
 
 def _how_to_measure(run: Run, path: Path, data_dir: Path | None) -> str:
-    """Say how to write the pictures that an imported network's accuracy is measured on."""
+    """Say how to write the images that an imported network's accuracy is measured on."""
     # Of a published data set that has no test split with labels, the network was trained on all but its val.
     options = ["--dataset", run.dataset, "--split", "val" if run.dataset == "folder" else "test"]
     options += ["--data-dir", str(data_dir)] if data_dir else []
     options += ["--image-size", str(run.image_size), "--interpolation", run.model.interpolation, "--out", str(path)]
     return (
-        f"no accuracy measured, as there is no {path}; write it of pictures that the network was not trained on, "
+        f"no accuracy measured, as there is no {path}; write it of images that the network was not trained on, "
         f"`python -m train.data {shlex.join(options)}`, and export again"
     )
 
@@ -110,12 +110,12 @@ def quantization_aware_training(
     Args:
         run: the run.
         folder: its folder, with float.safetensors and calibration.json.
-        dataset: its pictures.
+        dataset: its images.
         config: the recipe.
         scheme: what is int8.
 
     Returns:
-        What qat.json holds: the recipe, the `batch_size` in pictures, every epoch as a `QatEpoch`, and `chosen_epoch`,
+        What qat.json holds: the recipe, the `batch_size` in images, every epoch as a `QatEpoch`, and `chosen_epoch`,
         whose weights are kept.
     """
     weights = read_tensors(folder / WEIGHTS_FILE)
@@ -125,11 +125,11 @@ def quantization_aware_training(
     recipe = dataclasses.replace(run.recipe, batch_size=fitting_batch_size(student, run.recipe.batch_size))
     if recipe.batch_size < run.recipe.batch_size:
         print(
-            f"batches of {recipe.batch_size} instead of {run.recipe.batch_size} pictures, so that a step fits into "
+            f"batches of {recipe.batch_size} instead of {run.recipe.batch_size} images, so that a step fits into "
             f"{STEP_BYTES >> 30} GiB",
             file=sys.stderr,
         )
-    batches = PictureBatches(dataset.train, run.deployed, recipe)
+    batches = LazyBatches(dataset.train, run.deployed, recipe)
     epochs = finetune(student, teacher, batches, validate, config)
     write_tensors(folder / QAT_WEIGHTS_FILE, fake_quant_weights(student))
     return {
@@ -151,7 +151,7 @@ def describe_qat(figures: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description="Quantize a run and write its artifacts.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     add_stream_argument(parser)
     parser.add_argument(
         "--scheme",

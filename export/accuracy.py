@@ -1,4 +1,4 @@
-"""How accurate a network is beside the float one that it was made from, on the same pictures."""
+"""How accurate a network is beside the float one that it was made from, on the same images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.images.preprocess import Image
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of a network, 0..1, and how it differs from the float network's on the same pictures."""
+    """Top-1 of a network, 0..1, and how it differs from the float network's on the same images."""
 
     top1: float
     drop_pp: float
@@ -25,17 +25,17 @@ class Accuracy:
 
 
 def classify(run: Callable[[Image], NDArray[np.float32]], images: Image, name: str) -> Classes:
-    """Classify pictures one by one.
+    """Classify images one by one.
 
     Args:
-        run: from a picture, uint8 `[1, S, S, 3]`, to its logits, `[K]`.
+        run: from an image, uint8 `[1, S, S, 3]`, to its logits, `[K]`.
         images: uint8 `[N, S, S, 3]`.
         name: for the progress bar.
 
     Returns:
         int64 `[N]`; -1 where a logit is not finite.
     """
-    bar = tqdm(images, desc=name, unit="picture", disable=None, leave=False)
+    bar = tqdm(images, desc=name, unit="image", disable=None, leave=False)
     logits = np.stack([run(image[np.newaxis]) for image in bar])
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
 

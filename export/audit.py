@@ -24,7 +24,8 @@ from tensorflow.lite.tools import flatbuffer_utils
 from export.quantize.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
 from export.tflite.passes import layer_of
 from runtime.bundle.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
-from runtime.core.errors import ArtifactError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import load_interpreter
 from train.model.config import FocalNetConfig, config_from_dict
 from train.model.focalnet import build_focalnet

@@ -29,7 +29,7 @@ from export.quantize.scheme_file import SCHEME_FILE, read_scheme
 from export.quantize.schemes import Scheme
 from export.quantize.size_limit import check_weights_fit
 from export.tflite.convert import convert_float, convert_int8
-from runtime.benchmark import Latency, measure, speedup, synthetic_pictures
+from runtime.benchmark import Latency, measure, speedup, synthetic_images
 from runtime.bundle.manifest import (
     ENGINES,
     PRECISIONS,
@@ -43,11 +43,12 @@ from runtime.bundle.manifest import (
     write_manifest,
 )
 from runtime.compare import classify
-from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import replacing, sha256_of
 from runtime.engines.engine import open_engine
 from runtime.evaluation.metrics import Classes, agreement, top1
-from runtime.evaluation.split_file import LabelledPictures, read_split
+from runtime.evaluation.split_file import LabelledImages, read_split
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import preprocess
 from train.model.weights import read_tensors
@@ -163,13 +164,13 @@ def _weights_to_quantize(source: Path) -> Path:
     return tuned if tuned.exists() else source / WEIGHTS_FILE
 
 
-def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> Manifest:
-    """Measure all artifacts on labelled pictures, and write what they reach into the manifest.
+def measure_accuracy(source: Path, folder: Path, images: LabelledImages) -> Manifest:
+    """Measure all artifacts on labelled images, and write what they reach into the manifest.
 
     Args:
         source: what the bundle was made from.
         folder: the bundle.
-        pictures: the test split.
+        images: the test split.
 
     Returns:
         The manifest as written.
@@ -178,18 +179,18 @@ def measure_accuracy(source: Path, folder: Path, pictures: LabelledPictures) -> 
     predicted: dict[tuple[str, str], Classes] = {}
     for engine in ENGINES:
         pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
-        paired = classify(pair[0], pair[1], list(pictures.images), len(manifest.labels))
+        paired = classify(pair[0], pair[1], list(images.images), len(manifest.labels))
         predicted |= {("float32", engine): paired.reference, ("int8", engine): paired.candidate}
-    inputs = np.concatenate([preprocess(image, manifest.input_spec) for image in pictures.images])
+    inputs = np.concatenate([preprocess(image, manifest.input_spec) for image in images.images])
     simulated = top1(logits(quantized_network(source), inputs))
     artifacts = []
     for artifact in manifest.artifacts:
         classes = predicted[artifact.precision, artifact.engine]
         accuracy = Accuracy(
-            dataset=pictures.dataset,
-            split=pictures.split,
-            pictures=len(pictures.labels),
-            top1=agreement(classes, pictures.labels),
+            dataset=images.dataset,
+            split=images.split,
+            images=len(images.labels),
+            top1=agreement(classes, images.labels),
             fake_quant_agreement=agreement(classes, simulated) if artifact.precision == "int8" else None,
         )
         artifacts.append(dataclasses.replace(artifact, accuracy=accuracy))
@@ -245,13 +246,13 @@ def describe_run(run: Run) -> Manifest:
 
 
 def onnx_properties(run: Run) -> dict[str, Any]:
-    """Return what an ONNX artifact says of itself: its labels, and what its input must be made of a picture."""
+    """Return what an ONNX artifact says of itself: its labels, and what its input must be made of an image."""
     made = describe_preprocessing(run.deployed.input_spec)
     return {"labels": list(run.labels), "preprocessing": f"{made}; RGB, 0..255: normalised in the graph"}
 
 
 def describe_preprocessing(spec: InputSpec) -> str:
-    """Return in words what an artifact's input must be made of a picture."""
+    """Return in words what an artifact's input must be made of an image."""
     if spec.interpolation == "bicubic":
         return (
             f"the short side resized to {spec.resized_short_side} pixels, antialiased bicubic, and the centre of "
@@ -308,9 +309,9 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
 
 
 def measure_latencies(folder: Path, engine: str) -> dict[str, Latency]:
-    """Measure an engine's artifacts of a bundle by turns on noise pictures, one thread; by precision."""
+    """Measure an engine's artifacts of a bundle by turns on noise images, one thread; by precision."""
     engines = {precision: open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS}
-    return measure(engines, synthetic_pictures(engines["int8"].input_spec.size), LATENCY_ROUNDS)
+    return measure(engines, synthetic_images(engines["int8"].input_spec.size), LATENCY_ROUNDS)
 
 
 def describe_latencies(float32: Latency, int8: Latency, engine: str) -> str:

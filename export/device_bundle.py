@@ -22,7 +22,8 @@ from typing import Any
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
-from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import replacing, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 """Latency of several engines, measured side by side in one run.
 
-A processor's clock, caches and neighbours change over seconds. So the engines take turns, picture by
-picture, and whatever slows the machine slows all of them.
+A processor's clock, caches and neighbours change over seconds. So the engines take turns, image by
+image, and whatever slows the machine slows all of them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.bundle.manifest import ENGINES
-from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.engines.engine import open_engine
 from runtime.evaluation.metrics import percentile
 
 WARM_UP_RUNS = 10
 DEFAULT_ROUNDS = 200
 WHAT = ("latency", "pipeline", "cold-start")
-SYNTHETIC_PICTURES = 8
+SYNTHETIC_IMAGES = 8
 
 
 class Timed(Protocol):
-    """What can be timed: a `runtime.engines.engine.Engine`, or anything else that runs on one picture."""
+    """What can be timed: a `runtime.engines.engine.Engine`, or anything else that runs on one image."""
 
     def run(self, image: NDArray[np.uint8], /) -> object:
         """Run on uint8 `[1, S, S, 3]`, and return when it is done."""
@@ -48,7 +49,7 @@ class Latency:
 
 def measure(
     engines: Mapping[str, Timed],
-    pictures: Sequence[NDArray[np.uint8]],
+    images: Sequence[NDArray[np.uint8]],
     rounds: int,
     *,
     rest_s: float = 0.0,
@@ -59,13 +60,13 @@ def measure(
     Returns:
         The latency of each engine, under its name.
     """
-    times_ms = measure_times(engines, pictures, rounds, rest_s=rest_s, runs_before=runs_before)
+    times_ms = measure_times(engines, images, rounds, rest_s=rest_s, runs_before=runs_before)
     return {name: summarise(values) for name, values in times_ms.items()}
 
 
 def measure_times(
     engines: Mapping[str, Timed],
-    pictures: Sequence[NDArray[np.uint8]],
+    images: Sequence[NDArray[np.uint8]],
     rounds: int,
     *,
     rest_s: float = 0.0,
@@ -73,12 +74,12 @@ def measure_times(
 ) -> dict[str, list[float]]:
     """Time every `run`, the engines taking turns.
 
-    Each engine first runs a few times unmeasured. Then every round gives one picture to every engine;
+    Each engine first runs a few times unmeasured. Then every round gives one image to every engine;
     the engine that goes first rotates, because the first one after a pause finds colder caches.
 
     Args:
         engines: the engines by name.
-        pictures: uint8 `[1, S, S, 3]` each, RGB, of the engines' input size; used in turn.
+        images: uint8 `[1, S, S, 3]` each, RGB, of the engines' input size; used in turn.
         rounds: measured runs of each engine.
         rest_s: a pause before each engine's turn, in which the last one's threads fall asleep; in seconds.
         runs_before: unmeasured runs that begin each turn. Where many engines take turns, their weights
@@ -88,16 +89,16 @@ def measure_times(
         The times of each engine in milliseconds, one a round, under its name.
 
     Raises:
-        ConfigError: there is no engine, no picture or no round.
+        ConfigError: there is no engine, no image or no round.
     """
-    if not engines or not pictures or rounds < 1:
+    if not engines or not images or rounds < 1:
         raise ConfigError(
-            f"received {len(engines)} engines, {len(pictures)} pictures and {rounds} rounds; "
+            f"received {len(engines)} engines, {len(images)} images and {rounds} rounds; "
             "a benchmark needs at least one of each"
         )
     for index in range(WARM_UP_RUNS):
         for engine in engines.values():
-            engine.run(pictures[index % len(pictures)])
+            engine.run(images[index % len(images)])
     names = list(engines)
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     for index in tqdm(range(rounds), desc="latency", unit="round", disable=None, leave=False):
@@ -106,14 +107,14 @@ def measure_times(
             if rest_s:
                 sleep(rest_s)
             for _ in range(runs_before):
-                engines[name].run(pictures[index % len(pictures)])
-            times_ms[name].append(_run_ms(engines[name], pictures[index % len(pictures)]))
+                engines[name].run(images[index % len(images)])
+            times_ms[name].append(_run_ms(engines[name], images[index % len(images)]))
     return times_ms
 
 
-def _run_ms(engine: Timed, picture: NDArray[np.uint8]) -> float:
+def _run_ms(engine: Timed, image: NDArray[np.uint8]) -> float:
     start_ns = perf_counter_ns()
-    engine.run(picture)
+    engine.run(image)
     return (perf_counter_ns() - start_ns) / 1e6
 
 
@@ -153,24 +154,24 @@ def speedup(baseline: Latency, other: Latency) -> float:
     return baseline.p50_ms / other.p50_ms
 
 
-def synthetic_pictures(size: int) -> list[NDArray[np.uint8]]:
-    """Return seeded noise pictures, uint8 `[1, size, size, 3]`, for when there is no data at hand."""
+def synthetic_images(size: int) -> list[NDArray[np.uint8]]:
+    """Return seeded noise images, uint8 `[1, size, size, 3]`, for when there is no data at hand."""
     generator = np.random.default_rng(0)
-    shape = (SYNTHETIC_PICTURES, 1, size, size, 3)
+    shape = (SYNTHETIC_IMAGES, 1, size, size, 3)
     return list(generator.integers(0, 256, shape, dtype=np.uint8))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.benchmark",
-        description="Measure the float and the int8 artifact of a bundle side by side on noise pictures, or what a "
+        description="Measure the float and the int8 artifact of a bundle side by side on noise images, or what a "
         "device does with the int8 one.",
     )
     parser.add_argument(
         "--what",
         choices=WHAT,
         default=WHAT[0],
-        help="one classification; the demo's whole pipeline on a video (runtime.soak); or the first picture of a fresh "
+        help="one classification; the demo's whole pipeline on a video (runtime.soak); or the first image of a fresh "
         "process (runtime.cold_start) (%(default)s)",
     )
     parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
@@ -194,15 +195,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for precision in ("float32", "int8")
     }
-    pictures = synthetic_pictures(engines["float32"].input_spec.size)
-    latencies = measure(engines, pictures, arguments.rounds)
+    images = synthetic_images(engines["float32"].input_spec.size)
+    latencies = measure(engines, images, arguments.rounds)
     ratio = speedup(latencies["float32"], latencies["int8"])
     if arguments.json:
         figures = {name: asdict(latency) for name, latency in latencies.items()}
         run = {"engine": engines["int8"].name, "threads": arguments.threads, "rounds": arguments.rounds}
         print(json.dumps({**run, **figures, "speedup": ratio}, indent=2))
         return 0
-    print(f"{engines['int8'].name}, {arguments.threads} thread(s), {arguments.rounds} rounds, ms per picture")
+    print(f"{engines['int8'].name}, {arguments.threads} thread(s), {arguments.rounds} rounds, ms per image")
     print(f"{'':8} {'p50':>9} {'p90':>9} {'min':>9}")
     for name, latency in latencies.items():
         print(f"{name:8} {latency.p50_ms:9.3f} {latency.p90_ms:9.3f} {latency.min_ms:9.3f}")

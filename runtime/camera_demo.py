@@ -1,4 +1,4 @@
-"""Classify frames on this machine, and show the gates over each: in a window, on a web page, in a video or picture."""
+"""Classify frames on this machine, and show the gates over each: in a window, on a web page, in a video or image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ import cv2
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import ENGINES, PRECISIONS
 from runtime.bundle.precisions import Artifacts
-from runtime.core.errors import ConfigError, SourceError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import LAYOUTS, Controls, Layout, Settings, Status
 from runtime.demo.pipeline import Pipeline, Result, percentiles
 from runtime.demo.recorder import Recorder
@@ -37,10 +38,10 @@ from runtime.demo.window import command_for, open_window, require_display
 from runtime.images.preprocess import Image
 from runtime.video.opencv_log import silence_opencv
 from runtime.video.sources import RECONNECT_S, SAMPLE, Frame, open_source
-from runtime.video.writer import Write, is_picture, open_output
+from runtime.video.writer import Write, is_image, open_output
 
-# How fast separate pictures follow each other in a recorded video, and on a web page.
-PICTURES_FPS = 2.0
+# How fast separate images follow each other in a recorded video, and on a web page.
+IMAGES_FPS = 2.0
 # How long a viewer's command waits at most while a camera gives no frame.
 TICK_S = 0.2
 LATENCIES = 10_000
@@ -66,7 +67,7 @@ class Summary:
     running_accuracy: float | None
     agreement: float | None
     non_finite_frames: int
-    skipped_pictures: int
+    skipped_images: int
     output: str | None
 
 
@@ -77,16 +78,16 @@ class Tally:
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
     last: Status | None = None
     non_finite_frames: int = 0
-    skipped_pictures: int = 0
+    skipped_images: int = 0
     failure: SourceError | None = None
 
     def skip(self, reason: str) -> None:
-        """Count a picture that cannot be used, and say so, unless it was said often enough."""
-        self.skipped_pictures += 1
-        if self.skipped_pictures <= WARNINGS:
+        """Count an image that cannot be used, and say so, unless it was said often enough."""
+        self.skipped_images += 1
+        if self.skipped_images <= WARNINGS:
             warn(f"skipped: {reason}")
-        if self.skipped_pictures == WARNINGS:
-            warn("more pictures to skip are counted only")
+        if self.skipped_images == WARNINGS:
+            warn("more images to skip are counted only")
 
     def until_failure(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """Yield frames until they end or fail: a video of those so far shall not be lost."""
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo's command line; returns its exit code."""
     args = _parser().parse_args(argv)
     silence_opencv()
-    cv2.setNumThreads(1)  # the network's threads need the cores, and pictures of this size gain nothing
+    cv2.setNumThreads(1)  # the network's threads need the cores, and images of this size gain nothing
     _check(args)
     if not (args.headless or args.serve):
         require_display()
@@ -147,7 +148,7 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
     settings = first_settings(args, precision, artifacts.manifest.overlay.focal_levels)
     tally = Tally()
     status = show_frames(args, artifacts, settings, tally, stopped)
-    # A precision that was changed on the last picture has no latencies of its own.
+    # A precision that was changed on the last image has no latencies of its own.
     latencies_ms = tally.latencies_ms or [status.latency_ms]
     if tally.failure:
         raise SourceError(f"{tally.failure} (after {status.frames} frames)")
@@ -165,7 +166,7 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
         running_accuracy=status.running_accuracy,
         agreement=status.agreement,
         non_finite_frames=tally.non_finite_frames,
-        skipped_pictures=tally.skipped_pictures,
+        skipped_images=tally.skipped_images,
         output=str(args.output) if args.output else None,
     )
 
@@ -189,7 +190,7 @@ def show_frames(
         FocalEdgeError: the source gave no frame at all, or an output cannot be written.
         KeyboardInterrupt: it was stopped before the first frame.
     """
-    limit = 1 if args.output and is_picture(args.output) else args.max_frames
+    limit = 1 if args.output and is_image(args.output) else args.max_frames
     controls, recorder = Controls(), Recorder(Path())
     with ExitStack() as stack:
         write = stack.enter_context(open_output(args.output))
@@ -202,7 +203,7 @@ def show_frames(
             print(f"watch it at {view.url}", file=sys.stderr)
         window = None
         if not (args.headless or args.serve):
-            window = stack.enter_context(open_window(source.fps or args.pictures_per_s, stopped))
+            window = stack.enter_context(open_window(source.fps or args.images_per_s, stopped))
         stack.callback(_finish, recorder)
         pipeline = Pipeline(
             artifacts,
@@ -213,7 +214,7 @@ def show_frames(
             recording=recorder.recording,
             stopped=stopped,
         )
-        rate = source.fps or args.pictures_per_s or PICTURES_FPS
+        rate = source.fps or args.images_per_s or IMAGES_FPS
         pace = Pace(stopped, rate if view and not source.live else None)
         for result in _progress(pipeline, limit, shown=window is None):
             tally.add(result)
@@ -305,8 +306,8 @@ def describe(summary: Summary) -> str:
         lines.append(f"right: {summary.running_accuracy:.2%}")
     if summary.agreement is not None:
         lines.append(f"float32 and int8 agree: {summary.agreement:.2%}")
-    if summary.skipped_pictures:
-        lines.append(f"unreadable pictures skipped: {summary.skipped_pictures}")
+    if summary.skipped_images:
+        lines.append(f"unreadable images skipped: {summary.skipped_images}")
     if summary.output:
         lines.append(f"wrote {summary.output}")
     return "\n".join(lines)
@@ -374,8 +375,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"received --max-frames {args.max_frames}; give 1 or more")
     if not 0 <= args.reconnect_s < float("inf"):
         raise ConfigError(f"received --reconnect-s {args.reconnect_s:g}; give 0 or more seconds")
-    if args.pictures_per_s is not None and not 0 < args.pictures_per_s <= 1000:
-        raise ConfigError(f"received --pictures-per-s {args.pictures_per_s:g}; give more than 0, and 1000 at most")
+    if args.images_per_s is not None and not 0 < args.images_per_s <= 1000:
+        raise ConfigError(f"received --images-per-s {args.images_per_s:g}; give more than 0, and 1000 at most")
     if args.token is not None and not args.serve:
         raise ConfigError("received --token without --serve; give both or none")
 
@@ -397,7 +398,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="camera_demo.py",
         description=__doc__,
         epilog="Keys in the window: q or Esc quits, 0 shows all maps, 1..9 one map, l the next layout, p the other "
-        "precision, c compares both, r records or stops, s saves a snapshot; separate pictures wait for any other key.",
+        "precision, c compares both, r records or stops, s saves a snapshot; separate images wait for any other key.",
     )
     add = parser.add_argument
     add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
@@ -412,8 +413,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="0",
-        help="camera index or device, RTSP or HTTP URL, GStreamer pipeline, video, picture, folder or pattern of "
-        f"pictures, split file (.npz), or `{SAMPLE}`, a clip the demo makes itself (default: camera %(default)s)",
+        help="camera index or device, RTSP or HTTP URL, GStreamer pipeline, video, image, folder or pattern of "
+        f"images, split file (.npz), or `{SAMPLE}`, a clip the demo makes itself (default: camera %(default)s)",
     )
     add("--loop", action="store_true", help="begin again after the last frame")
     add(
@@ -422,14 +423,14 @@ def _parser() -> argparse.ArgumentParser:
         default=RECONNECT_S,
         help="how long a camera or stream that gave frames is waited for (default: %(default)g s)",
     )
-    add("--pictures-per-s", type=float, help="show separate pictures at this rate (default: a window waits for a key)")
+    add("--images-per-s", type=float, help="show separate images at this rate (default: a window waits for a key)")
     add("--level", default="all", help="all, a focal level from 1, global or modulator (default: %(default)s)")
     add("--layout", choices=LAYOUTS, help="all maps, one beside the frame, or one over it (default: by --level)")
     add("--compare", action="store_true", help="show float32 and int8 side by side")
     add("--serve", metavar="[HOST:]PORT", help="show a web page in place of a window")
     add("--token", help="what the web page asks for")
     add("--headless", action="store_true", help="open no window")
-    add("--output", type=Path, help="write a .mp4 or .avi video, or the first frame as a .png picture")
+    add("--output", type=Path, help="write a .mp4 or .avi video, or the first frame as a .png image")
     add("--max-frames", type=int, help="stop after so many frames")
     add("--json", action="store_true", help="print the summary as JSON")
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.engine_choice import main
 
 if __name__ == "__main__":

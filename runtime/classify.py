@@ -1,4 +1,4 @@
-"""Classify pictures, from Python or from the command line.
+"""Classify images, from Python or from the command line.
 
 from runtime.classify import Classifier
 
@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import ENGINES, PRECISIONS, read_manifest
-from runtime.core.errors import ConfigError, DataError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, DataError
 from runtime.engines.engine import open_engine
 from runtime.evaluation.metrics import softmax
-from runtime.images.preprocess import Image, preprocess, read_picture
+from runtime.images.preprocess import Image, preprocess, read_image
 from runtime.video.opencv_log import silence_opencv
 
 BAR_DELAY_S = 5.0
@@ -39,7 +40,7 @@ BAR_DELAY_S = 5.0
 
 @dataclass(frozen=True)
 class Classification:
-    """What the network says about one picture.
+    """What the network says about one image.
 
     Attributes:
         labels: the K class names.
@@ -70,7 +71,7 @@ class Classification:
 
 
 class Classifier:
-    """An opened bundle that takes picture files or arrays of any size."""
+    """An opened bundle that takes image files or arrays of any size."""
 
     def __init__(
         self, bundle: str | Path, *, precision: str = "int8", engine: str | None = None, threads: int = 1
@@ -90,17 +91,17 @@ class Classifier:
         self.labels = read_manifest(Path(bundle)).labels
         self.engine = open_engine(Path(bundle), precision=precision, engine=engine, threads=threads)
 
-    def __call__(self, picture: str | Path | Image) -> Classification:
-        """Classify one picture: its centred square, or what of that the network was made to see.
+    def __call__(self, source: str | Path | Image) -> Classification:
+        """Classify one image: its centred square, or what of that the network was made to see.
 
         Args:
-            picture: a file that OpenCV can decode (colour, grey or with transparency), or uint8 `[H, W, 3]` RGB.
+            source: a file that OpenCV can decode (colour, grey or with transparency), or uint8 `[H, W, 3]` RGB.
 
         Raises:
             DataError: the file cannot be read, or the array has another dtype or shape.
             FocalEdgeError: the network gave logits that are not finite.
         """
-        image = read_picture(str(picture)) if isinstance(picture, str | Path) else _checked(picture)
+        image = read_image(str(source)) if isinstance(source, str | Path) else _checked(source)
         outputs = self.engine.run(preprocess(image, self.engine.input_spec))
         return Classification(self.labels, softmax(outputs.logits), outputs.gates, outputs.modulator)
 
@@ -108,14 +109,14 @@ class Classifier:
 def _checked(image: Image) -> Image:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         received = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"received a picture of {received}; expected uint8 [H, W, 3] in RGB, or a path")
+        raise DataError(f"received an image of {received}; expected uint8 [H, W, 3] in RGB, or a path")
     if image.size == 0:
-        raise DataError(f"received a picture of shape {list(image.shape)}; expected one pixel or more")
+        raise DataError(f"received an image of shape {list(image.shape)}; expected one pixel or more")
     return image
 
 
-def find_pictures(specs: Iterable[str]) -> Iterator[Path]:
-    """List the pictures that a command line names.
+def find_images(specs: Iterable[str]) -> Iterator[Path]:
+    """List the images that a command line names.
 
     Args:
         specs: files, folders (searched through) and patterns such as `"shots/**/*.jpg"`.
@@ -127,18 +128,18 @@ def find_pictures(specs: Iterable[str]) -> Iterator[Path]:
     for spec in specs:
         path = Path(spec)
         if path.is_dir():
-            yield from _pictures_in(path)
+            yield from _images_in(path)
         elif not path.exists() and (found := sorted(glob.glob(spec, recursive=True))):  # noqa: PTH207 (absolute ones)
             yield from (Path(each) for each in found if Path(each).is_file())
         else:
             yield path
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    # Imported here: one picture needs neither cameras nor videos.
-    from runtime.video.sources import PICTURE_SUFFIXES
+def _images_in(folder: Path) -> list[Path]:
+    # Imported here: one image needs neither cameras nor videos.
+    from runtime.video.sources import IMAGE_SUFFIXES
 
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def classify_all(
@@ -162,17 +163,17 @@ def classify_all(
 
 
 def _with_bar(paths: Sequence[Path]) -> Iterable[Path]:
-    # Imported here, as it would be a tenth of the time that one picture takes.
+    # Imported here, as it would be a tenth of the time that one image takes.
     from tqdm import tqdm
 
-    bar: Iterable[Path] = tqdm(paths, desc="classify", unit="picture", disable=None, leave=False, delay=BAR_DELAY_S)
+    bar: Iterable[Path] = tqdm(paths, desc="classify", unit="image", disable=None, leave=False, delay=BAR_DELAY_S)
     return bar
 
 
 def _as_json(path: Path, result: Classification, count: int) -> dict[str, Any]:
     top = [{"label": label, "probability": round(share, 6)} for label, share in result.top(count)]
     means = [round(float(mean), 6) for mean in result.gates.mean(axis=(0, 1))]
-    return {"picture": str(path), "top": top, "gate_means": means, "modulator_mean": float(result.modulator.mean())}
+    return {"image": str(path), "top": top, "gate_means": means, "modulator_mean": float(result.modulator.mean())}
 
 
 def _as_text(path: Path, result: Classification, count: int) -> str:
@@ -183,11 +184,11 @@ def _as_text(path: Path, result: Classification, count: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.classify",
-        description="Say what is on pictures.",
-        epilog="Exit code: 0 if at least one picture was read, 2 if none was, or on bad input.",
+        description="Say what is on images.",
+        epilog="Exit code: 0 if at least one image was read, 2 if none was, or on bad input.",
     )
     add = parser.add_argument
-    add("pictures", nargs="+", metavar="PICTURE", help="files, folders, or patterns in quotes, e.g. 'shots/**/*.jpg'")
+    add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes, e.g. 'shots/**/*.jpg'")
     add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
     add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"received --top {args.top}; give 1 or more")
     silence_opencv()
     classifier = Classifier(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
-    paths = list(find_pictures(args.pictures))
+    paths = list(find_images(args.images))
     results: list[dict[str, Any]] = []
     unreadable: list[str] = []
     read = 0
@@ -224,11 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         engine = classifier.engine
         run = {"engine": engine.name, "precision": engine.precision, "threads": engine.threads}
-        print(json.dumps({**run, "pictures": results, "unreadable": unreadable}, indent=2))
+        print(json.dumps({**run, "images": results, "unreadable": unreadable}, indent=2))
     if not read:
-        raise DataError(
-            f"none of {len(paths)} pictures could be read; give JPEG, PNG or WebP files, or folders of them"
-        )
+        raise DataError(f"none of {len(paths)} images could be read; give JPEG, PNG or WebP files, or folders of them")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Cold start: how long a fresh process takes to its first classified picture, and how much memory it needs."""
+"""Cold start: how long a fresh process takes to its first classified image, and how much memory it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from time import perf_counter
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import ENGINES, PRECISIONS
-from runtime.core.errors import ConfigError, DataError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, DataError, FocalEdgeError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_STARTS = 10
@@ -65,7 +66,7 @@ def start_once(arguments: Sequence[str]) -> Start:
     """Run `python -m runtime.classify` in a fresh process.
 
     Args:
-        arguments: its command line; a picture among them.
+        arguments: its command line; an image among them.
 
     Returns:
         What it took.
@@ -106,7 +107,7 @@ def measure_cold_start(arguments: Sequence[str], starts: int) -> ColdStart:
     """Start fresh processes one after the other, after one unmeasured that brings the files into the page cache.
 
     Args:
-        arguments: the command line of `python -m runtime.classify`; a picture among them.
+        arguments: the command line of `python -m runtime.classify`; an image among them.
         starts: how many to measure, 1 or more.
 
     Returns:
@@ -135,8 +136,8 @@ def measure_cold_start(arguments: Sequence[str], starts: int) -> ColdStart:
     )
 
 
-def write_sample_picture(path: Path) -> None:
-    """Write the first frame of the demo's own clip as a picture file."""
+def write_sample_image(path: Path) -> None:
+    """Write the first frame of the demo's own clip as an image file."""
     import cv2
 
     from runtime.video.sample_clip import sample_frames
@@ -148,13 +149,13 @@ def write_sample_picture(path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.cold_start",
-        description="Start fresh processes that classify one picture: time from their start, and peak memory.",
+        description="Start fresh processes that classify one image: time from their start, and peak memory.",
     )
     add = parser.add_argument
     add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
     add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
-    add("--picture", type=Path, help="what to classify (default: a frame of the demo's own clip)")
+    add("--image", type=Path, help="what to classify (default: a frame of the demo's own clip)")
     add("--starts", type=int, default=DEFAULT_STARTS, help="measured processes (default: %(default)s)")
     add("--json", action="store_true", help="print the figures as JSON")
     return parser
@@ -163,15 +164,15 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
     args = _parser().parse_args(argv)
-    if args.picture and not args.picture.is_file():
-        raise DataError(f"there is no picture {args.picture}; give a JPEG, PNG or WebP file")
+    if args.image and not args.image.is_file():
+        raise DataError(f"there is no image {args.image}; give a JPEG, PNG or WebP file")
     options = ["--bundle", str(args.bundle), "--precision", args.precision]
     options += ["--engine", args.engine] if args.engine else []
     with tempfile.TemporaryDirectory() as folder:
-        picture = args.picture or Path(folder) / "sample.png"
-        if not args.picture:
-            write_sample_picture(picture)
-        figures = measure_cold_start([str(picture), *options], args.starts)
+        image = args.image or Path(folder) / "sample.png"
+        if not args.image:
+            write_sample_image(image)
+        figures = measure_cold_start([str(image), *options], args.starts)
     if args.json:
         print(json.dumps(asdict(figures), indent=2))
         return 0

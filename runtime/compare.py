@@ -3,7 +3,7 @@
 python -m runtime.compare --bundle B --data test.npz --out report     int8 against float32 of one bundle
 python -m runtime.compare A B --data test.npz --out report            any two bundles or artifacts
 
-Both classify the same pictures. The verdict holds the figures to a budget, runtime/parity.toml unless told otherwise.
+Both classify the same images. The verdict holds the figures to a budget, runtime/parity.toml unless told otherwise.
 Written are report.json (its schema is in docs/parity.md), report.html, report.md and junit.xml. Exit code 0: pass,
 perhaps with warnings; 1: a rule of the budget fails; 2: bad input.
 """
@@ -24,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle.manifest import ENGINES
-from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import replacing, write_json
 from runtime.core.machine import usable_cores
 from runtime.draw.overlay import gate_panel
 from runtime.engines.engine import Engine
 from runtime.evaluation.metrics import Classes
 from runtime.evaluation.sampling import class_balanced_indices
-from runtime.evaluation.split_file import LabelledPictures, read_split
+from runtime.evaluation.split_file import LabelledImages, read_split
 from runtime.images.preprocess import Image, preprocess
 from runtime.parity.measures.accuracy import (
     accuracy_figures,
@@ -47,7 +48,7 @@ from runtime.parity.measures.predictions import NO_CLASS, PairedAnswers, ask
 from runtime.parity.measures.robustness import corruption_figures
 from runtime.parity.measures.sight_figures import map_names, sight_figures, worst_places
 from runtime.parity.pair import Pair, Subject, check_classes, describe, open_any, open_precisions
-from runtime.parity.report.html import PicturePanel, render_report
+from runtime.parity.report.html import ImagePanel, render_report
 from runtime.parity.report.junit import write_junit
 from runtime.parity.report.markdown import to_markdown, to_screen
 from runtime.parity.rules import DEFAULT_BUDGET, Budget, read_budget, with_largest_drop
@@ -59,7 +60,7 @@ SCHEMA_VERSION = 2
 REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN, JUNIT_XML = "report.json", "report.html", "report.md", "junit.xml"
 SAMPLE_SEED = 0
 DISAGREEMENT_PANELS = 6
-TIMED_PICTURES = 8
+TIMED_IMAGES = 8
 PANEL_TILE_PX = 168
 PANEL_QUALITY = 88
 
@@ -69,32 +70,32 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        pictures: compare a class-balanced sample of so many; `None` takes all.
-        corrupted_pictures: how many of them are corrupted, in each way and severity; 0 for none.
-        layer_pictures: on how many of them layers are compared; 0 for none.
+        images: compare a class-balanced sample of so many; `None` takes all.
+        corrupted_images: how many of them are corrupted, in each way and severity; 0 for none.
+        layer_images: on how many of them layers are compared; 0 for none.
         rounds: measured runs of each artifact with each number of threads.
         starts: fresh processes that each artifact is started in.
         threads: numbers of CPU threads; the first is that of the verdict.
     """
 
-    pictures: int | None = None
-    corrupted_pictures: int = 1000
-    layer_pictures: int = 512
+    images: int | None = None
+    corrupted_images: int = 1000
+    layer_images: int = 512
     rounds: int = 500
     starts: int = 3
     threads: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
         """Check the fields; see the class."""
-        if self.pictures is not None and self.pictures < 1:
-            raise ConfigError(f"received a limit of {self.pictures} pictures; expected 1 or more, or no limit")
-        if min(self.corrupted_pictures, self.layer_pictures) < 0 or min(self.rounds, self.starts, *self.threads) < 1:
+        if self.images is not None and self.images < 1:
+            raise ConfigError(f"received a limit of {self.images} images; expected 1 or more, or no limit")
+        if min(self.corrupted_images, self.layer_images) < 0 or min(self.rounds, self.starts, *self.threads) < 1:
             raise ConfigError(
-                f"received {self}; expected pictures of 0 or more, and a round, a start and a thread at least"
+                f"received {self}; expected images of 0 or more, and a round, a start and a thread at least"
             )
 
 
-QUICK = Effort(pictures=1000, corrupted_pictures=200, layer_pictures=200, rounds=100, starts=1)
+QUICK = Effort(images=1000, corrupted_images=200, layer_images=200, rounds=100, starts=1)
 
 
 @dataclass(frozen=True)
@@ -102,46 +103,46 @@ class Extras:
     """What may be at hand beside the artifacts.
 
     Attributes:
-        calibration: the pictures that the candidate's ranges were chosen by.
+        calibration: the images that the candidate's ranges were chosen by.
         sensitivity: a sensitivity.json.
     """
 
-    calibration: LabelledPictures | None = None
+    calibration: LabelledImages | None = None
     sensitivity: Path | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The content of report.json, and the pictures of report.html."""
+    """The content of report.json, and the images of report.html."""
 
     report: dict[str, Any]
-    panels: Mapping[str, Sequence[PicturePanel]] = field(default_factory=dict)
+    panels: Mapping[str, Sequence[ImagePanel]] = field(default_factory=dict)
 
 
 def compare(
-    pair: Pair, pictures: LabelledPictures, budget: Budget, effort: Effort, extras: Extras | None = None
+    pair: Pair, split: LabelledImages, budget: Budget, effort: Effort, extras: Extras | None = None
 ) -> Comparison:
     """Compare two artifacts.
 
     Args:
         pair: the two.
-        pictures: the labelled split, with the bundles' classes in the bundles' order.
+        split: the labelled split, with the bundles' classes in the bundles' order.
         budget: the limits that the verdict holds the figures to.
         effort: how much is measured.
         extras: what is at hand beside the artifacts.
 
     Returns:
-        The report, whose verdict may be a fail, and pictures with both artifacts' gates.
+        The report, whose verdict may be a fail, and images with both artifacts' gates.
 
     Raises:
         DataError: the classes of the data are not the bundles'.
         ArtifactError: the reference gives non-finite outputs, or an artifact another number of logits.
     """
     extras = extras or Extras()
-    check_classes(pair, pictures)
-    chosen = sample_indices(pictures.labels, effort.pictures)
-    images, labels = [pictures.images[index] for index in chosen], pictures.labels[chosen]
-    ids, names = [pictures.ids[index] for index in chosen], pair.reference.manifest.labels
+    check_classes(pair, split)
+    chosen = sample_indices(split.labels, effort.images)
+    images, labels = [split.images[index] for index in chosen], split.labels[chosen]
+    ids, names = [split.ids[index] for index in chosen], pair.reference.manifest.labels
     reference, candidate = pair.reference.engine, pair.candidate.engine
     answers = ask(reference, candidate, images, len(names))
     disagreements = largest_disagreements(answers, DISAGREEMENT_PANELS)
@@ -151,8 +152,8 @@ def compare(
         "verdict": None,
         "kind": "quantization" if pair.is_quantization else "release",
         "subjects": {role: describe(subject) for role, subject in pair.subjects.items()},
-        "data": _data_figures(pictures, len(labels)),
-        "accuracy": accuracy_figures(labels, answers, _recorded_top1(pair.reference, pictures)),
+        "data": _data_figures(split, len(labels)),
+        "accuracy": accuracy_figures(labels, answers, _recorded_top1(pair.reference, split)),
         "classes": class_figures(labels, answers, names),
         "confusion": confusion_figures(labels, answers, names),
         "disagreements": disagreement_figures(disagreements, labels, answers, ids, names),
@@ -167,7 +168,7 @@ def compare(
     _add_corruptions(report, reference, candidate, images, labels, len(names), effort)
     _add_blame(report, pair, images, effort, extras)
     _add_cost(report, pair, images, effort)
-    _add_leaks(report, pair, pictures, extras)
+    _add_leaks(report, pair, split, extras)
     report["verdict"] = judge(report, budget, pair.candidate.artifact.engine)
     shown = _Panels(pair, names, ids, images, labels)
     panels = {
@@ -178,7 +179,7 @@ def compare(
 
 
 def sample_indices(labels: Classes, limit: int | None) -> NDArray[np.int64]:
-    """Choose pictures: all of them, or a seeded sample as class-balanced as the labels allow.
+    """Choose images: all of them, or a seeded sample as class-balanced as the labels allow.
 
     Args:
         labels: int64 `[N]`.
@@ -193,40 +194,40 @@ def sample_indices(labels: Classes, limit: int | None) -> NDArray[np.int64]:
 
 
 def classify(reference: Engine, candidate: Engine, images: Sequence[Image], classes: int) -> PairedAnswers:
-    """Run both engines on every picture; see `runtime.parity.measures.predictions.ask`."""
+    """Run both engines on every image; see `runtime.parity.measures.predictions.ask`."""
     return ask(reference, candidate, images, classes)
 
 
-def _data_figures(pictures: LabelledPictures, compared: int) -> dict[str, Any]:
-    total = len(pictures.labels)
-    sampling = "every picture of the split"
+def _data_figures(images: LabelledImages, compared: int) -> dict[str, Any]:
+    total = len(images.labels)
+    sampling = "every image of the split"
     if compared < total:
-        sampling = f"a class-balanced sample (seed {SAMPLE_SEED}) of {compared} of {total} pictures"
+        sampling = f"a class-balanced sample (seed {SAMPLE_SEED}) of {compared} of {total} images"
     return {
-        "dataset": pictures.dataset,
-        "split": pictures.split,
-        "pictures": compared,
-        "pictures_in_split": total,
+        "dataset": images.dataset,
+        "split": images.split,
+        "images": compared,
+        "images_in_split": total,
         "sampling": sampling,
     }
 
 
-def _recorded_top1(subject: Subject, pictures: LabelledPictures) -> float | None:
+def _recorded_top1(subject: Subject, images: LabelledImages) -> float | None:
     """Return what the manifest says that an artifact reaches on this split, 0..1."""
     accuracy = subject.artifact.accuracy
-    if accuracy is None or (accuracy.dataset, accuracy.split) != (pictures.dataset, pictures.split):
+    if accuracy is None or (accuracy.dataset, accuracy.split) != (images.dataset, images.split):
         return None
     return accuracy.top1
 
 
 def _add_sight(report: dict[str, Any], answers: PairedAnswers, ids: Sequence[str]) -> list[tuple[int, str]]:
-    """Add `sight`; return the pictures with the least similar maps, and which maps those are."""
+    """Add `sight`; return the images with the least similar maps, and which maps those are."""
     if answers.similarity is None:
         report["missing"]["sight"] = "the two have different numbers of maps, so theirs are not comparable"
         return []
     report["sight"] = sight_figures(answers.similarity, ids)
     names = map_names(answers.similarity.cosine.shape[1])
-    return [(picture, names[level]) for picture, level in worst_places(answers.similarity)]
+    return [(image, names[level]) for image, level in worst_places(answers.similarity)]
 
 
 def _add_corruptions(
@@ -238,10 +239,10 @@ def _add_corruptions(
     classes: int,
     effort: Effort,
 ) -> None:
-    if not effort.corrupted_pictures:
+    if not effort.corrupted_images:
         report["missing"]["corruptions"] = "left out, as asked for"
         return
-    part = sample_indices(labels, effort.corrupted_pictures)
+    part = sample_indices(labels, effort.corrupted_images)
     report["corruptions"] = corruption_figures(
         reference, candidate, [images[index] for index in part], labels[part], classes, SAMPLE_SEED
     )
@@ -249,14 +250,14 @@ def _add_corruptions(
 
 def _add_blame(report: dict[str, Any], pair: Pair, images: Sequence[Image], effort: Effort, extras: Extras) -> None:
     reference, candidate = pair.reference.path, pair.candidate.path
-    if not effort.layer_pictures:
+    if not effort.layer_images:
         report["missing"]["blame"] = "left out, as asked for"
         return
     engines = {subject.artifact.engine for subject in pair.subjects.values()}
     if reference is None or candidate is None or engines != {"tflite"}:
         report["missing"]["blame"] = "only TFLite artifacts on disk show what is between their layers"
         return
-    source = "pictures that are compared on"
+    source = "images that are compared on"
     if extras.calibration is not None:
         images, source = list(extras.calibration.images), "the calibration set"
     if not _same_network(pair.reference.manifest.config, pair.candidate.manifest.config):
@@ -267,8 +268,8 @@ def _add_blame(report: dict[str, Any], pair: Pair, images: Sequence[Image], effo
         report["missing"]["blame.ranked_products"] = (
             "no sensitivity.json is at hand: it needs Keras, and `python -m export.sensitivity` makes it"
         )
-    step = max(1, len(images) // effort.layer_pictures)
-    batches = [preprocess(image, pair.reference.engine.input_spec) for image in images[::step][: effort.layer_pictures]]
+    step = max(1, len(images) // effort.layer_images)
+    batches = [preprocess(image, pair.reference.engine.input_spec) for image in images[::step][: effort.layer_images]]
     try:
         report["blame"] = blame_figures(reference, candidate, batches, source, ranking or [])
     except (ArtifactError, ValueError) as error:
@@ -282,23 +283,23 @@ def _same_network(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 def _add_cost(report: dict[str, Any], pair: Pair, images: Sequence[Image], effort: Effort) -> None:
     batches = {
-        role: [preprocess(image, subject.engine.input_spec) for image in images[:TIMED_PICTURES]]
+        role: [preprocess(image, subject.engine.input_spec) for image in images[:TIMED_IMAGES]]
         for role, subject in pair.subjects.items()
     }
     report["cost"], missing = cost_figures(pair, batches, effort.threads, effort.rounds, effort.starts)
     report["missing"] |= missing
 
 
-def _add_leaks(report: dict[str, Any], pair: Pair, pictures: LabelledPictures, extras: Extras) -> None:
+def _add_leaks(report: dict[str, Any], pair: Pair, images: LabelledImages, extras: Extras) -> None:
     candidate = pair.candidate
-    report["calibration"], reason = leak_figures(candidate.manifest, candidate.folder, pictures, extras.calibration)
+    report["calibration"], reason = leak_figures(candidate.manifest, candidate.folder, images, extras.calibration)
     if reason:
-        report["missing"]["calibration.leaked_pictures"] = reason
+        report["missing"]["calibration.leaked_images"] = reason
 
 
 @dataclass(frozen=True)
 class _Panels:
-    """Draws pictures with both artifacts' gates."""
+    """Draws images with both artifacts' gates."""
 
     pair: Pair
     names: Sequence[str]
@@ -306,9 +307,9 @@ class _Panels:
     images: Sequence[Image]
     labels: Classes
 
-    def panel(self, index: int, reason: str) -> PicturePanel:
-        return PicturePanel(
-            picture_id=self.ids[index],
+    def panel(self, index: int, reason: str) -> ImagePanel:
+        return ImagePanel(
+            image_id=self.ids[index],
             reason=reason,
             label=self.names[self.labels[index]],
             reference_jpeg=self._jpeg(self.pair.reference, index),
@@ -382,12 +383,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max-drop", type=float, help="largest top-1 drop, percentage points, in place of the budget's"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 on a warning too")
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds: half a minute")
-    parser.add_argument("--limit", type=int, help="compare a class-balanced sample of this many pictures")
-    parser.add_argument("--corrupted-pictures", type=int, help="of those, how many are corrupted (1000; 0 for none)")
-    parser.add_argument("--layer-pictures", type=int, help="on how many layers are compared (512; 0 for none)")
+    parser.add_argument("--quick", action="store_true", help="fewer images and rounds: half a minute")
+    parser.add_argument("--limit", type=int, help="compare a class-balanced sample of this many images")
+    parser.add_argument("--corrupted-images", type=int, help="of those, how many are corrupted (1000; 0 for none)")
+    parser.add_argument("--layer-images", type=int, help="on how many layers are compared (512; 0 for none)")
     parser.add_argument("--rounds", type=int, help="timed runs of each, with each number of threads (500)")
-    parser.add_argument("--calibration", type=Path, help="split file of the pictures that ranges were chosen by")
+    parser.add_argument("--calibration", type=Path, help="split file of the images that ranges were chosen by")
     parser.add_argument("--sensitivity", type=Path, help="sensitivity.json (that in the bundle or its run)")
     parser.add_argument("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (the manifest's first)")
     parser.add_argument("--threads", type=int, default=1, help="interpreter threads of the verdict (%(default)s)")
@@ -402,9 +403,9 @@ def _effort(arguments: argparse.Namespace) -> Effort:
     if threads < 1:
         raise ConfigError(f"received --threads {threads}; give 1 or more")
     return Effort(
-        pictures=base.pictures if arguments.limit is None else arguments.limit,
-        corrupted_pictures=_first(arguments.corrupted_pictures, base.corrupted_pictures),
-        layer_pictures=_first(arguments.layer_pictures, base.layer_pictures),
+        images=base.images if arguments.limit is None else arguments.limit,
+        corrupted_images=_first(arguments.corrupted_images, base.corrupted_images),
+        layer_images=_first(arguments.layer_images, base.layer_images),
         rounds=_first(arguments.rounds, base.rounds),
         starts=base.starts,
         threads=tuple(dict.fromkeys((threads, 1, usable_cores()))),
@@ -437,10 +438,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     budget = read_budget(arguments.budget, "quantization" if pair.is_quantization else "release")
     if arguments.max_drop is not None:
         budget = with_largest_drop(budget, arguments.max_drop)
-    pictures = read_split(arguments.data)
-    check_classes(pair, pictures)
+    images = read_split(arguments.data)
+    check_classes(pair, images)
     calibration = read_split(arguments.calibration) if arguments.calibration else None
-    comparison = compare(pair, pictures, budget, effort, Extras(calibration, arguments.sensitivity))
+    comparison = compare(pair, images, budget, effort, Extras(calibration, arguments.sensitivity))
     paths = write_reports(arguments.out, comparison, html=not arguments.no_html)
     if arguments.json:
         print(json.dumps(comparison.report, indent=2))

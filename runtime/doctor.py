@@ -17,7 +17,8 @@ from pathlib import Path
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import Artifact, Manifest, read_manifest, verified_file
-from runtime.core.errors import FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import FocalEdgeError
 from runtime.core.machine import INSTALL_FOR, INTERPRETERS, RUN_BY, Cpu, Memory, read_cpu, read_memory
 from runtime.probes import OPENCV_FACTS, CameraDevice, OpenCv, Package, find_cameras, find_package, parse_opencv
 
@@ -78,7 +79,7 @@ class Found:
         memory: `None` where the kernel does not list it.
         packages: by the module that is imported.
         opencv: `None` if OpenCV does not work.
-        cameras: those that give pictures; `None` where they are not listed as on Linux.
+        cameras: those that give images; `None` where they are not listed as on Linux.
         display: where a window would open, "" if nowhere.
         bundle: what the folder holds.
     """

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.benchmark import Latency, summarise, synthetic_pictures
+from runtime.benchmark import Latency, summarise, synthetic_images
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import Artifact, Manifest, read_manifest
-from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import read_json, write_json
 from runtime.core.machine import INSTALL_FOR, RUN_BY, interpreter_versions, read_cpu, usable_cores
 from runtime.engines.engine import Engine, open_engine
@@ -184,7 +185,7 @@ def at_parity(manifest: Manifest, max_drop_pp: float) -> tuple[list[Artifact], l
     """Divide the artifacts into those that are as accurate as float32 and the others.
 
     Args:
-        manifest: with the accuracies. They count only if they were measured on the same pictures.
+        manifest: with the accuracies. They count only if they were measured on the same images.
         max_drop_pp: what an int8 artifact may lose, in percentage points.
 
     Returns:
@@ -209,13 +210,13 @@ def _not_at_parity(artifact: Artifact, manifest: Manifest, max_drop_pp: float) -
     for reference in (each.accuracy for each in floats):
         if ours is None or reference is None:
             continue
-        if (ours.dataset, ours.split, ours.pictures) != (reference.dataset, reference.split, reference.pictures):
+        if (ours.dataset, ours.split, ours.images) != (reference.dataset, reference.split, reference.images):
             continue
-        # Of whole pictures: a difference of two rounded accuracies may exceed a limit that it meets.
-        correct = [round(accuracy.top1 * ours.pictures) for accuracy in (reference, ours)]
-        drop = drop_pp(correct[0], correct[1], ours.pictures)
+        # Of whole images: a difference of two rounded accuracies may exceed a limit that it meets.
+        correct = [round(accuracy.top1 * ours.images) for accuracy in (reference, ours)]
+        drop = drop_pp(correct[0], correct[1], ours.images)
         return None if drop <= max_drop_pp else f"loses {drop:.2f} points of accuracy, more than {max_drop_pp:g}"
-    return "the manifest does not tell its accuracy and float32's on the same pictures"
+    return "the manifest does not tell its accuracy and float32's on the same images"
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
@@ -259,19 +260,19 @@ def measure_within(engines: Mapping[Candidate, Engine], budget_s: float) -> dict
     from tqdm import tqdm
 
     candidates = list(engines)
-    pictures = synthetic_pictures(engines[candidates[0]].input_spec.size)
+    images = synthetic_images(engines[candidates[0]].input_spec.size)
     times_ms: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     for candidate in candidates:
-        engines[candidate].run(pictures[0])
+        engines[candidate].run(images[0])
     start_s, rounds = time.perf_counter(), 0
     with tqdm(desc="choosing an engine", unit="round", disable=None, leave=False, delay=5) as bar:
         while rounds < LEAST_ROUNDS or time.perf_counter() - start_s < budget_s:
-            first, picture = rounds % len(candidates), pictures[rounds % len(pictures)]
+            first, image = rounds % len(candidates), images[rounds % len(images)]
             for candidate in candidates[first:] + candidates[:first]:
                 time.sleep(REST_S)
-                engines[candidate].run(picture)
+                engines[candidate].run(image)
                 run_s = time.perf_counter()
-                engines[candidate].run(picture)
+                engines[candidate].run(image)
                 times_ms[candidate].append((time.perf_counter() - run_s) * 1e3)
             rounds += 1
             bar.update()

@@ -17,7 +17,7 @@ from runtime.core.machine import installed_version
 IMPORT_TIMEOUT_S = 60.0
 OPENCV_FACTS = "import cv2; print(cv2.__version__); print(cv2.getBuildInformation())"
 # linux/videodev2.h: the request, the size of its answer, where the device's own capabilities are in it, and those
-# of a device that gives pictures or only converts them.
+# of a device that gives images or only converts them.
 VIDIOC_QUERYCAP = 0x80685600
 QUERYCAP_BYTES = 104
 CARD = slice(16, 48)
@@ -56,7 +56,7 @@ class OpenCv:
 
 @dataclass(frozen=True)
 class CameraDevice:
-    """A video device that gives pictures; `name` is its maker's, "" where it may not be opened to ask."""
+    """A video device that gives images; `name` is its maker's, "" where it may not be opened to ask."""
 
     device: str
     name: str
@@ -128,14 +128,14 @@ def parse_opencv(printed: str) -> OpenCv:
 
 
 def find_cameras(folder: Path = Path("/dev"), ask: Callable[[str], bytes] | None = None) -> list[CameraDevice]:
-    """List the video devices that give pictures; of a Raspberry Pi's dozen, most are encoders.
+    """List the video devices that give images; of a Raspberry Pi's dozen, most are encoders.
 
     Args:
         folder: where the devices are.
         ask: gives the answer of a device to `VIDIOC_QUERYCAP`, or raises `OSError`.
 
     Returns:
-        In the order of their numbers: those that give pictures, and those that may not be asked.
+        In the order of their numbers: those that give images, and those that may not be asked.
     """
     paths = [str(path) for path in folder.glob("video*") if re.fullmatch(r"video\d+", path.name)]
     devices = [
@@ -154,8 +154,8 @@ def _camera(device: str, ask: Callable[[str], bytes]) -> CameraDevice | None:
         return None
     (capabilities,) = struct.unpack_from("=I", answer, DEVICE_CAPS_AT)
     name = answer[CARD].split(b"\0")[0].decode(errors="replace")
-    gives_pictures = capabilities & CAPTURES and not capabilities & CONVERTS
-    return CameraDevice(device, name, accessible=True) if gives_pictures else None
+    gives_images = capabilities & CAPTURES and not capabilities & CONVERTS
+    return CameraDevice(device, name, accessible=True) if gives_images else None
 
 
 def _query(device: str) -> bytes:

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from runtime.bundle.manifest import ENGINES, PRECISIONS
 from runtime.bundle.precisions import Artifacts
-from runtime.core.errors import ConfigError, SourceError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import LAYOUTS, Controls, Settings, Status
 from runtime.demo.pipeline import Pipeline, Result
 from runtime.video.sample_clip import sample_frames
@@ -81,7 +82,7 @@ def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> 
     if is_live(source):
         raise ConfigError(f"received the live source {source!r}; give a video, whose frames come as fast as they can")
     with open_source(source, on_skip=lambda reason: None, loop=True) as opened:
-        # Commands would repeat separate pictures; at a rate, none is.
+        # Commands would repeat separate images; at a rate, none is.
         pipeline = Pipeline(artifacts, replace(opened, fps=1.0), Controls(), settings=settings)
         results = iter(pipeline)
         _draw(results, WARM_UP_FRAMES)

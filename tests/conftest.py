@@ -28,17 +28,17 @@ def tiny_bundle(tiny_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """PNGs for the data set `folder`, to read only."""
-    from tests.support.tiny_run import write_picture_folder
+    from tests.support.tiny_run import write_image_folder
 
-    folder = tmp_path_factory.mktemp("pictures")
-    write_picture_folder(folder)
+    folder = tmp_path_factory.mktemp("images")
+    write_image_folder(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated run to read only; tests that change one copy it."""
     from calibration.__main__ import main
     from tests.support.tiny_run import write_tiny_run
@@ -46,7 +46,7 @@ def tiny_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("run")
     write_tiny_run(folder)
     with redirect_stdout(StringIO()):
-        assert main(["--run", str(folder), "--data-dir", str(picture_folder), "--pictures", "36"]) == 0
+        assert main(["--run", str(folder), "--data-dir", str(image_folder), "--images", "36"]) == 0
     return folder
 
 

@@ -16,11 +16,12 @@ from typing import Any
 # Keras prints nothing of its own; TensorFlow's start-up notes are silenced before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.core.errors import ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
 from runtime.core.files import write_json
 from runtime.evaluation.metrics import agreement
 from runtime.evaluation.split_file import write_split
-from runtime.video.writer import save_picture
+from runtime.video.writer import save_image
 from train.data.dataset import Dataset, resize_all
 from train.data.registry import DATASETS, add_stream_argument, labelled, load_dataset
 from train.distributed.placement import (
@@ -34,7 +35,7 @@ from train.distributed.placement import (
     with_others,
 )
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import PRESETS, TrainConfig, check_recipe, picture_size, recipe_for
+from train.model.config import PRESETS, TrainConfig, check_recipe, recipe_for, stored_image_size
 from train.model.fold_norms import fold_weights
 from train.model.weights import Tensors, weight_arrays, write_tensors
 from train.pretrained.starting_point import DEFAULT_PRESET, Basis, basis_of
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     placement = start_distribution()
     with apart(placement):
         basis = basis_of(args.preset, args.init, args.run, args.resume)
-    image_size = picture_size(basis.model, _recipe(basis.recipe, args))
+    image_size = stored_image_size(basis.model, _recipe(basis.recipe, args))
     check_recipe(basis.model, _recipe(basis.recipe, args))
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
     dataset = load_dataset(
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         test = labelled(dataset, "test")
         write_split(args.run / TEST_FILE, test)
         if len(test.ids) < len(dataset.test.ids):
-            _say(args, f"{TEST_FILE} has a sample, {len(test.ids)} of {len(dataset.test.ids)} pictures")
+            _say(args, f"{TEST_FILE} has a sample, {len(test.ids)} of {len(dataset.test.ids)} images")
     summary = _train(run, dataset, args, placement, start)
     for line in dataset.unreadable:
         _say(args, line)
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(
             f"{summary['images_per_s']} images/s, {summary['peak_fraction']:.1%} of the device's measured peak; "
-            f"test top-1 {summary['test_top1']:.2%} on {summary['test_pictures']} pictures of {args.dataset}; "
+            f"test top-1 {summary['test_top1']:.2%} on {summary['test_images']} images of {args.dataset}; "
             f"weights in {args.run / WEIGHTS_FILE}"
         )
     return 0
@@ -126,7 +127,7 @@ def _train(
     if placement.devices > 1:
         _say(args, f"{placement.title}, {placement.devices} devices in all")
     sizes = ", ".join(f"{name} {len(dataset.split(name).labels)}" for name in ("train", "val", "test"))
-    _say(args, f"pictures: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
+    _say(args, f"images: {sizes}; {run.recipe.epochs} epochs of batch {run.recipe.batch_size}")
     began = time.perf_counter()
     with with_others(placement):
         model, history = fit(run, dataset, args.run, resume=args.resume, placement=placement, start=start)
@@ -142,8 +143,8 @@ def _train(
     write_confusion(args.run / "confusion.png", matrix, run.labels)
     chosen = sample_indices(test.labels, 5)
     samples, truths = resize_all(test.images[chosen], spec), test.labels[chosen]
-    panel = draw_panels(model, run.model, samples, run.labels, truths=truths, title="test pictures")
-    save_picture(args.run / "test_panel.png", panel)
+    panel = draw_panels(model, run.model, samples, run.labels, truths=truths, title="test images")
+    save_image(args.run / "test_panel.png", panel)
     write_animation(args.run / "monitor")
     cost = network_cost(run.model)
     batches = steps_per_epoch(len(dataset.train.labels), run.recipe)
@@ -160,12 +161,12 @@ def _train(
         "backend": keras.backend.backend(),
         "training_time_s": round(sum(row["time_s"] for row in history), 1),
         "wall_time_s": round(time.perf_counter() - began, 1),
-        "images_per_s": round(images_per_s, 1),  # validation and pictures included
+        "images_per_s": round(images_per_s, 1),  # validation and images included
         "peak_flops_per_s": peak,  # of all devices
         "peak_fraction": fraction_of_peak(images_per_s, cost.macs, peak),
         "val_top1": history[-1]["val_accuracy"],
         "test_top1": agreement(test.labels, predictions),
-        "test_pictures": len(test.labels),
+        "test_images": len(test.labels),
     }
     write_json(args.run / "train.json", summary)
     return summary
@@ -177,7 +178,7 @@ def _recipe(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
 
 
 def _shapes_note(dataset: str) -> str:
-    return " (embedded; DATASET=cifar10, or --dataset cifar10, trains on real pictures)" if dataset == "shapes" else ""
+    return " (embedded; DATASET=cifar10, or --dataset cifar10, trains on real images)" if dataset == "shapes" else ""
 
 
 def _say(args: argparse.Namespace, line: str) -> None:
@@ -198,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         "--init", type=Path, metavar="FOLDER", help="start from the weights of this run or bundle, with a new head"
     )
     parser.add_argument("--dataset", default="shapes", help=f"one of {', '.join(DATASETS)} (%(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     add_stream_argument(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, made if missing")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last whole epoch, if any")

@@ -20,13 +20,14 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.core.errors import ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
 from runtime.core.files import read_json, write_json
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from train.data.dataset import Dataset, Split
 from train.data.registry import DATASETS, add_stream_argument, load_dataset
-from train.model.config import PRESETS, Preset, TrainConfig, find_preset, picture_spec, recipe_for
+from train.model.config import PRESETS, Preset, TrainConfig, find_preset, image_spec, recipe_for
 from train.model.fold_norms import fold_weights
 from train.model.weights import weight_arrays, write_tensors
 from train.run import WEIGHTS_FILE, Run, begin_run
@@ -79,8 +80,8 @@ class Row:
     Attributes:
         variant: what was changed.
         parameters: of the deployed network.
-        macs: multiply-accumulates of one picture's classification.
-        train_top1: 0..1, of the last epoch's training pictures, as they were augmented.
+        macs: multiply-accumulates of one image's classification.
+        train_top1: 0..1, of the last epoch's training images, as they were augmented.
         val_top1: 0..1, after the last epoch.
         training_time_s: of all epochs.
     """
@@ -121,7 +122,7 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
     Args:
         variant: what the table calls it.
         run: what to train and how.
-        dataset: its pictures; the test split is not used.
+        dataset: its images; the test split is not used.
         folder: the run's.
 
     Returns:
@@ -148,11 +149,11 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
     )
 
 
-def fewer(split: Split, pictures: int) -> Split:
+def fewer(split: Split, images: int) -> Split:
     """Return a class-balanced sample of a split, always the same one; the split itself if it has no more."""
-    if pictures >= len(split.labels):
+    if images >= len(split.labels):
         return split
-    chosen = class_balanced_indices(split.labels, pictures, seed=0)
+    chosen = class_balanced_indices(split.labels, images, seed=0)
     return split.part(chosen)
 
 
@@ -194,9 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [BASELINE, *(name for name in args.only or variants if name != BASELINE)]
     if unknown := sorted(set(chosen) - set(variants)):
         raise ConfigError(f"received --only {unknown}; expected some of {', '.join(variants)}")
-    settings = {name: getattr(args, name) for name in ("preset", "dataset", "epochs", "pictures")}
-    if args.pictures is not None and args.pictures < 1:
-        raise ConfigError(f"received --pictures {args.pictures}; expected 1 or more")
+    settings = {name: getattr(args, name) for name in ("preset", "dataset", "epochs", "images")}
+    if args.images is not None and args.images < 1:
+        raise ConfigError(f"received --images {args.images}; expected 1 or more")
     preset = changed(find_preset(args.preset), {"epochs": args.epochs, "monitor_every": 0})
     presets = {name: changed(preset, variants[name]) for name in chosen}
     # By size, as folders are read at the size that a network sees.
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     for name, each in presets.items():
         print(f"{len(rows) + 1} of {len(presets)}: {name}", file=sys.stderr, flush=True)
-        stored = picture_spec(each.model, each.train)
+        stored = image_spec(each.model, each.train)
         if stored not in datasets:
             datasets[stored] = _load(args, stored)
             begin_ablation(args.out, settings)
@@ -226,9 +227,9 @@ def _load(args: argparse.Namespace, stored: InputSpec) -> Dataset:
         interpolation=stored.interpolation,
         stream=args.stream,
     )
-    if args.pictures is None:
+    if args.images is None:
         return dataset
-    return dataclasses.replace(dataset, train=fewer(dataset.train, args.pictures))
+    return dataclasses.replace(dataset, train=fewer(dataset.train, args.images))
 
 
 def _folder_name(variant: str) -> str:
@@ -243,10 +244,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants, and the baseline (all)")
     parser.add_argument("--preset", default="edge-pico", help=f"one of {', '.join(PRESETS)} (%(default)s)")
     parser.add_argument("--dataset", default="cifar10", help=f"one of {', '.join(DATASETS)} (%(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     add_stream_argument(parser)
     parser.add_argument("--epochs", type=int, default=6, help="of each training (%(default)s)")
-    parser.add_argument("--pictures", type=int, help="training pictures, as many of each class (all)")
+    parser.add_argument("--images", type=int, help="training images, as many of each class (all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the variants' runs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser

@@ -1,7 +1,7 @@
 """Speed of training: this project's step against the Keras tutorial's, side by side in one run.
 
 `python -m train.benchmark` trains both constructions at the same size, with the same recipe, on random
-pictures, by turns of a few steps, so that whatever slows the machine slows both. A step is a whole one: the
+images, by turns of a few steps, so that whatever slows the machine slows both. A step is a whole one: the
 next batch from each one's own input pipeline, forward, backward, update. The tutorial's threads prepare
 batches in the other's turns too, which is to its advantage.
 """
@@ -23,7 +23,8 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.evaluation.metrics import percentile
 from train.data.batches import Batch, TrainBatches
 from train.data.dataset import Split
@@ -43,8 +44,8 @@ DEFAULT_DIMS = (48, 96, 192)
 DEFAULT_BATCH_SIZE = 128
 DEFAULT_ROUNDS = 5
 DEFAULT_STEPS = 2
-PICTURES = 4096
-PICTURE_SIZE = 32
+IMAGES = 4096
+IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Comparison:
         device: what it trains on.
         xla: whether the steps are compiled by XLA: both or neither (Keras compiles a grouped convolution even so).
         network: the network.
-        batch_size: pictures per step.
+        batch_size: images per step.
         rounds: turns of each.
         steps: steps per turn.
         cost: of the network as it is trained, either way.
@@ -130,13 +131,13 @@ def compare(config: FocalNetConfig, recipe: TrainConfig, rounds: int, steps: int
         steps: steps per turn.
 
     Returns:
-        Their speeds, on random pictures.
+        Their speeds, on random images.
 
     Raises:
         ConfigError: Keras does not run on TensorFlow, the tutorial has no such network, or nothing is to be measured.
     """
     keras.utils.set_random_seed(recipe.seed)
-    split = random_split(max(PICTURES, recipe.batch_size), config.classes)
+    split = random_split(max(IMAGES, recipe.batch_size), config.classes)
     pipeline = iter(tutorial_batches(split, config.input_size, recipe))
     tutorial = build_tutorial(config)
     ours = Trainee(config, recipe, split)
@@ -178,8 +179,8 @@ def speed(construction: str, times_ms: Sequence[float], batch_size: int, macs: i
     Args:
         construction: its name.
         times_ms: one time a step, in milliseconds.
-        batch_size: pictures per step.
-        macs: multiply-accumulates of one picture's forward pass.
+        batch_size: images per step.
+        macs: multiply-accumulates of one image's forward pass.
         peak_flops_per_s: the device's peak.
 
     Returns:
@@ -201,12 +202,12 @@ def speed(construction: str, times_ms: Sequence[float], batch_size: int, macs: i
     )
 
 
-def random_split(pictures: int, classes: int) -> Split:
-    """Draw uint8 noise pictures of CIFAR-10's size, and labels; what they show does not change a step's time."""
+def random_split(count: int, classes: int) -> Split:
+    """Draw uint8 noise images of CIFAR-10's size, and labels; what they show does not change a step's time."""
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (pictures, PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8)
-    labels = generator.integers(0, classes, pictures, dtype=np.int64)
-    return Split(images, labels, tuple(map(str, range(pictures))))
+    images = generator.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    labels = generator.integers(0, classes, count, dtype=np.int64)
+    return Split(images, labels, tuple(map(str, range(count))))
 
 
 def table(result: Comparison) -> str:
@@ -221,7 +222,7 @@ def table(result: Comparison) -> str:
             else "neither compiled by XLA, but for the tutorial's grouped convolutions, which Keras always hands to it"
         ),
         f"{network.input_size} px, dims {dims}, depths {depths}: {result.cost.parameters:,} parameters, "
-        f"{result.cost.macs / 1e6:.1f} M multiply-accumulates; random pictures, batch {result.batch_size}",
+        f"{result.cost.macs / 1e6:.1f} M multiply-accumulates; random images, batch {result.batch_size}",
         f"{result.rounds} rounds of {result.steps} step(s) each, taking turns; "
         f"peak {result.peak_flops_per_s / 1e9:,.0f} GFLOP/s (measured, float32)",
         f"{'construction':12} {'images/s':>9} {'p50 ms':>9} {'p90 ms':>9} {'of peak':>8}",
@@ -240,7 +241,7 @@ def table(result: Comparison) -> str:
 
 def to_dict(result: Comparison) -> dict[str, object]:
     """Return a comparison's JSON form."""
-    return asdict(result) | {"target_ratio": TARGET_RATIO, "data": "random uint8 pictures"}
+    return asdict(result) | {"target_ratio": TARGET_RATIO, "data": "random uint8 images"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -275,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dims", type=int, nargs="+", default=DEFAULT_DIMS, metavar="C", help="channels of each stage (48 96 192)"
     )
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE, help="pictures per step (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE, help="images per step (%(default)s)")
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="turns of each (%(default)s)")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="steps per turn (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -22,7 +22,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import read_json, sha256_of, write_json
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS

@@ -19,7 +19,7 @@ from typing import Any
 from runtime.core.errors import ArtifactError, ConfigError, TrainingError
 from runtime.core.files import read_json, write_json
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, picture_size
+from train.model.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, stored_image_size
 from train.model.fold_norms import folded
 
 SCHEMA_VERSION = 1
@@ -74,8 +74,8 @@ class Run:
 
     @property
     def image_size(self) -> int:
-        """Side that a folder's pictures are loaded at, in pixels: the input's, with room for random crops."""
-        return picture_size(self.model, self.recipe)
+        """Side that a folder's images are loaded at, in pixels: the input's, with room for random crops."""
+        return stored_image_size(self.model, self.recipe)
 
     @property
     def deployed(self) -> FocalNetConfig:

@@ -3,9 +3,9 @@
     python -m export.bench --bundle models/mine
     python -m export.bench --preset focalnet_tiny_srf    of untrained weights, which take as long
 
-All rows come from the float weights of one bundle, their ranges from one set of training pictures, and all are
+All rows come from the float weights of one bundle, their ranges from one set of training images, and all are
 timed in one process, taking turns. Peers are given the classifier alone; ours is timed as it ships, with the maps for
-overlays among its outputs. What a row needs to make its input of a uint8 picture counts as part of its time.
+overlays among its outputs. What a row needs to make its input of a uint8 image counts as part of its time.
 Exit code: 0; 1 if a peer whose packages are installed could not be made; 2 for bad input.
 """
 
@@ -31,19 +31,20 @@ from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_repo
 from export.bench.setup import Subject, load_subject
 from export.bench.untrained import make_untrained_bundle
 from runtime.benchmark import Latency, Timed, measure
-from runtime.core.errors import ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
 from runtime.core.machine import cpu_model
 from runtime.engines.tflite import load_interpreter
 from runtime.images.preprocess import Image
 
-DEFAULT_PICTURES = 2000
+DEFAULT_IMAGES = 2000
 DEFAULT_ROUNDS = 200
 # Of a preset: what an untrained network predicts is of no interest, and those without weights here are large.
-PRESET_PICTURES = 50
+PRESET_IMAGES = 50
 PRESET_ROUNDS = 30
 DEFAULT_THREADS = (1, 2)
 DEFAULT_OUT = Path("runs/bench")
-TIMED_PICTURES = 8
+TIMED_IMAGES = 8
 # Longer than the threads of these runtimes wait for more work, which they do by keeping a core busy.
 REST_S = 0.002
 RUNS_BEFORE = 2
@@ -57,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if a peer whose packages are installed could not be made.
     """
     args = _parser().parse_args(argv)
-    pictures, rounds = (PRESET_PICTURES, PRESET_ROUNDS) if args.preset else (DEFAULT_PICTURES, DEFAULT_ROUNDS)
-    pictures = pictures if args.pictures is None else args.pictures
+    images, rounds = (PRESET_IMAGES, PRESET_ROUNDS) if args.preset else (DEFAULT_IMAGES, DEFAULT_ROUNDS)
+    images = images if args.images is None else args.images
     rounds = rounds if args.rounds is None else args.rounds
-    _check_arguments(pictures, rounds, args.threads)
+    _check_arguments(images, rounds, args.threads)
     out = args.out or DEFAULT_OUT / (args.preset or args.bundle.resolve().name)
     with redirect_stdout(sys.stderr):  # for the converters, which print
         bundle = args.bundle or out / f"{args.preset}-untrained"
         if args.preset:
             make_untrained_bundle(bundle, args.preset)
-        result = bench(bundle, args.data_dir, out / "artifacts", pictures, rounds, args.threads)
+        result = bench(bundle, args.data_dir, out / "artifacts", images, rounds, args.threads)
     paths = write_reports(out, result)
     if args.json:
         print(json.dumps(to_dict(result), indent=2))
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(
-    bundle: Path, data_dir: Path | None, folder: Path, pictures: int, rounds: int, threads: Sequence[int]
+    bundle: Path, data_dir: Path | None, folder: Path, images: int, rounds: int, threads: Sequence[int]
 ) -> Benchmark:
     """Make every row of the table and measure it.
 
@@ -85,7 +86,7 @@ def bench(
         bundle: with artifacts, weights and calibration.
         data_dir: where the data set of the bundle is.
         folder: where the artifacts of the peers go; made if missing.
-        pictures: how many of the test split to classify.
+        images: how many of the test split to classify.
         rounds: timed runs of each row.
         threads: CPU threads to time with, one or more different numbers.
 
@@ -94,13 +95,13 @@ def bench(
     """
     load_before = os.getloadavg()[0]
     folder.mkdir(parents=True, exist_ok=True)
-    subject = load_subject(bundle, data_dir, pictures)
+    subject = load_subject(bundle, data_dir, images)
     peers, not_measured = make_peers(FAMILIES, subject.network, folder)
     candidates = [*make_ours(bundle, folder), *peers]
     open_floor, floor_is = make_floor(bundle, folder)
     accuracies = [_accuracy(each, subject) for each in candidates]
     openers = {each.name: each.open for each in candidates} | {FLOOR: open_floor}
-    latencies = {count: _latencies(openers, subject.images[:TIMED_PICTURES], rounds, count) for count in threads}
+    latencies = {count: _latencies(openers, subject.images[:TIMED_IMAGES], rounds, count) for count in threads}
     by_name = {name: {count: latencies[count][name] for count in threads} for name in openers}
     rows = [
         Row(each.name, each.what, each.size_bytes, accuracy, by_name[each.name])
@@ -133,8 +134,8 @@ def _latencies(
     openers: Mapping[str, Callable[[int], Timed]], images: Image, rounds: int, threads: int
 ) -> dict[str, Latency]:
     opened = {name: open_with(threads) for name, open_with in openers.items()}
-    pictures = [image[np.newaxis] for image in images]
-    return measure(opened, pictures, rounds, rest_s=REST_S, runs_before=RUNS_BEFORE)
+    inputs = [image[np.newaxis] for image in images]
+    return measure(opened, inputs, rounds, rest_s=REST_S, runs_before=RUNS_BEFORE)
 
 
 def _versions() -> dict[str, str]:
@@ -145,10 +146,10 @@ def _versions() -> dict[str, str]:
     return {interpreter: version} | {package: version for package, version in found.items() if version is not None}
 
 
-def _check_arguments(pictures: int, rounds: int, threads: Sequence[int]) -> None:
-    if pictures < 1 or rounds < 1 or min(threads) < 1 or len(set(threads)) < len(threads):
+def _check_arguments(images: int, rounds: int, threads: Sequence[int]) -> None:
+    if images < 1 or rounds < 1 or min(threads) < 1 or len(set(threads)) < len(threads):
         raise ConfigError(
-            f"received {pictures} pictures, {rounds} rounds and {', '.join(map(str, threads))} threads; "
+            f"received {images} images, {rounds} rounds and {', '.join(map(str, threads))} threads; "
             "expected 1 or more of each, and no number of threads twice"
         )
 
@@ -162,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--bundle", type=Path, help="folder with artifacts, weights and calibration")
     subject.add_argument("--preset", help="a preset's network, untrained, calibrated on rendered shapes")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     parser.add_argument(
-        "--pictures",
+        "--images",
         type=int,
-        help=f"class-balanced test pictures to classify ({DEFAULT_PICTURES}, of a preset {PRESET_PICTURES})",
+        help=f"class-balanced test images to classify ({DEFAULT_IMAGES}, of a preset {PRESET_IMAGES})",
     )
     parser.add_argument(
         "--rounds", type=int, help=f"timed runs of each row ({DEFAULT_ROUNDS}, of a preset {PRESET_ROUNDS})"

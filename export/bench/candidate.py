@@ -19,7 +19,7 @@ FLOOR = "int8 products alone"
 
 @dataclass(frozen=True, eq=False)
 class FloatNetwork:
-    """A float network, and the pictures by which its activations' ranges are measured.
+    """A float network, and the images by which its activations' ranges are measured.
 
     Attributes:
         model: a `tf_keras` network of `build_focalnet`, from float32 `[B, S, S, 3]` in 0..255 to logits `[B, K]`.
@@ -30,37 +30,37 @@ class FloatNetwork:
     representative: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        """Refuse pictures that do not fit.
+        """Refuse images that do not fit.
 
         Raises:
             ConfigError: there is none, as some tools would calibrate on nothing; or they are of another size or dtype.
         """
-        pictures, expected = self.representative, tuple(self.model.input_shape[1:])
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != expected or len(pictures) == 0:
+        images, expected = self.representative, tuple(self.model.input_shape[1:])
+        if images.dtype != np.uint8 or images.shape[1:] != expected or len(images) == 0:
             raise ConfigError(
-                f"received representative pictures of dtype {pictures.dtype} and shape {list(pictures.shape)}; "
+                f"received representative images of dtype {images.dtype} and shape {list(images.shape)}; "
                 f"expected uint8 [N, {', '.join(map(str, expected))}], N at least 1"
             )
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """The shape of one picture as a batch, `(1, S, S, 3)`."""
+        """The shape of one image as a batch, `(1, S, S, 3)`."""
         _, height, width, channels = self.model.input_shape
         return (1, height, width, channels)
 
     def float_batches(self) -> list[NDArray[np.float32]]:
-        """Return the representative pictures as the network takes them, float32 `[1, S, S, 3]` in 0..255 each.
+        """Return the representative images as the network takes them, float32 `[1, S, S, 3]` in 0..255 each.
 
-        A list, as several tools go over the pictures more than once, and a generator is empty the second time.
+        A list, as several tools go over the images more than once, and a generator is empty the second time.
         """
-        return [picture[np.newaxis].astype(np.float32) for picture in self.representative]
+        return [image[np.newaxis].astype(np.float32) for image in self.representative]
 
 
 class Classifier(Protocol):
     """An opened model."""
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one picture, all conversions of its values included.
+        """Classify one image, all conversions of its values included.
 
         Args:
             image: uint8 `[1, S, S, 3]` RGB.

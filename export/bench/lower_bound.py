@@ -87,7 +87,7 @@ def make_floor(bundle: Path, folder: Path) -> tuple[Callable[[int], Timed], str]
     what = (
         f"the int8 convolutions of {OURS}, {product_macs(artifact):,} multiply-accumulates, with their biases and "
         "fused ReLUs, chained into one graph of nothing else: no depthwise convolution, as those are float there, and "
-        "no handing over of picture and logits; its latency alone, as what it computes means nothing"
+        "no handing over of image and logits; its latency alone, as what it computes means nothing"
     )
     return partial(ProductsAlone, path), what
 
@@ -106,7 +106,7 @@ class ProductsAlone:
             self._interpreter.set_tensor(detail["index"], values)
 
     def run(self, image: NDArray[np.uint8], /) -> None:
-        """Compute the products; the picture is of no account."""
+        """Compute the products; the image is of no account."""
         self._interpreter.invoke()
 
 

@@ -37,11 +37,11 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     if any(_is_gelu(layer) for layer in model.layers):
         model, note = _with_erf(model), "; GELU by erf, as tf2onnx knows no Erfc, TensorFlow's form of it"
     path = folder / "onnxruntime_float.onnx"
-    picture = tf.TensorSpec(network.input_shape, tf.float32, name=INPUT)
-    tf2onnx.convert.from_keras(model, input_signature=(picture,), output_path=str(path))
+    image = tf.TensorSpec(network.input_shape, tf.float32, name=INPUT)
+    tf2onnx.convert.from_keras(model, input_signature=(image,), output_path=str(path))
     yield _peer("ONNX Runtime float", f"tf2onnx without options{note}", path)
     default = folder / "onnxruntime_int8_default.onnx"
-    quantize_static(str(path), str(default), _Pictures(network.float_batches()))
+    quantize_static(str(path), str(default), _Images(network.float_batches()))
     yield _peer("ONNX Runtime int8, by default", "quantize_static without options: int8 activations", default)
     prepared = folder / "onnxruntime_prepared.onnx"
     # Symbolic shapes need another package, and there are none: every shape is a number.
@@ -55,7 +55,7 @@ def _quantized(name: str, network: FloatNetwork, source: Path, operators: tuple[
     quantize_static(
         str(source),
         str(path),
-        _Pictures(network.float_batches()),
+        _Images(network.float_batches()),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=operators,
         per_channel=True,
@@ -71,8 +71,8 @@ def _peer(name: str, what: str, path: Path) -> Candidate:
     return Candidate(name, what, (path,), partial(OnnxRuntimeClassifier, path))
 
 
-class _Pictures(CalibrationDataReader):
-    """Representative pictures, handed out one by one."""
+class _Images(CalibrationDataReader):
+    """Representative images, handed out one by one."""
 
     def __init__(self, batches: list[NDArray[np.float32]]) -> None:
         self._batches = iter(batches)
@@ -83,7 +83,7 @@ class _Pictures(CalibrationDataReader):
 
 
 class OnnxRuntimeClassifier:
-    """An ONNX model with one float input, the picture, and one output, the logits."""
+    """An ONNX model with one float input, the image, and one output, the logits."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """Open `path` for so many CPU threads."""
@@ -94,7 +94,7 @@ class OnnxRuntimeClassifier:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one picture; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.candidate.Classifier`."""
         (logits,) = self._session.run(None, {INPUT: image.astype(np.float32)})
         return np.asarray(logits[0])
 

@@ -40,8 +40,8 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     model = steps.build()
     how = "convert_model, uint8 input by PrePostProcessor, float weights saved as float16 by default"
     yield from _peers("OpenVINO float", how, folder / "openvino_float", model)
-    pictures = nncf.Dataset([picture[np.newaxis] for picture in network.representative])
-    quantize = partial(nncf.quantize, model, pictures, subset_size=len(network.representative))
+    images = nncf.Dataset([image[np.newaxis] for image in network.representative])
+    quantize = partial(nncf.quantize, model, images, subset_size=len(network.representative))
     how += ", nncf.quantize"
     yield from _peers("OpenVINO NNCF int8", how, folder / "openvino_int8", quantize())
     yield from _peers(
@@ -66,7 +66,7 @@ def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Candidate]:
 
 
 class OpenVinoClassifier:
-    """A model with one uint8 input, the picture, whose first output or the one of that name are the logits."""
+    """A model with one uint8 input, the image, whose first output or the one of that name are the logits."""
 
     def __init__(self, path: Path, precision: str | None, threads: int) -> None:
         """Open `path`.
@@ -84,6 +84,6 @@ class OpenVinoClassifier:
         self._request = model.create_infer_request()
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one picture; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.candidate.Classifier`."""
         outputs = self._request.infer([image], share_inputs=True, share_outputs=True)
         return np.array(outputs[self._logits][0])

@@ -37,7 +37,7 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
         _candidate(OURS, f"the bundle's, by {how}, {FACE}", bundle, "int8"),
     ]
     deployed = read_run(bundle).deployed
-    # Where the first convolution pads, pictures are normalised in float before it, and nothing is in integers alone.
+    # Where the first convolution pads, images are normalised in float before it, and nothing is in integers alone.
     integers = deployed.mean == (0.0, 0.0, 0.0)
     others = [
         scheme
@@ -86,5 +86,5 @@ class ShippedClassifier:
         self._engine = open_engine(bundle, precision=precision, engine=engine, threads=threads)
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one picture; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.candidate.Classifier`."""
         return self._engine.run(image).logits

@@ -7,8 +7,8 @@ bench.json, schema version 1 (accuracies 0..1, `pp` = percentage points):
 | `schema_version` | 1                                                                                          |
 | `created_utc`    | ISO 8601 time                                                                              |
 | `bundle`         | its folder's name                                                                          |
-| `data`           | `dataset`, `split`, `pictures`, `float_top1` (of the Keras network), `representative`      |
-|                  | (pictures), `representative_is_the_bundles` (the very set that ours was calibrated on)     |
+| `data`           | `dataset`, `split`, `images`, `float_top1` (of the Keras network), `representative`      |
+|                  | (images), `representative_is_the_bundles` (the very set that ours was calibrated on)     |
 | `machine`        | `cpu`, `cores`, `load_before`, `load_after` (load averages of 1 minute; ours is part)      |
 | `versions`       | by package                                                                                 |
 | `rounds`         | timed runs of each row and number of threads                                               |
@@ -113,9 +113,9 @@ def _circumstances(result: Benchmark) -> list[str]:
     data, machine = result.data, result.machine
     own = "the bundle's own" if data["representative_is_the_bundles"] else "another draw than the bundle's"
     return [
-        f"- {data['pictures']:,} pictures of {data['dataset']}, {data['split']} split, class-balanced; "
+        f"- {data['images']:,} images of {data['dataset']}, {data['split']} split, class-balanced; "
         f"the float Keras network has {data['float_top1']:.2%} of them right, and drops are from that",
-        f"- calibrated on {data['representative']:,} pictures of the training split, {own}",
+        f"- calibrated on {data['representative']:,} images of the training split, {own}",
         f"- {machine['cpu']}, {machine['cores']} cores, load average {machine['load_before']:.2f} before and "
         f"{machine['load_after']:.2f} after",
         f"- {result.rounds} timed runs of each row and number of threads, taking turns; a turn is a pause, "
@@ -190,9 +190,9 @@ def draw(result: Benchmark) -> Figure:
     axes.margins(0.08)
     axes.grid(alpha=0.3)
     axes.set(
-        xlabel=f"latency p50 of one picture, ms ({threads} {'thread' if threads == 1 else 'threads'}, "
+        xlabel=f"latency p50 of one image, ms ({threads} {'thread' if threads == 1 else 'threads'}, "
         f"{result.machine['cpu']})",
-        ylabel=f"top-1 on {result.data['pictures']:,} pictures, %",
+        ylabel=f"top-1 on {result.data['images']:,} images, %",
         title=f"{result.bundle}: accuracy against latency (up and to the left is better)",
     )
     return figure

@@ -1,4 +1,4 @@
-"""What all rows of the benchmark have in common: a float network, and the pictures it is calibrated and tried on."""
+"""What all rows of the benchmark have in common: a float network, and the images it is calibrated and tried on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Subject:
     """What all rows have in common.
 
     Attributes:
-        network: the float network, and the pictures to calibrate by.
+        network: the float network, and the images to calibrate by.
         images: uint8 `[N, S, S, 3]`, of the test split.
         labels: int64 `[N]`, their true classes.
         reference: int64 `[N]`, the float network's predictions, by Keras.
@@ -40,29 +40,29 @@ class Subject:
     data: dict[str, Any]
 
 
-def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
+def load_subject(bundle: Path, data_dir: Path | None, count: int) -> Subject:
     """Read a bundle's weights and its data set.
 
     Args:
         bundle: with weights and calibration.
         data_dir: where the data set is.
-        pictures: how many of the test split to classify, a class-balanced sample.
+        count: how many of the test split to classify, a class-balanced sample.
 
     Returns:
-        The network and its pictures; those to calibrate by are the bundle's, or as many where these are not all there.
+        The network and its images; those to calibrate by are the bundle's, or as many where these are not all there.
     """
     run, calibration = read_run(bundle), read_calibration(bundle)
     spec = run.deployed.input_spec
     dataset = load_data_of(run, data_dir)
     sample = representative_set(calibration, dataset.train)
     model = build_stock(run.deployed, read_tensors(bundle / WEIGHTS_FILE), str(bundle / WEIGHTS_FILE))
-    chosen = class_balanced_indices(dataset.test.labels, pictures, SAMPLE_SEED)
+    chosen = class_balanced_indices(dataset.test.labels, count, SAMPLE_SEED)
     images, labels = resize_all(dataset.test.images[chosen], spec), dataset.test.labels[chosen]
     reference = logits(model, images).argmax(axis=-1)
     data = {
         "dataset": dataset.name,
         "split": "test",
-        "pictures": len(labels),
+        "images": len(labels),
         "float_top1": agreement(reference, labels),
         "representative": len(sample.ids),
         "representative_is_the_bundles": sample.sha256 == calibration.sha256,
@@ -71,6 +71,6 @@ def load_subject(bundle: Path, data_dir: Path | None, pictures: int) -> Subject:
 
 
 def representative_set(calibration: Calibration, train: Split) -> RepresentativeSet:
-    """Find the pictures of a calibration by their names or, where one is missing, draw as many."""
+    """Find the images of a calibration by their names or, where one is missing, draw as many."""
     named = named_representative_set(train, calibration.ids)
     return named or draw_representative_set(train, len(calibration.ids), calibration.seed)

@@ -48,22 +48,22 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
 
 
 def convert(network: FloatNetwork, **settings: Any) -> bytes:
-    """Convert a network, its batch fixed at 1 picture, which spares peers what dynamic shapes cost.
+    """Convert a network, its batch fixed at 1 image, which spares peers what dynamic shapes cost.
 
     Args:
         network: what is converted.
         **settings: attributes of `tf.lite.TFLiteConverter`.
 
     Returns:
-        The flatbuffer, from one picture to the logits alone.
+        The flatbuffer, from one image to the logits alone.
     """
     module = tf.Module()
     # The variables alone: the converter would save a network in here layer by layer, which takes minutes.
     module.variables_of_network = network.model.variables
     module.classify = tf.function(lambda image: network.model(image, training=False), autograph=False)
-    picture = tf.TensorSpec(network.input_shape, tf.float32, name="image")
+    signature = tf.TensorSpec(network.input_shape, tf.float32, name="image")
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.classify.get_concrete_function(picture)], module
+        [module.classify.get_concrete_function(signature)], module
     )
     for name, value in settings.items():
         setattr(converter, name, value)
@@ -76,7 +76,7 @@ def _peer(name: str, what: str, path: Path, flatbuffer: bytes) -> Candidate:
 
 
 class TFLiteClassifier:
-    """A TFLite model with one input, the picture, and one output, the logits; either may be quantized."""
+    """A TFLite model with one input, the image, and one output, the logits; either may be quantized."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """Open `path` for so many CPU threads."""
@@ -88,7 +88,7 @@ class TFLiteClassifier:
         self._values = _quantized_pixels(self._input)
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one picture; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.candidate.Classifier`."""
         self._interpreter.set_tensor(self._input["index"], self._as_input(image))
         self._interpreter.invoke()
         logits = self._interpreter.get_tensor(self._output["index"])[0]

@@ -18,7 +18,7 @@ from train.model.fold_norms import fold_weights
 from train.model.weights import weight_arrays, write_tensors
 from train.run import WEIGHTS_FILE, Run, write_run
 
-CALIBRATION_PICTURES = 32
+CALIBRATION_IMAGES = 32
 
 
 def make_untrained_bundle(folder: Path, name: str) -> None:
@@ -40,5 +40,5 @@ def make_untrained_bundle(folder: Path, name: str) -> None:
     labels = known if preset.model.classes == len(known) else tuple(f"class {i}" for i in range(preset.model.classes))
     write_run(folder, Run(preset=name, model=preset.model, recipe=preset.train, dataset="shapes", labels=labels))
     with Path(devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        calibrate(["--run", str(folder), "--pictures", str(CALIBRATION_PICTURES)])
+        calibrate(["--run", str(folder), "--images", str(CALIBRATION_IMAGES)])
     write_artifacts(folder, folder)

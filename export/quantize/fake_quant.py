@@ -278,7 +278,7 @@ def fake_quant_weights(model: Any) -> Tensors:
 
 
 def _pixel_range(config: FocalNetConfig) -> Range:
-    """Return the exact range of a normalised picture: for mean 0 and std 1, 0..1 with scale 1/255."""
+    """Return the exact range of a normalised image: for mean 0 and std 1, 0..1 with scale 1/255."""
     lows = [-m / s for m, s in zip(config.mean, config.std, strict=True)]
     highs = [(1.0 - m) / s for m, s in zip(config.mean, config.std, strict=True)]
     return min(*lows, 0.0), max(*highs, 0.0)

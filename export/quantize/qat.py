@@ -27,7 +27,7 @@ from train.data.dataset import Split, resize_all
 from train.data.prefetch import Ahead
 from train.loop.augment import Augment
 from train.loop.batch_memory import batch_within
-from train.model.config import FocalNetConfig, TrainConfig, picture_spec
+from train.model.config import FocalNetConfig, TrainConfig, image_spec
 
 # What a training step may keep of its batch, and how much that is beside the outputs of the network's layers.
 STEP_BYTES = 8 << 30
@@ -66,17 +66,17 @@ class QatConfig:
 
 
 def fitting_batch_size(model: Any, wanted: int) -> int:
-    """Return how many pictures a training step takes within `STEP_BYTES`, at most those that are wanted."""
+    """Return how many images a training step takes within `STEP_BYTES`, at most those that are wanted."""
     return batch_within((layer.output for layer in model.layers), STEP_BYTES // STEP_COPIES, wanted)
 
 
-class PictureBatches:
-    """The training split's pictures in batches, shuffled and augmented as in training."""
+class LazyBatches:
+    """The training split's images in batches, shuffled and augmented as in training."""
 
     def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
         """Keep the split, resized as the recipe's crops need it."""
-        pictures = resize_all(train.images, picture_spec(config, recipe))
-        batches = TrainBatches(train.labels, config.classes, recipe, pictures=pictures)
+        images = resize_all(train.images, image_spec(config, recipe))
+        batches = TrainBatches(train.labels, config.classes, recipe, images=images)
         self._batches = Ahead(batches) if train.streamed else batches
         self._augment = Augment(recipe, config.input_size)
 
@@ -97,11 +97,11 @@ class PictureBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
-    """How near a fake-quantized network is to its float original, on validation pictures.
+    """How near a fake-quantized network is to its float original, on validation images.
 
     Attributes:
         divergence_nats: mean Kullback-Leibler divergence from the original's classes to its own.
-        agreement: share of pictures with the same prediction, 0..1.
+        agreement: share of images with the same prediction, 0..1.
     """
 
     divergence_nats: float
@@ -124,10 +124,10 @@ class QatEpoch:
 
 
 class Validator:
-    """Compares a fake-quantized network with its float original on validation pictures."""
+    """Compares a fake-quantized network with its float original on validation images."""
 
     def __init__(self, teacher: Any, images: Image) -> None:
-        """Let the float network classify the pictures, uint8 `[N, S, S, 3]` of its input size."""
+        """Let the float network classify the images, uint8 `[N, S, S, 3]` of its input size."""
         self._images = images
         self._target = logits(teacher, images)
 
@@ -142,7 +142,7 @@ class Validator:
 
 
 def finetune(
-    student: Any, teacher: Any, batches: PictureBatches, validate: Callable[[Any], Validated], config: QatConfig
+    student: Any, teacher: Any, batches: LazyBatches, validate: Callable[[Any], Validated], config: QatConfig
 ) -> list[QatEpoch]:
     """Fine-tune a fake-quantized network on the logits of its float original.
 
@@ -152,7 +152,7 @@ def finetune(
     Args:
         student: the fake-quantized network, left with the weights of the epoch that `best_epoch` returns.
         teacher: the float network.
-        batches: augmented training pictures.
+        batches: augmented training images.
         validate: compares the student with the teacher.
         config: the recipe.
 
@@ -199,7 +199,7 @@ def _line(val: Validated) -> str:
     return f"val_divergence {val.divergence_nats:.5f} val_agreement {val.agreement:.4f}"
 
 
-def _train_epoch(step: Any, batches: PictureBatches, bar: Any) -> float:
+def _train_epoch(step: Any, batches: LazyBatches, bar: Any) -> float:
     """Train on every batch, and return the mean loss."""
     total = 0.0
     for index in range(len(batches)):
@@ -252,7 +252,7 @@ def divergence_nats(target: NDArray[np.float32], found: NDArray[np.float32]) -> 
 
 
 def logits(model: Any, images: Image) -> NDArray[np.float32]:
-    """Return a network's logits, float32 `[N, K]`, for uint8 `[N, S, S, 3]` pictures of its input size."""
+    """Return a network's logits, float32 `[N, K]`, for uint8 `[N, S, S, 3]` images of its input size."""
     size = eval_batch_size(images.shape[1])
     starts = range(0, len(images), size)
     return np.concatenate([model.predict_on_batch(images[i : i + size].astype(np.float32)) for i in starts])

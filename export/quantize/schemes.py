@@ -28,8 +28,8 @@ FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
 BESIDE_MODULATE = ("query", "modulator", "proj")
 
 # Elsewhere mean and std are folded into the first product. Before zeros they cannot be: see `train.model.fold_norms`.
-PICTURE_IS_INT8 = (
-    "the uint8 picture itself: scale 1/255 loses nothing; of a stem that pads, pictures normalised by mean and std, "
+IMAGE_IS_INT8 = (
+    "the uint8 image itself: scale 1/255 loses nothing; of a stem that pads, images normalised by mean and std, "
     "whose three channels share one scale"
 )
 
@@ -118,7 +118,7 @@ SELECTIVE = Scheme(
     name="selective",
     why="CPUs with the XNNPACK delegate: int8 where the multiply-adds are, float where int8 costs partitions",
     rules=(
-        Rule(r"normalise", False, PICTURE_IS_INT8),
+        Rule(r"normalise", False, IMAGE_IS_INT8),
         Rule(r"(.+\.)?embed\.(proj|conv\d+)", True, "embeddings are matrix products"),
         Rule(
             r".+\.(query|context|gate\d+|modulator|proj|expand|contract)",
@@ -161,16 +161,16 @@ SELECTIVE = Scheme(
         FloatOps(
             FACE,
             frozenset({"CAST", "MUL", "ADD", "SQUARE", "SUM", "SQRT"}),
-            "the uint8 picture taken in, the gates put side by side, the modulator's norm over its channels",
+            "the uint8 image taken in, the gates put side by side, the modulator's norm over its channels",
         ),
     ),
 )
 
 INTEGER_ONLY = Scheme(
     name="integer-only",
-    why="NPUs and microcontrollers, which have no float: every tensor is an integer, from the uint8 picture on",
+    why="NPUs and microcontrollers, which have no float: every tensor is an integer, from the uint8 image on",
     rules=(
-        Rule(r"normalise", False, PICTURE_IS_INT8),
+        Rule(r"normalise", False, IMAGE_IS_INT8),
         Rule(
             r"logits|(.+\.)?embed\.(proj|conv\d+)|.+\.(query|context|gate\d+|modulator|proj|expand|contract)",
             True,
@@ -210,10 +210,8 @@ DYNAMIC = Scheme(
         ),
         FloatOps(r".+\.norm(\d*|\d_post|_proj)", LAYER_NORM_OPS, "LayerNorm"),
         FloatOps(r"(.+\.)?embed\.pad", frozenset({"PAD"}), "what overlapping patches read beyond the edge"),
-        FloatOps(
-            FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 picture taken in, the modulator's norm"
-        ),
-        FloatOps(r"logits", frozenset({"RESHAPE"}), "from a picture of one pixel to a vector"),
+        FloatOps(FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 image taken in, the modulator's norm"),
+        FloatOps(r"logits", frozenset({"RESHAPE"}), "from an image of one pixel to a vector"),
     ),
     activations="dynamic",
 )

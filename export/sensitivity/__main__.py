@@ -3,7 +3,7 @@
 Each product of the scheme is quantized alone, all others float: how far its own output moves (SQNR), and what that does
 to the network's answers. With --max-drop the fewest products are left in float that keep the drop of top-1 within a
 budget, and artifacts are made and measured with none, with those and with more of them in float. All of it on
-validation pictures, and on the trained weights, by calibration alone.
+validation images, and on the trained weights, by calibration alone.
 Exit code: 0; 1 if only the float artifact is within the budget; 2 for bad input.
 """
 
@@ -41,7 +41,8 @@ from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_r
 from export.sensitivity.ranking import Judge, Sensitivity, rank_products
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from export.sensitivity.switchable import build_switched
-from runtime.core.errors import ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
 from runtime.core.files import write_json
 from runtime.core.machine import cpu_model
 from runtime.engines.tflite import load_interpreter
@@ -56,7 +57,7 @@ from train.run import WEIGHTS_FILE, Run, read_run
 
 FOLDER = "sensitivity"
 SENSITIVITY_FILE = "sensitivity.json"
-DEFAULT_PICTURES = 1000
+DEFAULT_IMAGES = 1000
 SAMPLE_SEED = 0
 LATENCY_ROUNDS = 100
 
@@ -91,26 +92,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if only the float artifact is within the budget.
     """
     args = _parser().parse_args(argv)
-    if args.pictures < 1:
-        raise ConfigError(f"received --pictures {args.pictures}; expected 1 or more")
+    if args.images < 1:
+        raise ConfigError(f"received --images {args.images}; expected 1 or more")
     if args.max_drop is not None:
         check_budget(args.max_drop)
     with redirect_stdout(sys.stderr):  # for the converter, which prints
-        report = examine(load_subject(args.run, args.data_dir, args.pictures), args.max_drop)
+        report = examine(load_subject(args.run, args.data_dir, args.images), args.max_drop)
     write_reports(args.run / FOLDER, report)
     print(json.dumps(to_dict(report), indent=2) if args.json else to_markdown(report))
     return 1 if report.budget is not None and report.budget.command is None else 0
 
 
-def load_subject(folder: Path, data_dir: Path | None, pictures: int) -> Subject:
-    """Read a trained and calibrated run, and a class-balanced sample of its validation pictures."""
+def load_subject(folder: Path, data_dir: Path | None, count: int) -> Subject:
+    """Read a trained and calibrated run, and a class-balanced sample of its validation images."""
     run, calibration = read_run(folder), read_calibration(folder)
     model = build_float(run.deployed, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
     dataset = load_data_of(run, data_dir)
     check_class_names(dataset.labels, run.labels, f"give the data set that {folder} was trained on ({run.dataset})")
-    chosen = class_balanced_indices(dataset.val.labels, pictures, SAMPLE_SEED)
+    chosen = class_balanced_indices(dataset.val.labels, count, SAMPLE_SEED)
     images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]
-    data = {"dataset": dataset.name, "split": "val", "pictures": len(labels)}
+    data = {"dataset": dataset.name, "split": "val", "images": len(labels)}
     return Subject(folder, run, calibration.ranges, model, images, labels, data)
 
 
@@ -209,9 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0; 1 if only the float artifact is within the budget; 2 for bad input.",
     )
     parser.add_argument("--run", type=Path, required=True, help="folder of a trained and calibrated run")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     parser.add_argument(
-        "--pictures", type=int, default=DEFAULT_PICTURES, help="class-balanced validation pictures (%(default)s)"
+        "--images", type=int, default=DEFAULT_IMAGES, help="class-balanced validation images (%(default)s)"
     )
     parser.add_argument(
         "--max-drop",

@@ -50,7 +50,7 @@ def search_float_layers(
 
     That finds none where none is needed, and one where one is enough. Beyond, the number is the least of what was
     tried, not of all 2^N sets: of those found none can go back to int8 by itself, but another set may be smaller.
-    All of that holds on the judge's pictures.
+    All of that holds on the judge's images.
 
     Args:
         judge: tells what becomes of the answers with these products in int8.

@@ -21,7 +21,7 @@ from runtime.evaluation.metrics import Classes
 from runtime.images.preprocess import Image
 from train.run import Run
 
-TIMED_PICTURES = 8
+TIMED_IMAGES = 8
 # Where many artifacts take turns they push each other out of the caches, which a device that runs one does not see.
 RUNS_BEFORE = 2
 # Of the network's products: how many more the curve has in float, after those that were chosen.
@@ -98,7 +98,7 @@ class Examiner:
     """Tells the accuracy of artifacts beside that of the float one."""
 
     def __init__(self, workshop: Workshop, products: Collection[str], images: Image, labels: Classes) -> None:
-        """Let the float artifact classify labelled pictures, uint8 `[N, S, S, 3]`."""
+        """Let the float artifact classify labelled images, uint8 `[N, S, S, 3]`."""
         self._workshop, self._images, self._labels = workshop, images, labels
         self._reference = self._classify(products)
 
@@ -166,6 +166,6 @@ def measure_latencies(
     """
     by_name = {" ".join(selection): selection for selection in selections}
     engines = {name: workshop.open(selection) for name, selection in by_name.items()}
-    pictures = [image[np.newaxis] for image in images[:TIMED_PICTURES]]
-    latencies = measure(engines, pictures, rounds, runs_before=RUNS_BEFORE)
+    inputs = [image[np.newaxis] for image in images[:TIMED_IMAGES]]
+    latencies = measure(engines, inputs, rounds, runs_before=RUNS_BEFORE)
     return {by_name[name]: latency for name, latency in latencies.items()}

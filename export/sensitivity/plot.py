@@ -1,4 +1,4 @@
-"""The pictures of a sensitivity report: the ranking of its products, and accuracy against latency and size."""
+"""The images of a sensitivity report: the ranking of its products, and accuracy against latency and size."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def draw_ranking(report: Report) -> Figure:
         else ""
     )
     figure.suptitle(
-        f"each product alone in int8: {len(layers)} of {report.run}, {report.data['pictures']:,} pictures of "
+        f"each product alone in int8: {len(layers)} of {report.run}, {report.data['images']:,} images of "
         f"{report.data['dataset']}, {report.data['split']} split{left}",
         fontsize=TEXT_PT + 3,
     )
@@ -113,8 +113,8 @@ def draw_curve(report: Report, budget: Budget) -> Figure:
     axes.margins(0.1)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=TEXT_PT + 2, framealpha=1.0)
-    axes.set_xlabel(f"latency p50 of one picture, ms (1 thread, {budget.machine['cpu']})")
-    axes.set_ylabel(f"drop of top-1 on {report.data['pictures']:,} pictures, pp ± standard error")
+    axes.set_xlabel(f"latency p50 of one image, ms (1 thread, {budget.machine['cpu']})")
+    axes.set_ylabel(f"drop of top-1 on {report.data['images']:,} images, pp ± standard error")
     axes.set_title(
         f"{report.run}: ever more products in float (up and to the left is better; area: bytes)", fontsize=TEXT_PT + 4
     )

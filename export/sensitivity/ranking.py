@@ -28,7 +28,7 @@ SQNR_BATCH_SIZE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """How a partly quantized network's answers differ from the float one's, on the same pictures.
+    """How a partly quantized network's answers differ from the float one's, on the same images.
 
     Attributes:
         accuracy: its top-1, and what it lost.
@@ -64,7 +64,7 @@ class Judge:
     """
 
     def __init__(self, network: SwitchedNetwork, images: Image, labels: Classes) -> None:
-        """Keep labelled pictures, uint8 `[N, S, S, 3]`, and what the float network says to them."""
+        """Keep labelled images, uint8 `[N, S, S, 3]`, and what the float network says to them."""
         self._network, self._images, self._labels = network, images, labels
         network.switch([])
         self._target = logits(network.model, images)

@@ -8,7 +8,7 @@ sensitivity.json, schema version 1 (accuracies 0..1, `pp` = percentage points, p
 | `created_utc`    | ISO 8601 time                                                                                  |
 | `run`            | its folder                                                                                     |
 | `scheme`         | the scheme whose products these are                                                            |
-| `data`           | `dataset`, `split`, `pictures`, `float_top1`                                                   |
+| `data`           | `dataset`, `split`, `images`, `float_top1`                                                   |
 | `layers`         | the products, the most sensitive first: `layer`, `sqnr_db` (null where nothing is lost),       |
 |                  | `answers` with it alone in int8: `divergence_nats`, `accuracy` (`top1`, `drop_pp`,             |
 |                  | `drop_standard_error_pp`, `agreement` with float)                                              |
@@ -88,7 +88,7 @@ def to_markdown(report: Report) -> str:
     data = report.data
     lines = [
         f"{len(report.layers)} int8 products of {report.run}, scheme {report.scheme}, each alone in int8: "
-        f"{data['pictures']:,} pictures of {data['dataset']}, {data['split']} split, float top-1 "
+        f"{data['images']:,} images of {data['dataset']}, {data['split']} split, float top-1 "
         f"{data['float_top1']:.2%}",
         "",
         *_ranking(report.layers),
@@ -146,9 +146,9 @@ def _costs(costs: Iterable[LayerCost]) -> list[str]:
 def _verdict(budget: Budget, products: int) -> list[str]:
     drop_pp = budget.chosen.accuracy.drop_pp
     if budget.command is None:
-        return [f"No int8 artifact is within {budget.max_drop_pp:g} pp on these pictures: take the float one."]
+        return [f"No int8 artifact is within {budget.max_drop_pp:g} pp on these images: take the float one."]
     return [
-        f"{len(budget.float_layers)} of {products} products in float: a drop of {drop_pp:.2f} pp on these pictures.",
+        f"{len(budget.float_layers)} of {products} products in float: a drop of {drop_pp:.2f} pp on these images.",
         f"Export it with: {budget.command}",
     ]
 

@@ -89,9 +89,9 @@ def _read_pixels_as_int8(model: Any) -> None:
         or {*cast.outputs, *multiply.outputs} & set(read)
     ):
         return
-    picture = schema.QuantizationParametersT()
-    picture.scale, picture.zeroPoint = target.scale, np.zeros(1, np.int64)
-    graph.tensors[cast.inputs[0]].quantization = picture
+    image = schema.QuantizationParametersT()
+    image.scale, image.zeroPoint = target.scale, np.zeros(1, np.int64)
+    graph.tensors[cast.inputs[0]].quantization = image
     quantize.inputs = cast.inputs
     graph.operators = graph.operators[2:]
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.core.files import replacing
 from runtime.parity.measures.peak_throughput import PRODUCT_CHANNELS, PRODUCT_FILES, PRODUCT_SIDE
 

@@ -30,13 +30,13 @@ T = TypeVar("T")
 class Accuracy:
     """Top-1 accuracy (0..1) of one artifact, and what it was measured on.
 
-    `fake_quant_agreement` is the share (0..1) of these pictures on which the fake-quantized Keras network that an int8
+    `fake_quant_agreement` is the share (0..1) of these images on which the fake-quantized Keras network that an int8
     artifact was converted from predicts the same; `None` of a float one, and where it was not measured.
     """
 
     dataset: str
     split: str
-    pictures: int
+    images: int
     top1: float
     fake_quant_agreement: float | None = None
 
@@ -98,8 +98,8 @@ class AppliedScheme:
 class Manifest:
     """What a bundle holds: the model's face (input, outputs, labels) and its files.
 
-    `scheme` is `None` in bundles of before there was more than one. `input_spec` is what the input is to be made of a
-    picture; bundles of before there was a choice do not say it, and mean the centred square, resized by areas.
+    `scheme` is `None` in bundles of before there was more than one. `input_spec` is what the input is to be made of an
+    image; bundles of before there was a choice do not say it, and mean the centred square, resized by areas.
     """
 
     preset: str
@@ -366,7 +366,7 @@ def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
     accuracy = Accuracy(
         dataset=_get(content, "dataset", str, at),
         split=_get(content, "split", str, at),
-        pictures=_get(content, "pictures", int, at),
+        images=_get(content, "images", int, at),
         top1=_get(content, "top1", float, at),
     )
     if content.get("fake_quant_agreement") is not None:
@@ -374,8 +374,8 @@ def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
         accuracy = replace(accuracy, fake_quant_agreement=share)
         if not 0.0 <= share <= 1.0:
             raise _wrong(f"{at}fake_quant_agreement", share, "a fraction, 0..1")
-    if accuracy.pictures < 1:
-        raise _wrong(f"{at}pictures", accuracy.pictures, "1 or more")
+    if accuracy.images < 1:
+        raise _wrong(f"{at}images", accuracy.images, "1 or more")
     if not 0.0 <= accuracy.top1 <= 1.0:
         raise _wrong(f"{at}top1", accuracy.top1, "a fraction, 0..1")
     return accuracy

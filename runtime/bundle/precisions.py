@@ -61,7 +61,7 @@ class Artifacts:
 
 
 def _warm(engine: Engine) -> Engine:
-    """Run a black picture a few times: first runs allocate memory and pack weights."""
+    """Run a black image a few times: first runs allocate memory and pack weights."""
     side = engine.input_spec.size
     black = np.zeros((1, side, side, 3), dtype=np.uint8)
     for _ in range(WARM_UP_RUNS):

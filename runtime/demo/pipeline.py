@@ -45,7 +45,7 @@ class Result:
     """What there is to show.
 
     Attributes:
-        frame: the picture.
+        frame: the image.
         views: what the artifacts shown say about it.
         status: what is told beside it.
         labels: class names.
@@ -64,7 +64,7 @@ class Result:
 
     @cached_property
     def panel(self) -> Image:
-        """The picture to show, uint8 `[h, w, 3]` RGB with even sides; drawn when it is first looked at."""
+        """The image to show, uint8 `[h, w, 3]` RGB with even sides; drawn when it is first looked at."""
         name = self.frame.name
         if self.frame.true_label is not None:
             name = f"true: {self.frame.true_label}   {name}"
@@ -86,7 +86,7 @@ class Result:
 class Pipeline:
     """Results, one a frame, until the source ends, a viewer quits or `stopped` is set; iterate over it once.
 
-    Commands are followed between frames. Where frames are separate pictures, or none come, the last one is shown
+    Commands are followed between frames. Where frames are separate images, or none come, the last one is shown
     again as commands ask for it.
 
     Attributes:

@@ -9,11 +9,11 @@ from pathlib import Path
 from runtime.core.errors import FocalEdgeError
 from runtime.demo.controls import Command
 from runtime.images.preprocess import Image
-from runtime.video.writer import PICTURE_SUFFIX, Write, free_name, open_output, save_picture
+from runtime.video.writer import IMAGE_SUFFIX, Write, free_name, open_output, save_image
 
 
 class Recorder:
-    """Videos and pictures under names of their own; nothing that fails here ends the demo.
+    """Videos and images under names of their own; nothing that fails here ends the demo.
 
     Attributes:
         path: the video that is being written, if any.
@@ -89,9 +89,9 @@ class Recorder:
         if self._shown is None:
             return "there is nothing to save yet"
         panel, frame = self._shown
-        path = free_name(self._folder / f"snapshot-{frame:06d}{PICTURE_SUFFIX}")
+        path = free_name(self._folder / f"snapshot-{frame:06d}{IMAGE_SUFFIX}")
         try:
-            save_picture(path, panel)
+            save_image(path, panel)
         except FocalEdgeError as error:
             return f"snapshot failed: {error}"
         return f"saved {path.name}"

@@ -1,4 +1,4 @@
-"""What panels are drawn with: the colours, text that stays in its place, and pictures fitted into one."""
+"""What panels are drawn with: the colours, text that stays in its place, and images fitted into one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blank(height: int, width: int) -> Image:
 
 
 def fit(image: Image, height: int, width: int) -> Image:
-    """Resize a picture fast, without fine texture becoming false patterns.
+    """Resize an image fast, without fine texture becoming false patterns.
 
     Args:
         image: uint8 `[H, W, 3]`, not empty.
@@ -50,7 +50,7 @@ def fit(image: Image, height: int, width: int) -> Image:
 
 
 def letterbox(image: Image, height: int, width: int) -> Image:
-    """Fit a picture into `[height, width, 3]` without distorting it, on the panel's background."""
+    """Fit an image into `[height, width, 3]` without distorting it, on the panel's background."""
     if image.shape[:2] == (height, width):
         return image
     top, left, rows, columns = letterbox_place(image.shape[0], image.shape[1], height, width)
@@ -60,7 +60,7 @@ def letterbox(image: Image, height: int, width: int) -> Image:
 
 
 def letterbox_place(rows: int, columns: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Return where `letterbox` puts a picture of `rows` by `columns`: top, left, height and width, in pixels."""
+    """Return where `letterbox` puts an image of `rows` by `columns`: top, left, height and width, in pixels."""
     scale = min(height / rows, width / columns)
     fitted = (max(1, round(rows * scale)), max(1, round(columns * scale)))
     return (height - fitted[0]) // 2, (width - fitted[1]) // 2, *fitted

@@ -1,7 +1,7 @@
 """Draws what the network saw: its gates and modulator over the frame, each with its range.
 
 Gates are linear and signed, so their colours run both ways from 0 and the scale of each map is
-symmetric about it. Everything here is a pure function from arrays to a picture.
+symmetric about it. Everything here is a pure function from arrays to an image.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BAR_PITCH_PX = 17
 BASE_TILE_SIZE = 224
 MIN_TILE_SIZE = 32
 LEGIBLE_TILE_SIZE = 168
-# Of the picture that "single" and "blend" show, in tiles; of two beside each other, as wide as the grid.
+# Of the image that "single" and "blend" show, in tiles; of two beside each other, as wide as the grid.
 LARGE, LARGE_OF_TWO = 2.0, 1.25
 WHOLE_FRAME_RATIO = 4 / 3
 
@@ -170,8 +170,8 @@ def view_panel(
         # The note is about the frame, which both blocks show.
         own_note = note if index == 0 else ""
         if settings.layout == "blend":
-            picture = _over_whole_frame(image_rgb, maps[0], large, round(large * WHOLE_FRAME_RATIO), seen_fraction)
-            block = _blend_block(picture, view.outputs.logits, labels, maps[0], (heading, own_note), unit)
+            image = _over_whole_frame(image_rgb, maps[0], large, round(large * WHOLE_FRAME_RATIO), seen_fraction)
+            block = _blend_block(image, view.outputs.logits, labels, maps[0], (heading, own_note), unit)
         else:
             row = _Row(labels, unit, tile_size if settings.layout == "grid" else large, VIEW_BAR_COUNT)
             block = row.draw(centre_square(image_rgb, seen_fraction), view.outputs.logits, maps, heading, own_note)
@@ -288,9 +288,9 @@ class _Row:
         for i in range(len(maps) + 1):
             left = margin + i * (self.tile + margin)
             column = panel[header : header + height, left : left + self.tile]
-            name, picture = ("frame", frame) if i == 0 else (maps[i - 1].title, _over_grey(grey, maps[i - 1]))
+            name, image = ("frame", frame) if i == 0 else (maps[i - 1].title, _over_grey(grey, maps[i - 1]))
             write_text(column, name, (0, self.px(12)), 9.5 * self.unit, DIM, self.tile)
-            column[title : title + self.tile] = picture
+            column[title : title + self.tile] = image
             if i == 0:
                 _draw_bars(column[title + self.tile :], logits, self.labels, self.bars, self.unit)
             else:
@@ -300,22 +300,22 @@ class _Row:
 
 
 def _blend_block(
-    picture: Image,
+    image: Image,
     logits: NDArray[np.float32],
     labels: Sequence[str],
     each: Map,
     lines: tuple[str, str],
     unit: float,
 ) -> Image:
-    """Draw a map that lies over the whole frame in `picture`, with bars beside it; `lines` are heading and note."""
-    height, width = picture.shape[:2]
+    """Draw a map that lies over the whole frame in `image`, with bars beside it; `lines` are heading and note."""
+    height, width = image.shape[:2]
     margin, header, title, footer = (round(length * unit) for length in (14, 46, 20, 56))
     side = round(BASE_TILE_SIZE * 0.75 * unit)
     total = (margin + width + margin + side + margin, header + title + height + footer + margin)
     panel = blank((total[1] + 1) // 2 * 2, (total[0] + 1) // 2 * 2)
     block = panel[header:, margin : margin + width]
     write_text(block, f"{each.title}, over the frame", (0, round(12 * unit)), 9.5 * unit, DIM, width)
-    block[title : title + height] = picture
+    block[title : title + height] = image
     _draw_scale(block[title + height :], each, unit)
     column = panel[header + title :, margin + width + margin : margin + width + margin + side]
     _draw_bars(column, logits, labels, VIEW_BAR_COUNT, unit)
@@ -377,13 +377,13 @@ def _over_grey(grey: Image, each: Map) -> Image:
 def _over_whole_frame(image_rgb: Image, each: Map, height: int, width: int, seen_fraction: float) -> Image:
     """Return the frame, letterboxed, with the map on the square that the network saw and the rest dimmed."""
     top, left, rows, columns = letterbox_place(image_rgb.shape[0], image_rgb.shape[1], height, width)
-    picture = fit(image_rgb, rows, columns)
+    image = fit(image_rgb, rows, columns)
     side = square_side(rows, columns, seen_fraction)
     inner = (slice((rows - side) // 2, (rows + side) // 2), slice((columns - side) // 2, (columns + side) // 2))
     canvas = blank(height, width)
     place = canvas[top : top + rows, left : left + columns]
-    place[:] = cv2.convertScaleAbs(picture, alpha=UNSEEN_BRIGHTNESS)
-    place[inner] = _over_colour(picture[inner], each) if each.is_finite() else _hatched(side, side)
+    place[:] = cv2.convertScaleAbs(image, alpha=UNSEEN_BRIGHTNESS)
+    place[inner] = _over_colour(image[inner], each) if each.is_finite() else _hatched(side, side)
     return canvas
 
 

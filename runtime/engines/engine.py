@@ -22,7 +22,7 @@ class Engine(Protocol):
         name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
         precision: `"float32"` or `"int8"`.
         threads: how many CPU threads it may use.
-        input_spec: what its input is to be made of a picture.
+        input_spec: what its input is to be made of an image.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Engine(Protocol):
     input_spec: InputSpec
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
-        """Classify one picture.
+        """Classify one image.
 
         Args:
             image: uint8 `[1, S, S, 3]` RGB, 0..255, with S = `input_spec.size`.
@@ -41,7 +41,7 @@ class Engine(Protocol):
             The outputs; they stay valid after the next call.
 
         Raises:
-            DataError: the picture has another shape or dtype.
+            DataError: the image has another shape or dtype.
         """
 
 

@@ -71,7 +71,7 @@ class OrtEngine:
         self._outputs = list(manifest.outputs)
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
-        """Classify one uint8 `[1, S, S, 3]` RGB picture; see `runtime.engines.engine.Engine.run`."""
+        """Classify one uint8 `[1, S, S, 3]` RGB image; see `runtime.engines.engine.Engine.run`."""
         check_input(image, self._input_shape)
         values = self._session.run(self._outputs, {INPUT_NAME: image})
         return Outputs(**{name: value[0] for name, value in zip(self._outputs, values, strict=True)})

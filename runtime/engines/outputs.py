@@ -1,4 +1,4 @@
-"""What a network says about one picture, whichever engine runs it."""
+"""What a network says about one image, whichever engine runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network says about one picture, as it says it: the values may be non-finite.
+    """What the network says about one image, as it says it: the values may be non-finite.
 
     Attributes:
         logits: float32 `[K]`, one a class.

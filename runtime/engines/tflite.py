@@ -64,14 +64,14 @@ class LiteRTEngine:
         }
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
-        """Classify one uint8 `[1, S, S, 3]` RGB picture; see `runtime.engines.engine.Engine.run`."""
+        """Classify one uint8 `[1, S, S, 3]` RGB image; see `runtime.engines.engine.Engine.run`."""
         check_input(image, self._input_shape)
         self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
         return Outputs(**{name: self._read(*output) for name, output in self._outputs.items()})
 
     def _read(self, index: int, quantization: tuple[float, int]) -> NDArray[np.float32]:
-        """Return an output of the one picture in float32: of an artifact without floats, `scale * (q - zero point)`."""
+        """Return an output of the one image in float32: of an artifact without floats, `scale * (q - zero point)`."""
         values: NDArray[Any] = self._interpreter.get_tensor(index)[0]
         if values.dtype == np.float32:
             return values

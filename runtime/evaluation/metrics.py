@@ -21,9 +21,9 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One class of a paired comparison; accuracies are 0..1 and `None` for a class without pictures."""
+    """One class of a paired comparison; accuracies are 0..1 and `None` for a class without images."""
 
-    pictures: int
+    images: int
     top1_float32: float | None
     top1_int8: float | None
     drop_pp: float | None
@@ -31,7 +31,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike the maps of two networks are over many pictures: cosine similarities, -1..1."""
+    """How alike the maps of two networks are over many images: cosine similarities, -1..1."""
 
     mean: float
     p5: float
@@ -97,13 +97,13 @@ def top1(logits: Any) -> Classes:
 
 
 def agreement(first: Classes, second: Classes) -> float:
-    """Return the share of pictures to which two lists give the same class.
+    """Return the share of images to which two lists give the same class.
 
     With labels as one of the two this is top-1 accuracy.
 
     Args:
         first: int64 `[N]`, classes.
-        second: int64 `[N]`, classes of the same pictures.
+        second: int64 `[N]`, classes of the same images.
 
     Returns:
         0..1.
@@ -115,13 +115,13 @@ def agreement(first: Classes, second: Classes) -> float:
     return int(np.count_nonzero(first == second)) / len(first)
 
 
-def drop_pp(correct_float32: int, correct_int8: int, pictures: int) -> float:
+def drop_pp(correct_float32: int, correct_int8: int, images: int) -> float:
     """Return how many percentage points of top-1 int8 loses; negative when it gains.
 
     Args:
-        correct_float32: pictures that the float network classifies rightly.
-        correct_int8: pictures that the int8 network classifies rightly.
-        pictures: pictures in all, the same ones for both.
+        correct_float32: images that the float network classifies rightly.
+        correct_int8: images that the int8 network classifies rightly.
+        images: images in all, the same ones for both.
 
     Returns:
         -100..100. It is the double nearest to the exact quotient, because it is one division of
@@ -129,33 +129,33 @@ def drop_pp(correct_float32: int, correct_int8: int, pictures: int) -> float:
         rounded accuracies does not.
 
     Raises:
-        FocalEdgeError: `pictures` is not positive.
+        FocalEdgeError: `images` is not positive.
     """
-    if pictures < 1:
-        raise FocalEdgeError(f"received {pictures} pictures; a drop needs at least one")
-    return 100 * (int(correct_float32) - int(correct_int8)) / int(pictures)
+    if images < 1:
+        raise FocalEdgeError(f"received {images} images; a drop needs at least one")
+    return 100 * (int(correct_float32) - int(correct_int8)) / int(images)
 
 
-def drop_standard_error_pp(only_float32: int, only_int8: int, pictures: int) -> float:
-    """Return the standard error of a paired drop: what another draw of pictures would change it by.
+def drop_standard_error_pp(only_float32: int, only_int8: int, images: int) -> float:
+    """Return the standard error of a paired drop: what another draw of images would change it by.
 
-    Only pictures that one network alone classifies rightly add to it (McNemar's table).
+    Only images that one network alone classifies rightly add to it (McNemar's table).
 
     Args:
-        only_float32: pictures that float classifies rightly and int8 wrongly.
-        only_int8: pictures that int8 classifies rightly and float wrongly.
-        pictures: pictures in all.
+        only_float32: images that float classifies rightly and int8 wrongly.
+        only_int8: images that int8 classifies rightly and float wrongly.
+        images: images in all.
 
     Returns:
         percentage points, >= 0.
 
     Raises:
-        FocalEdgeError: `pictures` is not positive.
+        FocalEdgeError: `images` is not positive.
     """
-    if pictures < 1:
-        raise FocalEdgeError(f"received {pictures} pictures; a standard error needs at least one")
-    spread = only_float32 + only_int8 - (only_float32 - only_int8) ** 2 / pictures
-    return 100 * math.sqrt(spread) / pictures
+    if images < 1:
+        raise FocalEdgeError(f"received {images} images; a standard error needs at least one")
+    spread = only_float32 + only_int8 - (only_float32 - only_int8) ** 2 / images
+    return 100 * math.sqrt(spread) / images
 
 
 def per_class_accuracy(labels: Classes, float32: Classes, int8: Classes, classes: int) -> tuple[ClassAccuracy, ...]:
@@ -164,7 +164,7 @@ def per_class_accuracy(labels: Classes, float32: Classes, int8: Classes, classes
     Args:
         labels: int64 `[N]`, the true classes, 0..classes-1.
         float32: int64 `[N]`, the float network's predictions.
-        int8: int64 `[N]`, the int8 network's predictions of the same pictures.
+        int8: int64 `[N]`, the int8 network's predictions of the same images.
         classes: the number of classes.
 
     Returns:
@@ -185,12 +185,12 @@ def per_class_accuracy(labels: Classes, float32: Classes, int8: Classes, classes
 def _class_accuracy(
     member: NDArray[np.bool_], right_float32: NDArray[np.bool_], right_int8: NDArray[np.bool_]
 ) -> ClassAccuracy:
-    pictures = int(np.count_nonzero(member))
-    if pictures == 0:
+    images = int(np.count_nonzero(member))
+    if images == 0:
         return ClassAccuracy(0, None, None, None)
     float32 = int(np.count_nonzero(right_float32 & member))
     int8 = int(np.count_nonzero(right_int8 & member))
-    return ClassAccuracy(pictures, float32 / pictures, int8 / pictures, drop_pp(float32, int8, pictures))
+    return ClassAccuracy(images, float32 / images, int8 / images, drop_pp(float32, int8, images))
 
 
 def cosine_similarity(first: Any, second: Any) -> Floats:
@@ -231,7 +231,7 @@ def _unit(maps: Floats) -> Floats:
 
 
 def summarise_similarity(cosines: Any) -> Similarity:
-    """Summarise the cosine similarities of one map over many pictures.
+    """Summarise the cosine similarities of one map over many images.
 
     Args:
         cosines: `[N]`, -1..1.
@@ -267,6 +267,6 @@ def _paired(first: Classes, second: Classes, name: str) -> tuple[Classes, Classe
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
         raise FocalEdgeError(
             f"received {name} of shapes {first.shape} and {second.shape}; "
-            "expected two lists [N] of the same pictures, N at least 1"
+            "expected two lists [N] of the same images, N at least 1"
         )
     return first, second

@@ -1,4 +1,4 @@
-"""A split of a data set as one `.npz` file: how labelled pictures reach the device side.
+"""A split of a data set as one `.npz` file: how labelled images reach the device side.
 
 The file is an uncompressed `.npz` of the arrays in `ARRAYS`; none is pickled, so that a file from elsewhere
 runs no code.
@@ -22,8 +22,8 @@ ARRAYS = ("images", "labels", "ids", "class_names", "dataset", "split")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPictures:
-    """Pictures with labels, ids and class names; checked on construction.
+class LabelledImages:
+    """Images with labels, ids and class names; checked on construction.
 
     Args:
         images: uint8 `[N, H, W, 3]` RGB, values 0..255, N at least 1.
@@ -72,10 +72,10 @@ class LabelledPictures:
 
 
 def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str) -> None:
-    """Hold pictures to the classes of a network, in the same order.
+    """Hold images to the classes of a network, in the same order.
 
     Args:
-        found: those of the pictures.
+        found: those of the images.
         expected: those of the network.
         remedy: what to do where they differ, for the error.
 
@@ -89,7 +89,7 @@ def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str
             raise DataError(f"class {index} is {name!r} in the data and {label!r} in the bundle; {remedy}")
 
 
-def write_split(path: Path, pictures: LabelledPictures) -> None:
+def write_split(path: Path, images: LabelledImages) -> None:
     """Write a split file; a file of that name is replaced.
 
     Raises:
@@ -99,16 +99,16 @@ def write_split(path: Path, pictures: LabelledPictures) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            images=pictures.images,
-            labels=pictures.labels,
-            ids=np.array(pictures.ids, dtype=np.str_),
-            class_names=np.array(pictures.class_names, dtype=np.str_),
-            dataset=np.array(pictures.dataset, dtype=np.str_),
-            split=np.array(pictures.split, dtype=np.str_),
+            images=images.images,
+            labels=images.labels,
+            ids=np.array(images.ids, dtype=np.str_),
+            class_names=np.array(images.class_names, dtype=np.str_),
+            dataset=np.array(images.dataset, dtype=np.str_),
+            split=np.array(images.split, dtype=np.str_),
         )
 
 
-def read_split(path: Path) -> LabelledPictures:
+def read_split(path: Path) -> LabelledImages:
     """Read a split file and check it.
 
     Raises:
@@ -116,7 +116,7 @@ def read_split(path: Path) -> LabelledPictures:
     """
     remedy = "make it anew with `python -m train.data`"
     try:
-        # zipfile checks each member's CRC, so that a damaged picture does not pass.
+        # zipfile checks each member's CRC, so that a damaged image does not pass.
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in ARRAYS if name not in archive]
             if missing:
@@ -136,7 +136,7 @@ def read_split(path: Path) -> LabelledPictures:
                 f"expected unicode with {ndim} dimension(s); {remedy}"
             )
     try:
-        return LabelledPictures(
+        return LabelledImages(
             images=arrays["images"],
             labels=arrays["labels"],
             ids=tuple(arrays["ids"].tolist()),

@@ -1,9 +1,9 @@
 """Antialiased bicubic resizing, as Pillow does it (`Image.resize` with `BICUBIC`), of a window of the result alone.
 
 OpenCV's cubic does not antialias, and has another kernel. Here each output line is a weighted sum of the input lines
-under the kernel (Keys, 1981, with a = -0.5), which is widened by the scale where the picture shrinks: first across,
+under the kernel (Keys, 1981, with a = -0.5), which is widened by the scale where the image shrinks: first across,
 then down, rounded to 8 bits in between. The result is Pillow's to the bit, but that its version 13 goes down first
-where a picture is much higher than it is wide. Lines of the output are computed some at a time, as one small
+where an image is much higher than it is wide. Lines of the output are computed some at a time, as one small
 matrix product over the input lines that they have in common.
 """
 
@@ -41,7 +41,7 @@ class _Block:
 
 
 def resize_window(image: Pixels, resized: tuple[int, int], window: tuple[int, int, int, int]) -> Pixels:
-    """Resize a picture, and return a window of the result; no other pixel of it is computed.
+    """Resize an image, and return a window of the result; no other pixel of it is computed.
 
     Args:
         image: uint8 `[H, W, 3]`, not empty.

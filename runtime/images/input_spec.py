@@ -1,4 +1,4 @@
-"""Which part of a picture a network sees, and how that becomes its input: a description alone, without NumPy."""
+"""Which part of an image a network sees, and how that becomes its input: a description alone, without NumPy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a picture of any size becomes a square input.
+    """How an image of any size becomes a square input.
 
     Attributes:
         size: side of the input, in pixels.
-        crop_fraction: side of the centred square that is seen, as a share of the picture's short side, above 0, at
+        crop_fraction: side of the centred square that is seen, as a share of the image's short side, above 0, at
             most 1.
         interpolation: "area": that square is cut out and resized, averaging over areas where it shrinks, bilinear
-            where it grows. "bicubic": the whole picture is resized first, its short side to
+            where it grows. "bicubic": the whole image is resized first, its short side to
             `floor(size / crop_fraction)`, antialiased, and its centre is cut out; to the pixel as torchvision's
             `Resize` and `CenterCrop` place them, and as Pillow resizes: published ImageNet figures were measured so.
     """
@@ -50,10 +50,10 @@ class InputSpec:
 
     @property
     def resized_short_side(self) -> int:
-        """The short side that "bicubic" resizes the whole picture to, in pixels."""
+        """The short side that "bicubic" resizes the whole image to, in pixels."""
         return math.floor(self.size / self.crop_fraction)
 
     @property
     def seen_fraction(self) -> float:
-        """The share of a picture's short side that is seen; `crop_fraction`, but for a whole number of pixels."""
+        """The share of an image's short side that is seen; `crop_fraction`, but for a whole number of pixels."""
         return self.size / self.resized_short_side if self.interpolation == "bicubic" else self.crop_fraction

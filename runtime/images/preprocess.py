@@ -1,4 +1,4 @@
-"""From any picture to the network's input: one path for training, calibration and camera.
+"""From any image to the network's input: one path for training, calibration and camera.
 
 The artifacts take uint8 RGB pixels and normalise inside the graph, so all that is left here is
 colour order, squareness and size. How a network wants those is its `InputSpec`: part of its configuration in
@@ -45,11 +45,11 @@ def bgr_to_rgb(frame: Image) -> Image:
 
 
 def centre_square(image: Image, fraction: float = 1.0) -> Image:
-    """Return a centred square of an `[H, W, C]` picture, as a view.
+    """Return a centred square of an `[H, W, C]` image, as a view.
 
     Args:
-        image: the picture.
-        fraction: side of the square as a share of the picture's short side, above 0, at most 1.
+        image: the image.
+        fraction: side of the square as a share of the image's short side, above 0, at most 1.
     """
     height, width = image.shape[:2]
     side = square_side(height, width, fraction)
@@ -63,7 +63,7 @@ def square_side(height: int, width: int, fraction: float) -> int:
 
 
 def resize_square(image: Image, spec: InputSpec) -> Image:
-    """Make one picture the square that `spec` describes.
+    """Make one image the square that `spec` describes.
 
     Args:
         image: uint8 `[H, W, 3]`, any colour order.
@@ -93,11 +93,11 @@ def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
 
 
 def preprocess(image: Image, spec: InputSpec) -> Image:
-    """Make one RGB picture the network's input batch.
+    """Make one RGB image the network's input batch.
 
     Args:
         image: uint8 `[H, W, 3]` RGB.
-        spec: what the network's input is made of a picture, as its bundle's manifest says.
+        spec: what the network's input is made of an image, as its bundle's manifest says.
 
     Returns:
         uint8 `[1, size, size, 3]` RGB, values 0..255.
@@ -105,8 +105,8 @@ def preprocess(image: Image, spec: InputSpec) -> Image:
     return resize_square(image, spec)[np.newaxis]
 
 
-def read_picture(path: str) -> Image:
-    """Read a picture file as RGB.
+def read_image(path: str) -> Image:
+    """Read an image file as RGB.
 
     Args:
         path: a file that OpenCV can decode (JPEG, PNG, WebP, ...).
@@ -123,18 +123,18 @@ def read_picture(path: str) -> Image:
         reason = getattr(error, "err", None) or error
         raise DataError(f"{path} is refused by OpenCV ({reason}); give a smaller JPEG, PNG or WebP file") from error
     if frame is None:
-        raise DataError(f"{path} cannot be read as a picture; give a JPEG, PNG or WebP file")
+        raise DataError(f"{path} cannot be read as an image; give a JPEG, PNG or WebP file")
     return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))
 
 
 def check_input(image: Image, shape: tuple[int, ...]) -> None:
-    """Hold a picture to what a network takes in, uint8 of a shape.
+    """Hold an image to what a network takes in, uint8 of a shape.
 
     Raises:
         DataError: it has another shape or dtype.
     """
     if image.dtype != np.uint8 or image.shape != shape:
         raise DataError(
-            f"received a picture of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
+            f"received an image of dtype {image.dtype} and shape {list(image.shape)}; expected uint8 "
             f"{list(shape)}: pass it through runtime.images.preprocess.preprocess"
         )

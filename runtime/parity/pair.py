@@ -10,7 +10,7 @@ from typing import Any
 from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.engines.engine import Engine, open_engine
-from runtime.evaluation.split_file import LabelledPictures, check_class_names
+from runtime.evaluation.split_file import LabelledImages, check_class_names
 
 ROLES = ("reference", "candidate")
 
@@ -154,7 +154,7 @@ def _locate(path: Path, engine: str | None) -> tuple[Path, Manifest, Artifact]:
     raise ArtifactError(f"{path} is not in its bundle's manifest; give one of {files}")
 
 
-def check_classes(pair: Pair, pictures: LabelledPictures) -> None:
+def check_classes(pair: Pair, images: LabelledImages) -> None:
     """Hold both artifacts and the data to the same classes in the same order.
 
     Raises:
@@ -163,7 +163,7 @@ def check_classes(pair: Pair, pictures: LabelledPictures) -> None:
     for subject in pair.subjects.values():
         labels, trained_on = subject.manifest.labels, subject.manifest.dataset
         remedy = f"give the data set that the bundle was trained on ({trained_on})"
-        check_class_names(pictures.class_names, labels, remedy)
+        check_class_names(images.class_names, labels, remedy)
 
 
 def describe(subject: Subject) -> dict[str, Any]:
@@ -183,5 +183,5 @@ def describe(subject: Subject) -> dict[str, Any]:
         "scheme": scheme.name if scheme else None,
         "float_layers": list(scheme.float_layers) if scheme else None,
         "fake_quant_agreement": accuracy.fake_quant_agreement if accuracy else None,
-        "fake_quant_pictures": accuracy.pictures if accuracy and accuracy.fake_quant_agreement is not None else None,
+        "fake_quant_images": accuracy.images if accuracy and accuracy.fake_quant_agreement is not None else None,
     }

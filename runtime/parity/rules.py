@@ -26,14 +26,14 @@ class Rule:
         title: what it is, in words.
         form: how a figure is written, e.g. `"{:.2f} pp"`.
         is_maximum: whether larger is worse.
-        pictures: where the report says on how many pictures; `None` where it rests on none.
+        images: where the report says on how many images; `None` where it rests on none.
     """
 
     figure: str
     title: str
     form: str
     is_maximum: bool
-    pictures: str | None = "data.pictures"
+    images: str | None = "data.images"
 
 
 RULES: dict[str, Rule] = {
@@ -46,7 +46,7 @@ RULES: dict[str, Rule] = {
     "max_worse_classes": Rule("classes.worse_classes", "classes that lose beyond chance", "{:.0f}", True),
     "max_class_drop_pp": Rule("classes.largest_drop_pp", "drop of the worst class", "{:.2f} pp", True),
     "max_ece_increase": Rule("accuracy.ece_increase", "growth of the calibration error", "{:+.4f}", True),
-    "max_non_finite": Rule("accuracy.non_finite_pictures", "pictures with NaN or infinity", "{:.0f}", True),
+    "max_non_finite": Rule("accuracy.non_finite_images", "images with NaN or infinity", "{:.0f}", True),
     "min_reference_skill": Rule("accuracy.reference_skill", "the reference's skill over guessing", "{:.2f}", False),
     "max_reference_shift_pp": Rule(
         "accuracy.reference_shift_pp", "distance of the reference's top-1 from the manifest's", "{:.2f} pp", True
@@ -58,15 +58,15 @@ RULES: dict[str, Rule] = {
         "sight.lowest_mean_rank_correlation", "rank correlation of the least similar map", "{:.4f}", False
     ),
     "max_extra_drop_pp": Rule(
-        "corruptions.extra_drop_pp", "growth of the drop in bad light", "{:.2f} pp", True, "corruptions.pictures"
+        "corruptions.extra_drop_pp", "growth of the drop in bad light", "{:.2f} pp", True, "corruptions.images"
     ),
-    "min_layer_sqnr_db": Rule("blame.lowest_sqnr_db", "SQNR of the worst layer", "{:.1f} dB", False, "blame.pictures"),
+    "min_layer_sqnr_db": Rule("blame.lowest_sqnr_db", "SQNR of the worst layer", "{:.1f} dB", False, "blame.images"),
     "min_channel_sqnr_db": Rule(
-        "blame.lowest_channel_sqnr_db", "SQNR of the worst channel", "{:.1f} dB", False, "blame.pictures"
+        "blame.lowest_channel_sqnr_db", "SQNR of the worst channel", "{:.1f} dB", False, "blame.images"
     ),
     "min_speedup": Rule("cost.speedup", "speed-up", "{:.2f}x", False, None),
     "min_size_ratio": Rule("cost.size_ratio", "size ratio", "{:.2f}x", False, None),
-    "max_leaked_pictures": Rule("calibration.leaked_pictures", "pictures of the calibration set", "{:.0f}", True, None),
+    "max_leaked_images": Rule("calibration.leaked_images", "images of the calibration set", "{:.0f}", True, None),
 }
 
 

@@ -1,6 +1,6 @@
 """What a paired comparison of two classifiers is worth: intervals, tests and corrections, on NumPy alone.
 
-Both classified the same pictures. So only pictures that one of them alone gets right tell them apart, and everything
+Both classified the same images. So only images that one of them alone gets right tell them apart, and everything
 here is about those.
 """
 
@@ -22,8 +22,8 @@ RESAMPLES = 10_000
 SEED = 0
 CALIBRATION_BINS = 15
 # Added to each of a resampled table's cells that tell the two apart (Agresti and Min, 2005). Without it, two
-# networks that agree on 200 pictures would have an interval of no width.
-PRIOR_PICTURES = 0.5
+# networks that agree on 200 images would have an interval of no width.
+PRIOR_IMAGES = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Pictures whose most likely class has a probability within one interval.
+    """Images whose most likely class has a probability within one interval.
 
     Attributes:
-        pictures: how many.
-        confidence: mean probability of the most likely class, 0..1; `None` without pictures.
-        accuracy: share of them that is right, 0..1; `None` without pictures.
+        images: how many.
+        confidence: mean probability of the most likely class, 0..1; `None` without images.
+        accuracy: share of them that is right, 0..1; `None` without images.
     """
 
-    pictures: int
+    images: int
     confidence: float | None
     accuracy: float | None
 
 
 def top_k_accuracy(logits: Floats, labels: Classes, k: int) -> float | None:
-    """Return the share of pictures whose true class is among the k largest logits.
+    """Return the share of images whose true class is among the k largest logits.
 
     Args:
         logits: `[N, K]`; a row that is not finite counts as wrong.
@@ -88,7 +88,7 @@ def cross_entropy_nats(logits: Floats, labels: Classes) -> float | None:
 
 
 def calibration_bins(logits: Floats, labels: Classes, bins: int = CALIBRATION_BINS) -> tuple[CalibrationBin, ...]:
-    """Sort pictures by the probability of their most likely class.
+    """Sort images by the probability of their most likely class.
 
     Args:
         logits: `[N, K]`; rows that are not finite are left out.
@@ -116,37 +116,37 @@ def calibration_bins(logits: Floats, labels: Classes, bins: int = CALIBRATION_BI
 
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
-    """Return by how much confidence and accuracy differ, averaged over pictures.
+    """Return by how much confidence and accuracy differ, averaged over images.
 
     Args:
         bins: what `calibration_bins` returns.
 
     Returns:
-        0..1; `None` without pictures.
+        0..1; `None` without images.
     """
-    pictures = sum(each.pictures for each in bins)
-    if not pictures:
+    images = sum(each.images for each in bins)
+    if not images:
         return None
     gaps = (
-        each.pictures * abs(each.confidence - each.accuracy)
+        each.images * abs(each.confidence - each.accuracy)
         for each in bins
         if each.confidence is not None and each.accuracy is not None
     )
-    return sum(gaps) / pictures
+    return sum(gaps) / images
 
 
 def drop_interval_pp(
-    only_reference: int, only_candidate: int, pictures: int, confidence: float = CONFIDENCE, seed: int = SEED
+    only_reference: int, only_candidate: int, images: int, confidence: float = CONFIDENCE, seed: int = SEED
 ) -> Interval:
     """Return the paired bootstrap interval of a drop of top-1.
 
-    Drawing pictures with replacement from a paired comparison is drawing from its table of three cells: only the
-    reference right, only the candidate right, neither or both. So the table is drawn, not the pictures.
+    Drawing images with replacement from a paired comparison is drawing from its table of three cells: only the
+    reference right, only the candidate right, neither or both. So the table is drawn, not the images.
 
     Args:
-        only_reference: pictures that the reference alone gets right.
-        only_candidate: pictures that the candidate alone gets right.
-        pictures: pictures in all, the same ones for both.
+        only_reference: images that the reference alone gets right.
+        only_candidate: images that the candidate alone gets right.
+        images: images in all, the same ones for both.
         confidence: of the interval, between 0 and 1.
         seed: of the draw.
 
@@ -157,24 +157,24 @@ def drop_interval_pp(
         FocalEdgeError: the counts do not fit together.
         ConfigError: the confidence is out of range.
     """
-    if pictures < 1 or min(only_reference, only_candidate) < 0 or only_reference + only_candidate > pictures:
+    if images < 1 or min(only_reference, only_candidate) < 0 or only_reference + only_candidate > images:
         raise FocalEdgeError(
-            f"received {only_reference} and {only_candidate} of {pictures} pictures; expected counts of one table"
+            f"received {only_reference} and {only_candidate} of {images} images; expected counts of one table"
         )
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"received a confidence of {confidence}; expected one between 0 and 1, e.g. 0.95")
-    cells = np.array([only_reference + PRIOR_PICTURES, only_candidate + PRIOR_PICTURES])
-    rest = pictures - only_reference - only_candidate + 2 * PRIOR_PICTURES
+    cells = np.array([only_reference + PRIOR_IMAGES, only_candidate + PRIOR_IMAGES])
+    rest = images - only_reference - only_candidate + 2 * PRIOR_IMAGES
     shares = np.append(cells, rest) / (cells.sum() + rest)
-    drawn = np.random.default_rng(seed).multinomial(pictures, shares, RESAMPLES)
-    return _percentiles(100.0 * (drawn[:, 0] - drawn[:, 1]) / pictures, confidence)
+    drawn = np.random.default_rng(seed).multinomial(images, shares, RESAMPLES)
+    return _percentiles(100.0 * (drawn[:, 0] - drawn[:, 1]) / images, confidence)
 
 
 def mean_interval(values: Floats, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval:
     """Return the bootstrap interval of a mean.
 
     Args:
-        values: float64 `[N]`, one value a picture, N at least 1.
+        values: float64 `[N]`, one value an image, N at least 1.
         confidence: of the interval, between 0 and 1.
         seed: of the draw.
 
@@ -183,7 +183,7 @@ def mean_interval(values: Floats, confidence: float = CONFIDENCE, seed: int = SE
     """
     generator = np.random.default_rng(seed)
     resamples = 2000
-    # Weights instead of pictures: the sum of N drawn values is a weighted sum of all of them.
+    # Weights instead of images: the sum of N drawn values is a weighted sum of all of them.
     uniform = np.full(len(values), 1.0 / len(values))
     means = np.array([generator.multinomial(len(values), uniform) @ values for _ in range(resamples)]) / len(values)
     return _percentiles(means, confidence)
@@ -199,11 +199,11 @@ def mcnemar_p_value(only_reference: int, only_candidate: int) -> float:
     """Return the exact two-sided p-value of McNemar's test: could as uneven a table come of two equal networks?
 
     Args:
-        only_reference: pictures that the reference alone gets right.
-        only_candidate: pictures that the candidate alone gets right.
+        only_reference: images that the reference alone gets right.
+        only_candidate: images that the candidate alone gets right.
 
     Returns:
-        0..1; 1 where no picture tells them apart.
+        0..1; 1 where no image tells them apart.
     """
     different, fewer = only_reference + only_candidate, min(only_reference, only_candidate)
     if different == 0:
@@ -236,21 +236,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def wilson_interval(successes: int, pictures: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(successes: int, images: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's interval of a share.
 
     Args:
-        successes: how many of the pictures.
-        pictures: 1 or more.
+        successes: how many of the images.
+        images: 1 or more.
         confidence: 0.95 or another between 0 and 1.
 
     Returns:
         0..1.
     """
     z = normal_quantile(0.5 + confidence / 2.0)
-    share, weight = successes / pictures, z * z / pictures
+    share, weight = successes / images, z * z / images
     middle = (share + weight / 2.0) / (1.0 + weight)
-    reach = z / (1.0 + weight) * math.sqrt(share * (1.0 - share) / pictures + weight / (4.0 * pictures))
+    reach = z / (1.0 + weight) * math.sqrt(share * (1.0 - share) / images + weight / (4.0 * images))
     return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
 
 
@@ -260,7 +260,7 @@ def normal_quantile(probability: float) -> float:
 
 
 def confusion(labels: Classes, predicted: Classes, classes: int) -> NDArray[np.int64]:
-    """Count pictures by true and predicted class.
+    """Count images by true and predicted class.
 
     Args:
         labels: int64 `[N]`, 0..K-1.
@@ -280,7 +280,7 @@ def divergence_nats(reference: Floats, candidate: Floats) -> Floats:
 
     Args:
         reference: finite logits `[N, K]`.
-        candidate: logits `[N, K]` of the same pictures.
+        candidate: logits `[N, K]` of the same images.
 
     Returns:
         float64 `[N]`, nats, >= 0; infinity where the candidate's logits are not finite.

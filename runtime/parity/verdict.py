@@ -9,8 +9,8 @@ from typing import Any
 from runtime.parity.rules import RULES, Budget, Limit, Rule
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
-# On fewer pictures, a drop of half a percentage point is one picture or none.
-FEWEST_PICTURES = 200
+# On fewer images, a drop of half a percentage point is one image or none.
+FEWEST_IMAGES = 200
 
 
 def judge(report: Mapping[str, Any], budget: Budget, engine: str) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def _apply(report: Mapping[str, Any], name: str, limit: Limit, engine: str) -> d
     outcome, text = _outcome(rule, figure, limit), f"{rule.title}: {_written(rule, figure, limit)}, required {required}"
     if outcome == WARN and limit.warn is not None:
         text += f", better {'at most' if rule.is_maximum else 'at least'} {rule.form.format(limit.warn)}"
-    pictures = None if rule.pictures is None else figure_at(report, rule.pictures)
-    if outcome == PASS and rule.pictures is not None and (pictures or 0) < FEWEST_PICTURES:
-        outcome, text = WARN, f"{text}; on {pictures or 0} pictures only, {FEWEST_PICTURES} are needed to be sure"
+    images = None if rule.images is None else figure_at(report, rule.images)
+    if outcome == PASS and rule.images is not None and (images or 0) < FEWEST_IMAGES:
+        outcome, text = WARN, f"{text}; on {images or 0} images only, {FEWEST_IMAGES} are needed to be sure"
     return entry | {"outcome": outcome, "text": text}
 
 

@@ -61,7 +61,7 @@ class Camera:
             timeout_s: how long a read may give no frame before the device is opened anew, in seconds. Before the
                 first frame, it is given up after that.
             reconnect_s: how long without a frame it is given up, once there was one; `timeout_s` if that is longer.
-            may_stand_still: the picture may stay the same to the last bit, as that of a stream, not of a sensor.
+            may_stand_still: the image may stay the same to the last bit, as that of a stream, not of a sensor.
         """
         self.name = name
         self.timeout_s = timeout_s
@@ -206,7 +206,7 @@ class Camera:
         return None
 
     def _read_until_failure(self, capture: Capture, reader: int) -> bool:
-        """Publish frames until one fails or the picture freezes; return whether there was any."""
+        """Publish frames until one fails or the image freezes; return whether there was any."""
         last: Any = None
         changed_at_s = time.monotonic()
         while self._is_wanted(reader):
@@ -223,12 +223,12 @@ class Camera:
                 self._blame(reader, str(error))
                 self._stopped.wait(UNUSABLE_WAIT_S)
                 continue
-            # Sensor noise changes every live picture, so reopen one that stands still: an unplugged
-            # camera then fails, and a still test picture only blinks.
+            # Sensor noise changes every live image, so reopen one that stands still: an unplugged
+            # camera then fails, and a still test image only blinks.
             if self._may_stand_still or last is None or not np.array_equal(frame, last):
                 last, changed_at_s = frame, time.monotonic()
             elif time.monotonic() - changed_at_s > self.timeout_s:
-                self._blame(reader, "its picture stood still")
+                self._blame(reader, "its image stood still")
                 break
             self._publish(image, reader)
         return last is not None

@@ -1,4 +1,4 @@
-"""Where frames come from: a camera, a stream, a video, pictures, a split of a data set, or the built-in sample."""
+"""Where frames come from: a camera, a stream, a video, images, a split of a data set, or the built-in sample."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from runtime.core.errors import DataError, SourceError
-from runtime.images.preprocess import Image, bgr_to_rgb, read_picture
+from runtime.images.preprocess import Image, bgr_to_rgb, read_image
 from runtime.video.camera import Camera
 from runtime.video.sample_clip import sample_frames
 
 SAMPLE = "sample"
-PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # Of what has an end and is played frame by frame, wherever it comes from.
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 SPLIT_SUFFIX = ".npz"
@@ -33,7 +33,7 @@ Frames = Generator["Frame", None, None]
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture and where it came from.
+    """One image and where it came from.
 
     Attributes:
         image_rgb: uint8 `[H, W, 3]` RGB.
@@ -54,7 +54,7 @@ class Source:
 
     Attributes:
         frames: yields them.
-        fps: how many belong to a second; None for separate pictures.
+        fps: how many belong to a second; None for separate images.
         live: they do not wait for the one who shows them.
         dropped_frames: returns how many of a live source were never yielded.
     """
@@ -82,10 +82,10 @@ def open_source(
             - a camera's index ("0") or device ("/dev/video0");
             - an RTSP, HTTP or other URL that OpenCV reads, or a GStreamer pipeline ("... ! appsink");
             - a video file, also by URL if its name has a video's ending;
-            - a picture, a folder of pictures (searched through) or a pattern ("shots/*.png"), in the order of names;
+            - an image, a folder of images (searched through) or a pattern ("shots/*.png"), in the order of names;
             - a split file (`runtime.evaluation.split_file`), whose frames have their true labels;
             - "sample".
-        on_skip: told about each picture or frame of a video that cannot be used: which and why.
+        on_skip: told about each image or frame of a video that cannot be used: which and why.
         timeout_s: how long a camera or stream may give no frame before it is opened anew, in seconds.
         reconnect_s: how long one that gave frames may give none before it fails, in seconds.
         tick_s: of a camera or stream, yield the last frame with `Frame.stalled` after so long without a new one,
@@ -208,21 +208,21 @@ def _finite(spec: str, on_skip: Callable[[str], None], loop: bool) -> tuple[Fram
     if _is_video_url(spec):
         return _video(spec, on_skip, loop)
     if path.is_dir():
-        every = [file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES]
-        return _repeated(lambda: _pictures(spec, path, sorted(every), on_skip), loop), None
+        every = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+        return _repeated(lambda: _images(spec, path, sorted(every), on_skip), loop), None
     if not path.exists() and re.search(r"[*?\[]", spec):
-        every = [file for file in _matches(path) if file.suffix.lower() in PICTURE_SUFFIXES]
-        return _repeated(lambda: _pictures(spec, None, sorted(every), on_skip), loop), None
+        every = [file for file in _matches(path) if file.suffix.lower() in IMAGE_SUFFIXES]
+        return _repeated(lambda: _images(spec, None, sorted(every), on_skip), loop), None
     if not path.is_file():
         raise SourceError(
-            f"there is no source {spec!r}; give a camera index, a URL, a video, a picture, a folder or pattern of "
-            f"pictures, a split file ({SPLIT_SUFFIX}), or `{SAMPLE}`"
+            f"there is no source {spec!r}; give a camera index, a URL, a video, an image, a folder or pattern of "
+            f"images, a split file ({SPLIT_SUFFIX}), or `{SAMPLE}`"
         )
     if path.suffix.lower() == SPLIT_SUFFIX:
         return _repeated(_split(path), loop), None
     if cv2.haveImageReader(spec):
-        picture = _picture(path)
-        return _repeated(lambda: iter([picture]), loop), None
+        image = _image(path)
+        return _repeated(lambda: iter([image]), loop), None
     return _video(spec, on_skip, loop)
 
 
@@ -246,7 +246,7 @@ def _video(spec: str, on_skip: Callable[[str], None], loop: bool) -> tuple[Frame
     received, first = capture.read()
     if not received:
         capture.release()
-        raise SourceError(f"{spec} cannot be read as a picture or a video; convert it to MP4 (H.264), JPEG or PNG")
+        raise SourceError(f"{spec} cannot be read as an image or a video; convert it to MP4 (H.264), JPEG or PNG")
     fps = capture.get(cv2.CAP_PROP_FPS)
     frames = _video_frames(spec, capture, first, on_skip, loop)
     # Some containers state no rate, and some an absurd one.
@@ -293,29 +293,29 @@ def _split(path: Path) -> Callable[[], Iterator[Frame]]:
     from runtime.evaluation.split_file import read_split
 
     try:
-        pictures = read_split(path)
+        images = read_split(path)
     except DataError as error:
         raise SourceError(str(error)) from error
 
     def frames() -> Iterator[Frame]:
-        for image, picture_id, label in zip(pictures.images, pictures.ids, pictures.labels, strict=True):
-            yield Frame(image, f"{pictures.split}:{picture_id}", pictures.class_names[label])
+        for image, image_id, label in zip(images.images, images.ids, images.labels, strict=True):
+            yield Frame(image, f"{images.split}:{image_id}", images.class_names[label])
 
     return frames
 
 
-def _picture(path: Path) -> Frame:
+def _image(path: Path) -> Frame:
     try:
-        return Frame(read_picture(str(path)), path.name)
+        return Frame(read_image(str(path)), path.name)
     except DataError as error:
         raise SourceError(str(error)) from error
 
 
-def _pictures(spec: str, folder: Path | None, paths: list[Path], on_skip: Callable[[str], None]) -> Iterator[Frame]:
+def _images(spec: str, folder: Path | None, paths: list[Path], on_skip: Callable[[str], None]) -> Iterator[Frame]:
     count = 0
     for path in paths:
         try:
-            frame = Frame(read_picture(str(path)), str(path.relative_to(folder) if folder else path))
+            frame = Frame(read_image(str(path)), str(path.relative_to(folder) if folder else path))
         except DataError as error:
             on_skip(str(error))
             continue
@@ -323,6 +323,6 @@ def _pictures(spec: str, folder: Path | None, paths: list[Path], on_skip: Callab
         yield frame
     if count == 0:
         raise SourceError(
-            f"{spec} has no readable picture among {len(paths)} files named "
-            f"{', '.join(sorted(PICTURE_SUFFIXES))}; give a folder or pattern with pictures"
+            f"{spec} has no readable image among {len(paths)} files named "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}; give a folder or pattern with images"
         )

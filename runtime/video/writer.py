@@ -1,4 +1,4 @@
-"""Panels into files: a video or a picture that is complete, or not there at all.
+"""Panels into files: a video or an image that is complete, or not there at all.
 
 Only a full disk leaves a shorter video: it is ended while there is still room for its index, without which no
 player opens it, and kept.
@@ -19,7 +19,7 @@ from runtime.draw.canvas import letterbox
 from runtime.images.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-PICTURE_SUFFIX = ".png"
+IMAGE_SUFFIX = ".png"
 # What FFmpeg holds back of the frames, and the index of hours of them.
 ROOM_BYTES = 16 * 2**20
 
@@ -35,7 +35,7 @@ def open_output(path: Path | None) -> Iterator[Write]:
     """Open a file for panels; it takes its name when the block succeeds.
 
     Args:
-        path: a .mp4 or .avi video, a .png picture, or `None` to write nothing.
+        path: a .mp4 or .avi video, a .png image, or `None` to write nothing.
 
     Yields:
         The function that takes each panel, uint8 `[h, w, 3]` RGB, and the frames a second.
@@ -47,14 +47,14 @@ def open_output(path: Path | None) -> Iterator[Write]:
     """
     if path is None:
         yield lambda panel, fps: None
-    elif is_picture(path):
+    elif is_image(path):
         with replacing(path) as temporary:
             yield lambda panel, fps: _write_png(temporary, panel)
     elif path.suffix.lower() in VIDEO_CODECS:
         with _open_video(path) as write:
             yield write
     else:
-        kinds = ", ".join((*VIDEO_CODECS, PICTURE_SUFFIX))
+        kinds = ", ".join((*VIDEO_CODECS, IMAGE_SUFFIX))
         raise ConfigError(f"cannot write {path}: its name must end in one of {kinds}")
 
 
@@ -85,23 +85,23 @@ def free_name(path: Path) -> Path:
     return free
 
 
-def is_picture(path: Path) -> bool:
-    """Whether `open_output` writes one picture, rather than a video, under this name."""
-    return path.suffix.lower() == PICTURE_SUFFIX
+def is_image(path: Path) -> bool:
+    """Whether `open_output` writes one image, rather than a video, under this name."""
+    return path.suffix.lower() == IMAGE_SUFFIX
 
 
-def save_picture(path: Path, picture: Image) -> None:
-    """Write a picture as PNG, by temporary name and rename.
+def save_image(path: Path, image: Image) -> None:
+    """Write an image as PNG, by temporary name and rename.
 
     Args:
         path: the file; its folder is made if missing.
-        picture: uint8 `[h, w, 3]` RGB.
+        image: uint8 `[h, w, 3]` RGB.
 
     Raises:
-        FocalEdgeError: the picture cannot be encoded, or the file not written (the old one stays).
+        FocalEdgeError: the image cannot be encoded, or the file not written (the old one stays).
     """
     with replacing(path) as temporary:
-        _write_png(temporary, picture)
+        _write_png(temporary, image)
 
 
 class VideoFile:
@@ -134,7 +134,7 @@ class VideoFile:
             if not self._writer.isOpened():
                 raise SourceError(
                     f"this OpenCV cannot write {self._path.suffix} videos; "
-                    f"name the output .avi, or {PICTURE_SUFFIX} for the first frame"
+                    f"name the output .avi, or {IMAGE_SUFFIX} for the first frame"
                 )
         self._writer.write(cv2.cvtColor(letterbox(panel, *self._shape), cv2.COLOR_RGB2BGR))
         self.count += 1
@@ -158,15 +158,15 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _write_png(path: Path, picture: Image) -> None:
+def _write_png(path: Path, image: Image) -> None:
     try:
         # Encoded in memory: OpenCV's own writing tells no reason when it fails.
-        encoded, data = cv2.imencode(PICTURE_SUFFIX, picture[..., ::-1])
+        encoded, data = cv2.imencode(IMAGE_SUFFIX, image[..., ::-1])
     except cv2.error:
         encoded = False
     if not encoded:
         raise FocalEdgeError(
-            f"cannot encode a picture of shape {picture.shape} and dtype {picture.dtype}; "
+            f"cannot encode an image of shape {image.shape} and dtype {image.dtype}; "
             "expected uint8 [h, w, 3] that is not empty"
         )
     path.write_bytes(data.tobytes())

@@ -20,7 +20,7 @@ JPEG_QUALITY = 88
 # The most that a JPEG can be.
 MAX_SIDE_PX = 65500
 # Eyes need no more, and a small CPU has better things to do than to encode.
-MAX_PICTURES_PER_S = 30.0
+MAX_IMAGES_PER_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """A panel as viewers receive it: `status` as JSON, the image as JPEG."""
 
     number: int
@@ -49,8 +49,8 @@ class Newest:
         self._loop = loop
         self._lock = threading.Lock()
         self._panel: Panel | None = None
-        self._picture: Picture | None = None
-        self._coming: asyncio.Future[Picture] = loop.create_future()
+        self._image: EncodedImage | None = None
+        self._coming: asyncio.Future[EncodedImage] = loop.create_future()
         self._look = asyncio.Event()
         self._told = False
         self._waiting = 0
@@ -87,11 +87,11 @@ class Newest:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._look.set)
 
-    async def after(self, number: int) -> Picture:
-        """Wait for a picture that is newer than the `number`th panel, and return the newest."""
-        panel, picture = self._panel, self._picture
-        if panel and picture and number < picture.number == panel.number:
-            return picture
+    async def after(self, number: int) -> EncodedImage:
+        """Wait for an image that is newer than the `number`th panel, and return the newest."""
+        panel, image = self._panel, self._image
+        if panel and image and number < image.number == panel.number:
+            return image
         self._waiting += 1
         self._look.set()
         try:
@@ -100,26 +100,26 @@ class Newest:
             self._waiting -= 1
 
     async def encode(self) -> None:
-        """Make a picture of the newest panel whenever somebody waits for it, until cancelled."""
+        """Make an image of the newest panel whenever somebody waits for it, until cancelled."""
         with ThreadPoolExecutor(1, thread_name_prefix="web encoder") as pool:
             while True:
                 await self._look.wait()
                 self._look.clear()
                 self._told = False
-                panel, picture = self._panel, self._picture
-                if not self._waiting or panel is None or (picture and picture.number == panel.number):
+                panel, image = self._panel, self._image
+                if not self._waiting or panel is None or (image and image.number == panel.number):
                     continue
                 start_s = self._loop.time()
-                self._picture = await self._loop.run_in_executor(pool, encoded, panel)
-                self._coming.set_result(self._picture)
+                self._image = await self._loop.run_in_executor(pool, encoded, panel)
+                self._coming.set_result(self._image)
                 self._coming = self._loop.create_future()
-                await asyncio.sleep(1.0 / MAX_PICTURES_PER_S - (self._loop.time() - start_s))
+                await asyncio.sleep(1.0 / MAX_IMAGES_PER_S - (self._loop.time() - start_s))
                 # A panel may have come meanwhile.
                 self._look.set()
 
 
-def encoded(panel: Panel) -> Picture:
+def encoded(panel: Panel) -> EncodedImage:
     """Make a panel what viewers receive."""
     bgr = cv2.cvtColor(panel.image, cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    return Picture(panel.number, status_message(panel.status), jpeg.tobytes())
+    return EncodedImage(panel.number, status_message(panel.status), jpeg.tobytes())

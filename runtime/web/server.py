@@ -1,6 +1,6 @@
 """The HTTP side of the web view: a page of three files and one WebSocket, for a bounded number of viewers.
 
-A viewer asks for each picture, so that none waits in line for him and a slow one holds up nobody. No request names a
+A viewer asks for each image, so that none waits in line for him and a slow one holds up nobody. No request names a
 file: the page is read once, when the server starts.
 """
 
@@ -32,7 +32,7 @@ MAX_LINE_BYTES = 2048
 MAX_FIELD_BYTES = 4096
 MAX_HEADERS = 64
 MAX_MESSAGE_BYTES = 1024
-# Enough to keep pictures coming while one is on its way.
+# Enough to keep images coming while one is on its way.
 MAX_ASKED = 2
 COMMANDS_PER_S = 10.0
 MESSAGES_PER_S = 100.0
@@ -65,7 +65,7 @@ class Allowance:
 
 
 class Viewer:
-    """One open page: its WebSocket and how many pictures it has asked for."""
+    """One open page: its WebSocket and how many images it has asked for."""
 
     def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport, now_s: float) -> None:
         """Begin with nothing asked for."""
@@ -77,23 +77,23 @@ class Viewer:
         self._asking = asyncio.Event()
 
     def ask(self) -> None:
-        """Count a picture that is wanted, but none beyond `MAX_ASKED`."""
+        """Count an image that is wanted, but none beyond `MAX_ASKED`."""
         self._asked = min(self._asked + 1, MAX_ASKED)
         self._asking.set()
 
     async def send(self, newest: Newest) -> None:
-        """Send the newest picture each time one is asked for, until cancelled or disconnected."""
+        """Send the newest image each time one is asked for, until cancelled or disconnected."""
         number = 0
         with suppress(ConnectionError):
             while True:
                 await self._asking.wait()
-                picture = await newest.after(number)
-                number = picture.number
+                image = await newest.after(number)
+                number = image.number
                 self._asked -= 1
                 if not self._asked:
                     self._asking.clear()
-                await self.ws.send_str(picture.status)
-                await self.ws.send_bytes(picture.jpeg)
+                await self.ws.send_str(image.status)
+                await self.ws.send_bytes(image.jpeg)
 
 
 class Server:

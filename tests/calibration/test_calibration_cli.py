@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from calibration.__main__ import main
 from calibration.calibration_file import read_calibration
 from export.quantize.schemes import SELECTIVE, match_rules
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from tests.support.tiny_run import CLASSES, CONFIG, RUN
 from train.data.registry import load_dataset
 from train.model.focalnet import overlay_tensors
 from train.model.weights import read_tensors
 
 
-def calibrate(run: Path, pictures: Path, *options: str) -> int:
-    return run_cli(main, ["--run", str(run), "--data-dir", str(pictures), "--pictures", "36", *options])
+def calibrate(run: Path, images: Path, *options: str) -> int:
+    return run_cli(main, ["--run", str(run), "--data-dir", str(images), "--images", "36", *options])
 
 
 @pytest.fixture
@@ -31,16 +31,16 @@ def own_run(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
-def sampled_pictures(run: Path, folder: Path) -> NDArray[np.float64]:
-    """Read the pictures that a calibration names, with OpenCV alone: `[N, S, S, 3]` RGB, 0..1."""
+def sampled_images(run: Path, folder: Path) -> NDArray[np.float64]:
+    """Read the images that a calibration names, with OpenCV alone: `[N, S, S, 3]` RGB, 0..1."""
     size = CONFIG.input_size
-    pictures = []
+    images = []
     for name in read_calibration(run).ids:
-        picture = cv2.imread(str(folder / name))
+        image = cv2.imread(str(folder / name))
         for side in (size + RUN.recipe.resize_margin, size):
-            picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-        pictures.append(picture[..., ::-1])
-    return np.stack(pictures) / 255.0
+            image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        images.append(image[..., ::-1])
+    return np.stack(images) / 255.0
 
 
 def test_has_a_range_for_every_layer_of_the_scheme(tiny_run: Path) -> None:
@@ -50,24 +50,24 @@ def test_has_a_range_for_every_layer_of_the_scheme(tiny_run: Path) -> None:
     assert all(low < high for low, high in ranges.values())
 
 
-def test_pictures_are_of_the_training_split_and_balanced(tiny_run: Path, picture_folder: Path) -> None:
+def test_images_are_of_the_training_split_and_balanced(tiny_run: Path, image_folder: Path) -> None:
     calibration = read_calibration(tiny_run)
-    dataset = load_dataset("folder", data_dir=picture_folder, image_size=20)
+    dataset = load_dataset("folder", data_dir=image_folder, image_size=20)
     assert set(calibration.ids) <= set(dataset.train.ids)
     counts = [sum(name.startswith(f"{label}/") for name in calibration.ids) for label in CLASSES]
     assert counts == [12, 12, 12]
-    assert calibration.dataset == picture_folder.name
+    assert calibration.dataset == image_folder.name
 
 
-def test_minmax_of_the_first_layers_is_numpys(own_run: Path, picture_folder: Path) -> None:
-    assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
+def test_minmax_of_the_first_layers_is_numpys(own_run: Path, image_folder: Path) -> None:
+    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
     ranges = read_calibration(own_run).ranges
-    pictures = sampled_pictures(own_run, picture_folder)
-    assert ranges["normalise"] == pytest.approx((0.0, pictures.max()), abs=1e-6)
+    images = sampled_images(own_run, image_folder)
+    assert ranges["normalise"] == pytest.approx((0.0, images.max()), abs=1e-6)
 
     weights = read_tensors(own_run / "float.safetensors")
     patch, cells = CONFIG.patch_size, CONFIG.input_size // CONFIG.patch_size
-    patches = pictures.reshape(-1, cells, patch, cells, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = images.reshape(-1, cells, patch, cells, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     embedded = (
         patches.reshape(-1, patch * patch * 3) @ weights["embed.proj/kernel"].reshape(-1, CONFIG.dims[0])
         + weights["embed.proj/bias"]
@@ -87,29 +87,29 @@ def test_minmax_of_the_first_layers_is_numpys(own_run: Path, picture_folder: Pat
     assert ranges["embed.norm"] == pytest.approx((normed.min(), normed.max()), abs=1e-4)
 
 
-def test_minmax_of_the_logits_is_that_of_the_other_keras(own_run: Path, picture_folder: Path, tiny_float: Any) -> None:
-    assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
-    pictures = (255.0 * sampled_pictures(own_run, picture_folder)).astype(np.float32)
-    logits = tiny_float.predict_on_batch(pictures)
+def test_minmax_of_the_logits_is_that_of_the_other_keras(own_run: Path, image_folder: Path, tiny_float: Any) -> None:
+    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
+    images = (255.0 * sampled_images(own_run, image_folder)).astype(np.float32)
+    logits = tiny_float.predict_on_batch(images)
     assert read_calibration(own_run).ranges["logits"] == pytest.approx((logits.min(), logits.max()), abs=1e-3)
 
 
-def test_minmax_of_the_modulators_norm_is_numpys(own_run: Path, picture_folder: Path, tiny_float: Any) -> None:
+def test_minmax_of_the_modulators_norm_is_numpys(own_run: Path, image_folder: Path, tiny_float: Any) -> None:
     import tf_keras
 
-    assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
+    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
     ranges = read_calibration(own_run).ranges
-    pictures = (255.0 * sampled_pictures(own_run, picture_folder)).astype(np.float32)
+    images = (255.0 * sampled_images(own_run, image_folder)).astype(np.float32)
     _, modulator = overlay_tensors(tiny_float, CONFIG)
-    total = (tf_keras.Model(tiny_float.input, modulator).predict_on_batch(pictures) ** 2).sum(axis=-1)
+    total = (tf_keras.Model(tiny_float.input, modulator).predict_on_batch(images) ** 2).sum(axis=-1)
     assert ranges["overlay.modulator.sum"] == pytest.approx((0.0, total.max()), rel=1e-4)
     assert ranges["overlay.modulator.norm"] == pytest.approx((0.0, np.sqrt(total.max())), rel=1e-4)
 
 
-def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, picture_folder: Path) -> None:
-    assert calibrate(own_run, picture_folder, "--observer", "percentile", "--percentile", "98") == 0
+def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, image_folder: Path) -> None:
+    assert calibrate(own_run, image_folder, "--observer", "percentile", "--percentile", "98") == 0
     narrow = read_calibration(own_run)
-    assert calibrate(own_run, picture_folder, "--observer", "minmax") == 0
+    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
     wide = read_calibration(own_run)
     assert (narrow.observer, wide.observer) == ("percentile", "minmax")
     assert narrow.sha256 == wide.sha256 == read_calibration(tiny_run).sha256
@@ -120,11 +120,11 @@ def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, picture_folde
     assert narrow.ranges["logits"] != wide.ranges["logits"]
 
 
-def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, picture_folder: Path) -> None:
+def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, image_folder: Path) -> None:
     chosen = []
     for observer in ("minmax", "percentile", "mse", "entropy"):
         (own_run / "calibration.png").unlink()
-        assert calibrate(own_run, picture_folder, "--observer", observer) == 0
+        assert calibrate(own_run, image_folder, "--observer", observer) == 0
         calibration = read_calibration(own_run)
         assert (calibration.observer, calibration.percentile) == (observer, 99.99 if observer == "percentile" else None)
         # A row a layer.
@@ -136,27 +136,27 @@ def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, picture_fold
         assert all(widest[layer][0] <= low < high <= widest[layer][1] for layer, (low, high) in ranges.items())
 
 
-def test_a_split_smaller_than_the_usual_sample_is_taken_whole(own_run: Path, picture_folder: Path) -> None:
-    assert run_cli(main, ["--run", str(own_run), "--data-dir", str(picture_folder)]) == 0
-    dataset = load_dataset("folder", data_dir=picture_folder, image_size=20)
+def test_a_split_smaller_than_the_usual_sample_is_taken_whole(own_run: Path, image_folder: Path) -> None:
+    assert run_cli(main, ["--run", str(own_run), "--data-dir", str(image_folder)]) == 0
+    dataset = load_dataset("folder", data_dir=image_folder, image_size=20)
     assert len(dataset.train.ids) < 512
     assert set(read_calibration(own_run).ids) == set(dataset.train.ids)
 
 
-def test_the_seed_changes_the_pictures(own_run: Path, picture_folder: Path) -> None:
+def test_the_seed_changes_the_images(own_run: Path, image_folder: Path) -> None:
     before = read_calibration(own_run)
-    assert calibrate(own_run, picture_folder, "--seed", "1") == 0
+    assert calibrate(own_run, image_folder, "--seed", "1") == 0
     after = read_calibration(own_run)
     assert (before.seed, after.seed) == (0, 1)
     assert after.sha256 != before.sha256
     assert after.ids != before.ids
 
 
-def test_json_is_all_that_is_printed(own_run: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert calibrate(own_run, picture_folder, "--json") == 0
+def test_json_is_all_that_is_printed(own_run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(own_run, image_folder, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     calibration = read_calibration(own_run)
-    assert printed["pictures"] == 36
+    assert printed["images"] == 36
     assert (printed["observer"], printed["percentile"]) == ("percentile", 99.99)
     assert printed["sha256"] == calibration.sha256
     assert {layer: tuple(ends) for layer, ends in printed["ranges"].items()} == calibration.ranges
@@ -165,8 +165,8 @@ def test_json_is_all_that_is_printed(own_run: Path, picture_folder: Path, capsys
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--pictures", "0"), "received 0 calibration pictures"),
-        (("--pictures", "5000"), "received 5000 calibration pictures"),
+        (("--images", "0"), "received 0 calibration images"),
+        (("--images", "5000"), "received 5000 calibration images"),
         (("--percentile", "120"), "received percentile 120"),
         (("--observer", "mse", "--percentile", "99"), "received percentile 99.0 for observer mse, which has none"),
         (("--data-dir", "/nowhere"), "/nowhere is not a folder"),
@@ -175,25 +175,25 @@ def test_json_is_all_that_is_printed(own_run: Path, picture_folder: Path, capsys
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
     own_run: Path,
-    picture_folder: Path,
+    image_folder: Path,
     options: tuple[str, ...],
     complaint: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = (own_run / "calibration.json").read_bytes()
-    assert calibrate(own_run, picture_folder, *options) == 2
+    assert calibrate(own_run, image_folder, *options) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert complaint in line
     assert (own_run / "calibration.json").read_bytes() == before
 
 
 def test_weights_that_are_not_finite_are_refused(
-    own_run: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    own_run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from train.model.weights import write_tensors
 
     weights = read_tensors(own_run / "float.safetensors")
     weights["stage1.block0.expand/bias"][3] = np.nan
     write_tensors(own_run / "float.safetensors", weights)
-    assert calibrate(own_run, picture_folder) == 2
+    assert calibrate(own_run, image_folder) == 2
     assert "layer stage1.block0.expand gives values that are not finite" in capsys.readouterr().err

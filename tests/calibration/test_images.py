@@ -1,4 +1,4 @@
-"""The pictures of a calibration, found again."""
+"""The images of a calibration, found again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from calibration.calibration_file import Calibration
-from calibration.images import find_pictures, main
+from calibration.images import find_images, main
 from calibration.representative_set import draw_representative_set
-from runtime.core.errors import DataError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import DataError
 from train.data.dataset import Split
 
 LABELS = ("a", "b", "c", "d")
@@ -31,10 +32,10 @@ def calibration(train: Split) -> Calibration:
     )
 
 
-def test_the_very_pictures_are_found_wherever_they_now_are(train: Split, calibration: Calibration) -> None:
+def test_the_very_images_are_found_wherever_they_now_are(train: Split, calibration: Calibration) -> None:
     order = np.random.default_rng(1).permutation(40)
     shuffled = Split(train.images[order], train.labels[order], tuple(train.ids[index] for index in order))
-    found = find_pictures(calibration, shuffled, LABELS)
+    found = find_images(calibration, shuffled, LABELS)
     assert found.ids == calibration.ids
     for name, image, label in zip(found.ids, found.images, found.labels, strict=True):
         index = train.ids.index(name)
@@ -47,10 +48,10 @@ def test_other_pixels_or_none_are_refused(train: Split, calibration: Calibration
     other = train.images.copy()
     other[place, 0, 0, 0] ^= 1
     with pytest.raises(DataError, match="not those that were calibrated on"):
-        find_pictures(calibration, Split(other, train.labels, train.ids), LABELS)
+        find_images(calibration, Split(other, train.labels, train.ids), LABELS)
     renamed = dataclasses.replace(calibration, ids=("stranger", *calibration.ids[1:]))
-    with pytest.raises(DataError, match=r"1 of 12 calibration pictures are not .* e\.g\. stranger"):
-        find_pictures(renamed, train, LABELS)
+    with pytest.raises(DataError, match=r"1 of 12 calibration images are not .* e\.g\. stranger"):
+        find_images(renamed, train, LABELS)
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

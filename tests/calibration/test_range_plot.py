@@ -1,4 +1,4 @@
-"""The picture of a calibration: what its rows show, and that it stays legible."""
+"""The image of a calibration: what its rows show, and that it stays legible."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rows_are_the_layers_in_order_with_what_was_seen_and_chosen() -> None:
 
 def test_the_title_says_what_was_measured_and_how() -> None:
     axes = draw_ranges(HISTOGRAMS, CALIBRATION).axes[0]
-    assert axes.get_title(loc="left") == "observer percentile 99.9: 4 ranges over 3 pictures of blobs"
+    assert axes.get_title(loc="left") == "observer percentile 99.9: 4 ranges over 3 images of blobs"
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_no_name_or_figure_is_cut_off_or_runs_into_another(layers: int) -> None:
     assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in texts)
 
 
-def test_the_picture_is_written(tmp_path: Path) -> None:
+def test_the_image_is_written(tmp_path: Path) -> None:
     write_range_plot(tmp_path / "new" / "calibration.png", HISTOGRAMS, CALIBRATION)
-    picture = cv2.imread(str(tmp_path / "new" / "calibration.png"))
-    assert picture is not None
-    assert picture.std() > 5
+    image = cv2.imread(str(tmp_path / "new" / "calibration.png"))
+    assert image is not None
+    assert image.std() > 5

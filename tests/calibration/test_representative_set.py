@@ -18,17 +18,17 @@ def split(count: int = 40, classes: int = 4, name: str = "p") -> Split:
     return Split(images, labels, tuple(f"{name}{index}" for index in range(count)))
 
 
-@pytest.mark.parametrize("pictures", [1, 4, 10, 39, 40])
-def test_classes_are_equal_within_one(pictures: int) -> None:
+@pytest.mark.parametrize("images", [1, 4, 10, 39, 40])
+def test_classes_are_equal_within_one(images: int) -> None:
     train = split()
-    sample = draw_representative_set(train, pictures, seed=3)
+    sample = draw_representative_set(train, images, seed=3)
     labels = [train.labels[train.ids.index(name)] for name in sample.ids]
     counts = np.bincount(labels, minlength=4)
-    assert len(sample.images) == len(sample.ids) == len(set(sample.ids)) == pictures
+    assert len(sample.images) == len(sample.ids) == len(set(sample.ids)) == images
     assert counts.max() - counts.min() <= 1
 
 
-def test_pictures_belong_to_their_ids() -> None:
+def test_images_belong_to_their_ids() -> None:
     train = split()
     sample = draw_representative_set(train, 12, seed=3)
     places = [train.ids.index(name) for name in sample.ids]
@@ -59,7 +59,7 @@ def test_the_hash_changes_with_seed_ids_and_pixels() -> None:
     assert changed.sha256 != first.sha256
 
 
-@pytest.mark.parametrize("pictures", [0, -1, 41])
-def test_refuses_none_and_more_than_there_are(pictures: int) -> None:
-    with pytest.raises(ConfigError, match=rf"received {pictures} calibration pictures; expected 1 to 40"):
-        draw_representative_set(split(), pictures, seed=0)
+@pytest.mark.parametrize("images", [0, -1, 41])
+def test_refuses_none_and_more_than_there_are(images: int) -> None:
+    with pytest.raises(ConfigError, match=rf"received {images} calibration images; expected 1 to 40"):
+        draw_representative_set(split(), images, seed=0)

@@ -31,9 +31,10 @@ from export.bundle import write_artifacts
 from export.quantize.schemes import FACE, SELECTIVE, FloatOps, Scheme
 from export.tflite.passes import layer_of
 from runtime.bundle.manifest import read_manifest, write_manifest
-from runtime.core.errors import ArtifactError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError
 from runtime.core.files import sha256_of
-from tests.support.tiny_run import soft_pictures
+from tests.support.tiny_run import soft_images
 
 ARTIFACTS = ("float", "int8", "stock")
 
@@ -50,8 +51,8 @@ def contents(tiny_export: Path, tiny_float: Any) -> dict[str, bytes]:
 
     converter = tf.lite.TFLiteConverter.from_keras_model(tiny_float)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    pictures = soft_pictures(8, seed=1).astype(np.float32)
-    converter.representative_dataset = lambda: ([picture[np.newaxis]] for picture in pictures)
+    images = soft_images(8, seed=1).astype(np.float32)
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     bundle = tiny_export / "artifacts"
@@ -207,7 +208,7 @@ def test_our_int8_artifact_keeps_to_its_scheme_and_the_float_one_would_not(listi
         check_scheme(listings["float"], SELECTIVE)
 
 
-# The picture may come in without float arithmetic, and this network has no LayerNorm within its modulations.
+# The image may come in without float arithmetic, and this network has no LayerNorm within its modulations.
 @pytest.mark.parametrize(
     "allowed", [each for each in SELECTIVE.float_ops if each.pattern not in ("normalise", r".+\.modulated")]
 )

@@ -21,10 +21,10 @@ from calibration.calibration_file import read_calibration
 from export.bundle import copy_sources, describe_latencies, latency_warning, main, measure_accuracy, write_artifacts
 from runtime.benchmark import Latency
 from runtime.bundle.manifest import Overlay, read_manifest, write_manifest
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.core.files import sha256_of
 from runtime.engines.engine import open_engine
-from runtime.evaluation.split_file import LabelledPictures, read_split
+from runtime.evaluation.split_file import LabelledImages, read_split
 from tests.support.paths import ROOT
 from tests.support.tiny_bundle import write_budget
 from tests.support.tiny_run import CLASSES, run_artifact
@@ -39,7 +39,7 @@ def bundle(tiny_export: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_export: Path) -> LabelledPictures:
+def images(tiny_export: Path) -> LabelledImages:
     return read_split(tiny_export / "test.npz")
 
 
@@ -51,10 +51,10 @@ def predictions(path: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_the_runtime_opens_it(precision: str, bundle: Path, pictures: LabelledPictures, tiny_float: Any) -> None:
-    outputs = open_engine(bundle, precision=precision).run(pictures.images[:1])
+def test_the_runtime_opens_it(precision: str, bundle: Path, images: LabelledImages, tiny_float: Any) -> None:
+    outputs = open_engine(bundle, precision=precision).run(images.images[:1])
     assert (outputs.logits.shape, outputs.gates.shape, outputs.modulator.shape) == ((3,), (8, 8, 3), (8, 8))
-    expected = tiny_float.predict_on_batch(pictures.images[:1].astype(np.float32))[0]
+    expected = tiny_float.predict_on_batch(images.images[:1].astype(np.float32))[0]
     assert outputs.logits.argmax() == expected.argmax()
 
 
@@ -81,25 +81,25 @@ def test_the_manifest_describes_it(bundle: Path, tiny_export: Path) -> None:
 
 
 def test_accuracy_is_an_independent_count(
-    bundle: Path, tiny_export: Path, tiny_fake_quant: Any, pictures: LabelledPictures, tmp_path: Path
+    bundle: Path, tiny_export: Path, tiny_fake_quant: Any, images: LabelledImages, tmp_path: Path
 ) -> None:
     shutil.copytree(bundle, tmp_path, dirs_exist_ok=True)
-    labels = pictures.labels.copy()
+    labels = images.labels.copy()
     labels[::4] = (labels[::4] + 1) % 3
-    relabelled = dataclasses.replace(pictures, labels=labels, dataset="other", split="val")
+    relabelled = dataclasses.replace(images, labels=labels, dataset="other", split="val")
     manifest = measure_accuracy(tiny_export, tmp_path, relabelled)
     assert manifest == read_manifest(tmp_path)
     for artifact in manifest.artifacts:
         assert artifact.accuracy is not None
-        count = int((predictions(tmp_path / artifact.file, pictures.images) == labels).sum())
+        count = int((predictions(tmp_path / artifact.file, images.images) == labels).sum())
         assert artifact.accuracy.top1 == pytest.approx(count / 200)
         assert dataclasses.astuple(artifact.accuracy)[:3] == ("other", "val", 200)
     assert manifest.artifact("float32").accuracy.top1 == 0.75  # type: ignore[union-attr]
-    simulated = tiny_fake_quant.predict_on_batch(pictures.images.astype(np.float32)).argmax(axis=-1)
+    simulated = tiny_fake_quant.predict_on_batch(images.images.astype(np.float32)).argmax(axis=-1)
     for artifact in manifest.artifacts:
         same = None
         if artifact.precision == "int8":
-            same = (predictions(tmp_path / artifact.file, pictures.images) == simulated).mean()
+            same = (predictions(tmp_path / artifact.file, images.images) == simulated).mean()
             assert 0.97 < same <= 1.0
         assert artifact.accuracy.fake_quant_agreement == same  # type: ignore[union-attr]
 
@@ -123,7 +123,7 @@ def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path,
 
 @pytest.mark.slow
 def test_made_anew_elsewhere_and_in_another_process(
-    tiny_export: Path, bundle: Path, pictures: LabelledPictures, tmp_path: Path
+    tiny_export: Path, bundle: Path, images: LabelledImages, tmp_path: Path
 ) -> None:
     target = tmp_path / "models" / "mine"
     finished = subprocess.run(
@@ -137,13 +137,13 @@ def test_made_anew_elsewhere_and_in_another_process(
     assert "AutoGraph" not in finished.stderr
     for name in ARTIFACTS:
         assert str(target / name) in finished.stdout
-        found = predictions(target / name, pictures.images)
-        np.testing.assert_array_equal(found, predictions(bundle / name, pictures.images))
+        found = predictions(target / name, images.images)
+        np.testing.assert_array_equal(found, predictions(bundle / name, images.images))
         assert (target / name).read_bytes() == (bundle / name).read_bytes()
     assert "blobs test top-1 100.00%" in finished.stdout
     assert finished.stdout.count("delegate partitions: 1, operators outside: ") == 2
     assert "times as fast as float32 on this machine" in finished.stdout.splitlines()[-1]
-    # It holds all that it can be made from again, and no test pictures.
+    # It holds all that it can be made from again, and no test images.
     for name in ("config.json", "float.safetensors", "calibration.json"):
         assert (target / name).read_bytes() == (tiny_export / name).read_bytes()
     assert not (target / "test.npz").exists()

@@ -1,4 +1,4 @@
-"""A network that sees the centre of a picture alone: every stage shows it that, and nobody shows it more."""
+"""A network that sees the centre of an image alone: every stage shows it that, and nobody shows it more."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import export.__main__
 import export.quantize.qat
 import runtime.compare
 import train.loop.fit
-from export.quantize.qat import PictureBatches
+from export.quantize.qat import LazyBatches
 from runtime.bundle.manifest import ENGINES, read_manifest
 from runtime.classify import Classifier
 from runtime.evaluation.split_file import read_split
 from runtime.images.input_spec import InputSpec
-from tests.support.tiny_run import CONFIG, RUN, soft_pictures, write_tiny_run
+from tests.support.tiny_run import CONFIG, RUN, soft_images, write_tiny_run
 from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
 from tests.support.tiny_training import RUN as TRAINED_RUN
 from train.loop.training_model import Trainee
@@ -32,12 +32,12 @@ CROPPED = dataclasses.replace(RUN, model=dataclasses.replace(CONFIG, crop_fracti
 
 
 @pytest.fixture(scope="module")
-def run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cropped run, calibrated and exported."""
     folder = tmp_path_factory.mktemp("cropped")
     write_tiny_run(folder, CROPPED)
     arguments = ["--run", str(folder)]
-    assert calibration.__main__.main([*arguments, "--data-dir", str(picture_folder), "--pictures", "36"]) == 0
+    assert calibration.__main__.main([*arguments, "--data-dir", str(image_folder), "--images", "36"]) == 0
     assert export.__main__.main([*arguments, "--qat-epochs", "0"]) == 0
     return folder
 
@@ -49,7 +49,7 @@ def test_the_manifest_says_what_the_network_sees(run: Path) -> None:
 
 
 def test_the_export_measures_on_what_the_network_sees(run: Path) -> None:
-    """The labels are what the network says about the centres; about whole pictures it says something else."""
+    """The labels are what the network says about the centres; about whole images it says something else."""
     manifest = read_manifest(run / "artifacts")
     for engine in ENGINES:
         assert manifest.artifact("float32", engine).accuracy.top1 == 1.0  # type: ignore[union-attr]
@@ -65,9 +65,9 @@ def test_onnx_artifacts_say_it_in_words(run: Path) -> None:
     assert "centre of 16 pixels a side" in said["preprocessing"]
 
 
-def compared(run: Path, out: Path, *subjects: str, layer_pictures: int = 0) -> dict[str, Any]:
-    """Compare on the run's test pictures, and return the report."""
-    effort = ["--quick", "--rounds", "3", "--corrupted-pictures", "0", "--layer-pictures", str(layer_pictures)]
+def compared(run: Path, out: Path, *subjects: str, layer_images: int = 0) -> dict[str, Any]:
+    """Compare on the run's test images, and return the report."""
+    effort = ["--quick", "--rounds", "3", "--corrupted-images", "0", "--layer-images", str(layer_images)]
     runtime.compare.main([*subjects, "--data", str(run / "test.npz"), "--out", str(out), *effort, "--no-html"])
     return dict(json.loads((out / "report.json").read_text()))
 
@@ -90,15 +90,15 @@ def test_a_bundle_of_before_a_field_is_the_same_network(
     else:
         content["config"][field] = [4, 8]
     (older / "manifest.json").write_text(json.dumps(content))
-    report = compared(run, tmp_path / "out", str(older), str(run / "artifacts"), layer_pictures=8)
+    report = compared(run, tmp_path / "out", str(older), str(run / "artifacts"), layer_images=8)
     assert (report["blame"] is not None) == comparable
     assert ("different networks" in report["missing"].get("blame", "")) != comparable
 
 
-def test_a_picture_is_classified_by_what_the_network_sees(run: Path) -> None:
-    pictures, classifier = read_split(run / "test.npz"), Classifier(run / "artifacts", precision="float32")
-    for image, label in zip(pictures.images[:20], pictures.labels, strict=False):
-        assert classifier(image).top(1)[0][0] == pictures.class_names[label]
+def test_a_image_is_classified_by_what_the_network_sees(run: Path) -> None:
+    images, classifier = read_split(run / "test.npz"), Classifier(run / "artifacts", precision="float32")
+    for image, label in zip(images.images[:20], images.labels, strict=False):
+        assert classifier(image).top(1)[0][0] == images.class_names[label]
         # What surrounds the centre is of no account.
         surrounded = np.full_like(image, 255)
         surrounded[8:-8, 8:-8] = image[8:-8, 8:-8]
@@ -106,16 +106,16 @@ def test_a_picture_is_classified_by_what_the_network_sees(run: Path) -> None:
 
 
 def stored_by_pillow(images: np.ndarray, size: int) -> np.ndarray:
-    pictures = [PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BICUBIC) for image in images]
-    return np.stack([np.asarray(picture) for picture in pictures])
+    stored = [PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(original) for original in stored])
 
 
-def test_training_crops_from_whole_pictures() -> None:
+def test_training_crops_from_whole_images() -> None:
     dataset = easy_dataset()
     config = dataclasses.replace(NETWORK, crop_fraction=0.5, interpolation="bicubic")
     whole = stored_by_pillow(dataset.train.images, NETWORK.input_size + RECIPE.resize_margin)
-    np.testing.assert_array_equal(np.asarray(Trainee(config, RECIPE, dataset.train)._pictures), whole)
-    np.testing.assert_array_equal(PictureBatches(dataset.train, config, RECIPE)._batches._pictures, whole)
+    np.testing.assert_array_equal(np.asarray(Trainee(config, RECIPE, dataset.train)._images), whole)
+    np.testing.assert_array_equal(LazyBatches(dataset.train, config, RECIPE)._batches._images, whole)
 
 
 def test_validation_is_on_what_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +139,6 @@ def test_keras_classifies_what_the_network_sees() -> None:
             self.images = images
             return np.zeros((len(images), 2))
 
-    echo, pictures = Echo(), soft_pictures(3, seed=0, size=32)
-    train.loop.fit.classify(echo, pictures, SEEN)
-    np.testing.assert_array_equal(echo.images, pictures[:, 8:-8, 8:-8])
+    echo, stored = Echo(), soft_images(3, seed=0, size=32)
+    train.loop.fit.classify(echo, stored, SEEN)
+    np.testing.assert_array_equal(echo.images, stored[:, 8:-8, 8:-8])

@@ -1,4 +1,4 @@
-"""The archive for a device: whole, the same bytes every time, and enough to classify a picture without the rest."""
+"""The archive for a device: whole, the same bytes every time, and enough to classify an image without the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from export.device_bundle import (
     write_device_bundle,
 )
 from runtime.bundle.manifest import read_manifest, verified_file
-from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import sha256_of
 from tests.support.tiny_bundle import write_bundle
 
@@ -52,7 +53,7 @@ def unpack(path: Path, folder: Path) -> Path:
     return made
 
 
-def red_picture(path: Path) -> Path:
+def red_image(path: Path) -> Path:
     assert cv2.imwrite(str(path), np.full((20, 30, 3), (20, 10, 250), np.uint8))
     return path
 
@@ -163,7 +164,7 @@ def test_names_are_plain(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert bundle_name(manifest) == "tiny-colours"
     odd = bundle / "odd"
-    assert bundle_name(write_bundle(odd, b"a model", dataset="../my pictures/")) == "tiny-..-my-pictures"
+    assert bundle_name(write_bundle(odd, b"a model", dataset="../my images/")) == "tiny-..-my-images"
 
 
 def test_a_damaged_artifact_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,21 +202,21 @@ def test_it_classifies_without_the_checkout_and_tensorflow(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["sha256"], facts["size_bytes"]) == (sha256_of(out), out.stat().st_size)
     folder = unpack(out, tmp_path / "device")
-    picture = red_picture(tmp_path / "red.png")
+    image = red_image(tmp_path / "red.png")
     # -S and -I leave the standard library alone on the path: no checkout, no editable install.
     program = (
         "import sys\n"
         f"sys.path += [{str(folder)!r}, {sysconfig.get_paths()['purelib']!r}]\n"
         f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
         "from runtime.classify import main\n"
-        f"sys.exit(main([{str(picture)!r}, '--json']))\n"
+        f"sys.exit(main([{str(image)!r}, '--json']))\n"
     )
     finished = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert finished.returncode == 0, finished.stderr
     # No bundle was named: it is the only one there.
-    assert json.loads(finished.stdout)["pictures"][0]["top"][0]["label"] == "red"
+    assert json.loads(finished.stdout)["images"][0]["top"][0]["label"] == "red"
 
 
 @pytest.mark.slow
@@ -237,8 +238,8 @@ def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
 
     run("pip", "install", "--quiet", "--requirement", "requirements.txt")
     assert json.loads(run("runtime.doctor", "--measure", "--json"))["auto"]
-    picture = red_picture(tmp_path / "red.png")
-    assert json.loads(run("runtime.classify", str(picture), "--json"))["pictures"][0]["top"]
+    image = red_image(tmp_path / "red.png")
+    assert json.loads(run("runtime.classify", str(image), "--json"))["images"][0]["top"]
     run("runtime.camera_demo", "--bundle", "models/edge-pico-cifar10", "--source", "sample", "--headless", "--output",
         str(tmp_path / "demo.mp4"), "--max-frames", "5")  # fmt: skip
     assert (tmp_path / "demo.mp4").stat().st_size > 0

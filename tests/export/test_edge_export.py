@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.tiny_run import draw_weights, run_artifact, soft_pictures
+from tests.support.tiny_run import draw_weights, run_artifact, soft_images
 from train.model.config import PRESETS
 from train.model.fold_norms import fold_weights, folded
 
@@ -35,7 +35,7 @@ def ranges(network: Any) -> dict[str, tuple[float, float]]:
 
     layers = [layer for layer in network.layers if not isinstance(layer, tf_keras.layers.InputLayer)]
     views = tf_keras.Model(network.input, {layer.name: layer.output for layer in layers})
-    outputs = views.predict_on_batch(soft_pictures(64, seed=1).astype(np.float32))
+    outputs = views.predict_on_batch(soft_images(64, seed=1).astype(np.float32))
     return {name: (min(0.0, float(v.min())), max(0.0, float(v.max()))) for name, v in outputs.items()}
 
 
@@ -105,20 +105,20 @@ def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
     assert len(int8) == len(set(int8)) == sum(hasattr(layer, "kernel") for layer in network.layers)
 
 
-def logits(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(model.predict_on_batch(pictures.astype(np.float32)))
+def logits(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(model.predict_on_batch(images.astype(np.float32)))
 
 
 def test_the_artifact_computes_what_the_fake_quantized_network_does(quantized: Any, artifact: bytes) -> None:
-    pictures = soft_pictures(60, seed=2)
-    expected, found = logits(quantized, pictures), run_artifact(artifact, pictures)["logits"]
+    images = soft_images(60, seed=2)
+    expected, found = logits(quantized, images), run_artifact(artifact, images)["logits"]
     assert (expected.argmax(axis=1) == found.argmax(axis=1)).mean() >= 0.95
     assert np.abs(found - expected).max() < 0.1 * expected.std()
 
 
 def test_int8_stays_close_to_float(network: Any, artifact: bytes) -> None:
-    pictures = soft_pictures(60, seed=3)
-    expected, found = logits(network, pictures), run_artifact(artifact, pictures)["logits"]
+    images = soft_images(60, seed=3)
+    expected, found = logits(network, images), run_artifact(artifact, images)["logits"]
     assert expected.std() > 0.1
     sqnr_db = 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum())
     assert sqnr_db > 20

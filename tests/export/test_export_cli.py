@@ -16,7 +16,7 @@ from export.__main__ import main
 from export.quantize.qat import QatConfig, QatEpoch, Validated
 from export.quantize.schemes import SELECTIVE
 from runtime.bundle.manifest import AppliedScheme, read_manifest
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from train.data.registry import load_dataset
 from train.model.weights import read_tensors
 from train.run import read_run
@@ -31,7 +31,7 @@ def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
     reached = {artifact.precision: artifact.accuracy for artifact in read_manifest(bundle).artifacts}
     assert reached["float32"] is not None
     assert reached["int8"] is not None
-    assert (reached["float32"].dataset, reached["float32"].split, reached["float32"].pictures) == (
+    assert (reached["float32"].dataset, reached["float32"].split, reached["float32"].images) == (
         "blobs",
         "test",
         200,
@@ -49,12 +49,12 @@ def test_json_is_the_manifest_and_nothing_else(tiny_export: Path) -> None:
 def test_fine_tunes_and_goes_back(
     tiny_run: Path,
     tiny_export: Path,
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    options = ["--run", str(run), "--data-dir", str(picture_folder)]
+    options = ["--run", str(run), "--data-dir", str(image_folder)]
     assert run_cli(main, [*options, "--qat-epochs", "1", "--json"]) == 0
     captured = capsys.readouterr()
     assert [each["file"] for each in json.loads(captured.out)["artifacts"]] == list(ARTIFACTS)
@@ -84,9 +84,9 @@ def test_fine_tunes_and_goes_back(
     assert f"{bundle / 'int8.tflite'}  {(bundle / 'int8.tflite').stat().st_size} bytes" in capsys.readouterr().out
 
 
-def test_says_by_how_many_pictures_it_fine_tunes(
+def test_says_by_how_many_images_it_fine_tunes(
     tiny_run: Path,
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -94,11 +94,11 @@ def test_says_by_how_many_pictures_it_fine_tunes(
     monkeypatch.setattr(export.__main__, "fitting_batch_size", lambda model, wanted: wanted - 9)
     monkeypatch.setattr(export.__main__, "finetune", lambda student, teacher, batches, validate, config: [EPOCH])
     run = read_run(tiny_run)
-    dataset = load_dataset("folder", data_dir=picture_folder, image_size=run.image_size)
+    dataset = load_dataset("folder", data_dir=image_folder, image_size=run.image_size)
     folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     figures = export.__main__.quantization_aware_training(run, folder, dataset, QatConfig(), SELECTIVE)
     assert figures["batch_size"] == 7
-    assert capsys.readouterr().err == "batches of 7 instead of 16 pictures, so that a step fits into 8 GiB\n"
+    assert capsys.readouterr().err == "batches of 7 instead of 16 images, so that a step fits into 8 GiB\n"
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_says_by_how_many_pictures_it_fine_tunes(
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
     tiny_run: Path,
-    picture_folder: Path,
+    image_folder: Path,
     options: tuple[str, ...],
     complaint: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = ["--run", str(tiny_run), "--data-dir", str(picture_folder), *options]
+    given = ["--run", str(tiny_run), "--data-dir", str(image_folder), *options]
     assert run_cli(main, given) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -126,11 +126,11 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
 
 
 def test_a_run_without_calibration_is_refused(
-    tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     (run / "calibration.json").unlink()
-    assert run_cli(main, ["--run", str(run), "--data-dir", str(picture_folder)]) == 2
+    assert run_cli(main, ["--run", str(run), "--data-dir", str(image_folder)]) == 2
     assert "make it with `python -m calibration`" in capsys.readouterr().err
 
 
@@ -176,10 +176,10 @@ def test_a_refused_layer_leaves_the_run_as_it_was(tiny_run: Path, capsys: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["integer-only", "dynamic"])
 def test_the_other_schemes_are_fine_tuned_converted_and_measured(
-    scheme: str, tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str, tiny_run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    options = ["--run", str(run), "--data-dir", str(picture_folder), "--qat-epochs", "1"]
+    options = ["--run", str(run), "--data-dir", str(image_folder), "--qat-epochs", "1"]
     assert run_cli(main, [*options, "--scheme", scheme]) == 0
     figures = json.loads((run / "qat.json").read_text())
     assert all(0.5 <= each["val"]["agreement"] <= 1.0 for each in figures["epochs"])

@@ -22,7 +22,7 @@ from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SELECTIVE, match_rule
 from export.sensitivity.switchable import build_switched
 from runtime.core.errors import ArtifactError
 from tests.support.published_networks import LARGE
-from tests.support.tiny_run import draw_weights, run_artifact, soft_pictures
+from tests.support.tiny_run import draw_weights, run_artifact, soft_images
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
@@ -30,7 +30,7 @@ from train.model.weights import assign_weights, model_weights
 
 Ranges = dict[str, tuple[float, float]]
 Artifacts = dict[str, tuple[QuantizedNetwork, bytes, Listing]]
-PICTURES = soft_pictures(64, 1, LARGE.input_size)
+IMAGES = soft_images(64, 1, LARGE.input_size)
 
 
 def deployed(config: FocalNetConfig) -> tuple[Any, Ranges]:
@@ -41,7 +41,7 @@ def deployed(config: FocalNetConfig) -> tuple[Any, Ranges]:
     assign_weights(model_weights(model), weights, "test")
     layers = {layer.name: layer.output for layer in model.layers[1:]}
     views = keras.Model(model.input, layers | step_views(model, folded(config)))
-    outputs = views.predict_on_batch(PICTURES.astype(np.float32))
+    outputs = views.predict_on_batch(IMAGES.astype(np.float32))
     ranges = {name: (min(0.0, float(np.min(v))), max(0.0, float(np.max(v)))) for name, v in outputs.items()}
     return build_float(folded(config), weights, "test"), ranges
 
@@ -77,10 +77,10 @@ def test_it_is_one_partition_and_close_to_float_in_both_formats(
 ) -> None:
     quantized, content, listing = artifacts[scheme]
     assert listing.partitions == 1
-    expected = network.predict_on_batch(PICTURES.astype(np.float32))
-    by_tflite = run_artifact(content, PICTURES)["logits"]
+    expected = network.predict_on_batch(IMAGES.astype(np.float32))
+    by_tflite = run_artifact(content, IMAGES)["logits"]
     session = onnxruntime.InferenceSession(onnx.convert_int8(quantized, {}), providers=["CPUExecutionProvider"])
-    by_onnx = np.concatenate([session.run(["logits"], {"image": each[np.newaxis]})[0] for each in PICTURES])
+    by_onnx = np.concatenate([session.run(["logits"], {"image": each[np.newaxis]})[0] for each in IMAGES])
     for found in (by_tflite, by_onnx):
         assert np.abs(found - expected).max() < 0.15 * expected.std()
         assert not np.array_equal(found, expected)
@@ -100,8 +100,8 @@ def student(network: Any, ranges: Ranges) -> Any:
 
 
 def test_it_says_what_the_fake_quantized_network_says(network: Any, student: Any, artifacts: Artifacts) -> None:
-    found = run_artifact(artifacts["selective"][1], PICTURES)["logits"]
-    simulated, exact = (model.predict_on_batch(PICTURES.astype(np.float32)) for model in (student, network))
+    found = run_artifact(artifacts["selective"][1], IMAGES)["logits"]
+    simulated, exact = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (student, network))
     assert (found.argmax(axis=-1) == simulated.argmax(axis=-1)).mean() >= 0.95
     # The interpreter rounds in its own way, by less than int8 itself changes.
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
@@ -120,14 +120,14 @@ def test_biases_behind_a_padding_are_what_int32_holds(
 
 
 def test_products_behind_a_padding_can_be_switched(network: Any, ranges: Ranges, student: Any) -> None:
-    pictures = PICTURES.astype(np.float32)
+    images = IMAGES.astype(np.float32)
     switched = build_switched(network, folded(LARGE), ranges, SELECTIVE.rules)
     assert {"embed.proj", "stage1.embed.proj"} <= set(switched.products)
-    exact = network.predict_on_batch(pictures)
-    np.testing.assert_allclose(switched.model.predict_on_batch(pictures), exact, rtol=1e-4, atol=1e-4)
+    exact = network.predict_on_batch(images)
+    np.testing.assert_allclose(switched.model.predict_on_batch(images), exact, rtol=1e-4, atol=1e-4)
     switched.switch(switched.products)
-    expected = student.predict_on_batch(pictures)
-    np.testing.assert_allclose(switched.model.predict_on_batch(pictures), expected, rtol=1e-4, atol=1e-4)
+    expected = student.predict_on_batch(images)
+    np.testing.assert_allclose(switched.model.predict_on_batch(images), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected - exact).max() > 1e-3
 
 
@@ -149,8 +149,8 @@ def test_a_product_behind_a_padding_left_in_float_reads_what_was_never_rounded(
 
     switched = build_switched(network, folded(LARGE), ranges, SELECTIVE.rules)
     switched.switch([each for each in switched.products if each != name])
-    simulated, exact = (model.predict_on_batch(PICTURES.astype(np.float32)) for model in (switched.model, network))
-    found = run_artifact(content, PICTURES)["logits"]
+    simulated, exact = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (switched.model, network))
+    found = run_artifact(content, IMAGES)["logits"]
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
 
 
@@ -161,16 +161,16 @@ def test_with_patches_that_do_not_overlap_every_tensor_can_be_an_integer() -> No
     assert {each for op in listing.operators for each in (*op.inputs, *op.outputs)} == {"uint8", "int8"}
     layers = {each.layer for each in listing.operators}
     assert {"stage0.block0.norm1_post", "stage1.block1.norm2_post", "stage1.block0.norm_proj"} <= layers
-    stored = run_artifact(content, PICTURES)["logits"].astype(np.float64)
+    stored = run_artifact(content, IMAGES)["logits"].astype(np.float64)
     low, high = ranges["logits"]
     scale = (high - low) / 255.0
     found = (stored - np.rint(-128.0 - low / scale)) * scale
-    expected = network.predict_on_batch(PICTURES.astype(np.float32))
+    expected = network.predict_on_batch(IMAGES.astype(np.float32))
     signal, noise = (expected - expected.mean(axis=0)), (found - expected)
     assert 10 * np.log10((signal**2).sum() / (noise**2).sum()) > 15  # weights drawn at random magnify
 
 
-def test_pictures_normalised_before_a_padding_are_refused_where_every_tensor_is_an_integer(
+def test_images_normalised_before_a_padding_are_refused_where_every_tensor_is_an_integer(
     network: Any, ranges: Ranges
 ) -> None:
     with pytest.raises(ArtifactError, match=r"computes .*normalise.* in float, and the scheme 'integer-only' lists"):

@@ -33,7 +33,7 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
     for artifact in manifest.artifacts:
         assert verified_file(bundle, artifact).stat().st_size == artifact.size_bytes
         assert artifact.accuracy is not None
-        assert artifact.accuracy.pictures == report["data"]["pictures"]
+        assert artifact.accuracy.images == report["data"]["images"]
     for role, precision in zip(("reference", "candidate"), PRECISIONS, strict=True):
         artifact, reported = manifest.artifact(precision), report["subjects"][role]
         assert (reported["precision"], reported["sha256"]) == (precision, artifact.sha256)

@@ -16,7 +16,7 @@ import runtime.benchmark
 import runtime.camera_demo
 import runtime.compare
 from runtime.bundle.manifest import read_manifest, write_manifest
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.core.files import sha256_of
 from tests.support.tiny_bundle import write_budget
 

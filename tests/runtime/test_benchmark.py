@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import runtime.benchmark
-from runtime.benchmark import WARM_UP_RUNS, Latency, main, measure, speedup, summarise, synthetic_pictures
-from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.benchmark import WARM_UP_RUNS, Latency, main, measure, speedup, summarise, synthetic_images
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.engines.outputs import Outputs
 from runtime.images.input_spec import InputSpec
 
@@ -49,7 +50,7 @@ def clock(monkeypatch):
     return clock
 
 
-def pictures(count):
+def images(count):
     return [np.full((1, 4, 4, 3), index, np.uint8) for index in range(count)]
 
 
@@ -60,7 +61,7 @@ def test_latencies_are_those_of_each_engine_in_milliseconds(clock):
         "float32": ClockedEngine("float32", clock, times_ms),
         "int8": ClockedEngine("int8", clock, [2]),
     }
-    latencies = measure(engines, pictures(3), rounds=10)
+    latencies = measure(engines, images(3), rounds=10)
     assert latencies["float32"] == Latency(p50_ms=5.5, p90_ms=pytest.approx(9.1), min_ms=1.0)
     assert latencies["int8"] == Latency(2.0, 2.0, 2.0)
     assert speedup(latencies["float32"], latencies["int8"]) == 2.75
@@ -68,17 +69,17 @@ def test_latencies_are_those_of_each_engine_in_milliseconds(clock):
 
 def test_warm_up_runs_are_not_measured(clock):
     slow_start = [1000.0] * WARM_UP_RUNS + [3.0] * 5
-    latencies = measure({"int8": ClockedEngine("int8", clock, slow_start)}, pictures(1), rounds=5)
+    latencies = measure({"int8": ClockedEngine("int8", clock, slow_start)}, images(1), rounds=5)
     assert latencies["int8"] == Latency(3.0, 3.0, 3.0)
 
 
-def test_engines_take_turns_on_the_same_picture_and_rotate(clock):
+def test_engines_take_turns_on_the_same_image_and_rotate(clock):
     log = []
     engines = {name: ClockedEngine(name, clock, [1], log) for name in "abc"}
-    measure(engines, pictures(2), rounds=4)
+    measure(engines, images(2), rounds=4)
     rounds = log[3 * WARM_UP_RUNS :]
     assert [name for name, _ in rounds] == list("abcbcacababc")
-    assert [picture for _, picture in rounds] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+    assert [image for _, image in rounds] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
 
 
 def test_a_turn_may_begin_with_a_pause_and_runs_that_are_not_measured(clock, monkeypatch):
@@ -87,9 +88,9 @@ def test_a_turn_may_begin_with_a_pause_and_runs_that_are_not_measured(clock, mon
     engines = {name: ClockedEngine(name, clock, [5.0, 5.0, 1.0], log) for name in "ab"}
     for engine in engines.values():
         engine.runs = -WARM_UP_RUNS  # so that a turn's last run is the short one
-    latencies = measure(engines, pictures(2), rounds=2, rest_s=0.25, runs_before=2)
+    latencies = measure(engines, images(2), rounds=2, rest_s=0.25, runs_before=2)
     assert [name for name, _ in log[2 * WARM_UP_RUNS :]] == [*"aaabbb", *"bbbaaa"]
-    assert [picture for _, picture in log[2 * WARM_UP_RUNS :]] == [0] * 6 + [1] * 6
+    assert [image for _, image in log[2 * WARM_UP_RUNS :]] == [0] * 6 + [1] * 6
     assert pauses == [(0.25, 2 * WARM_UP_RUNS + 3 * turn) for turn in range(4)]
     assert latencies == {name: Latency(1.0, 1.0, 1.0) for name in "ab"}
 
@@ -97,7 +98,7 @@ def test_a_turn_may_begin_with_a_pause_and_runs_that_are_not_measured(clock, mon
 @pytest.mark.parametrize(("engines", "count", "rounds"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, -3)])
 def test_a_benchmark_of_nothing_is_refused(clock, engines, count, rounds):
     with pytest.raises(ConfigError, match="at least one of each"):
-        measure({"int8": ClockedEngine("int8", clock, [1])} if engines else {}, pictures(count), rounds)
+        measure({"int8": ClockedEngine("int8", clock, [1])} if engines else {}, images(count), rounds)
 
 
 def test_a_clock_that_stands_still_gives_no_ratio():
@@ -107,9 +108,9 @@ def test_a_clock_that_stands_still_gives_no_ratio():
             speedup(*pair)
 
 
-def test_synthetic_pictures_are_inputs_and_always_the_same():
-    first, again = synthetic_pictures(6), synthetic_pictures(6)
-    assert all(picture.shape == (1, 6, 6, 3) and picture.dtype == np.uint8 for picture in first)
+def test_synthetic_images_are_inputs_and_always_the_same():
+    first, again = synthetic_images(6), synthetic_images(6)
+    assert all(image.shape == (1, 6, 6, 3) and image.dtype == np.uint8 for image in first)
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
     assert not np.array_equal(first[0], first[1])
 

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 import runtime.camera_demo as demo
 import runtime.demo.pipeline
 import runtime.video.writer
-from runtime.core.errors import ConfigError, SourceError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import Command, Controls, Status
 from runtime.demo.window import Window
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
-from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.video.sources import Frame, Source
 from runtime.video.writer import ROOM_BYTES
 from tests.support.clips import read_video, write_clip
@@ -76,12 +77,12 @@ def test_says_what_it_did(tiny_bundle: Path, tmp_path: Path, capsys: pytest.Capt
     assert code == 0
     assert "frames: 1 (float32, ai-edge-litert" in out
     assert "latency p50" in out and " ms" in out
-    assert "unreadable pictures skipped: 1" in out
+    assert "unreadable images skipped: 1" in out
     assert err.count("warning: skipped") == 1
 
 
 @pytest.mark.parametrize("level", ["all", "1", "global", "modulator"])
-def test_picture_output_holds_the_chosen_maps(
+def test_image_output_holds_the_chosen_maps(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str
 ) -> None:
     # All red: in the tiny model the first gate is high, the second and third (the global one) low.
@@ -103,7 +104,7 @@ def test_picture_output_holds_the_chosen_maps(
         assert blue > red + 30
 
 
-def test_picture_output_takes_the_first_frame_alone(
+def test_image_output_takes_the_first_frame_alone(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(
@@ -125,7 +126,7 @@ def test_picture_output_takes_the_first_frame_alone(
         (["--threads", "0"], "threads"),
         (["--output", "out.gif"], "out.gif"),
         (["--reconnect-s", "-1"], "--reconnect-s -1"),
-        (["--pictures-per-s", "0"], "--pictures-per-s 0"),
+        (["--images-per-s", "0"], "--images-per-s 0"),
         (["--token", "x"], "--token without --serve"),
         (["--bundle", "nowhere"], "nowhere"),
     ],
@@ -330,7 +331,7 @@ def test_an_output_that_fills_the_disk_ends_the_run_and_is_kept(
     assert len(read_video(tmp_path / "out.mp4")) == 3
 
 
-def test_a_key_shows_the_same_picture_another_way(
+def test_a_key_shows_the_same_image_another_way(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.png", "b.png"):
@@ -356,8 +357,8 @@ def test_a_split_is_shown_with_its_running_accuracy(
     images = np.zeros((3, 8, 8, 3), np.uint8)
     for index, channel in enumerate((0, 1, 0)):
         images[index, ..., channel] = 255
-    pictures = LabelledPictures(images, np.array([0, 1, 2]), ("a", "b", "c"), LABELS, "colours", "test")
-    write_split(tmp_path / "test.npz", pictures)
+    split = LabelledImages(images, np.array([0, 1, 2]), ("a", "b", "c"), LABELS, "colours", "test")
+    write_split(tmp_path / "test.npz", split)
     arguments = ["--bundle", tiny_bundle, "--source", tmp_path / "test.npz", "--headless"]
     code, out, _ = run(capsys, *arguments, "--compare", "--json")
     assert code == 0
@@ -537,7 +538,7 @@ def test_the_window_takes_the_size_of_the_panels(monkeypatch: pytest.MonkeyPatch
     assert screen.sizes == [(6, 4), (2, 8)]
 
 
-def test_pictures_wait_for_a_key_and_clips_for_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_wait_for_a_key_and_clips_for_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = FakeScreen(monkeypatch, "")
     waits = iter([-1, -1, ord("x")])
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(waits))

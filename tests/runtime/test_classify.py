@@ -1,4 +1,4 @@
-"""Classify: any picture in, classes and maps out; what cannot be read is told, and the others go on."""
+"""Classify: any image in, classes and maps out; what cannot be read is told, and the others go on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.classify import Classification, Classifier, find_pictures, main
-from runtime.core.errors import ArtifactError, ConfigError, DataError, run_cli
+from runtime.classify import Classification, Classifier, find_images, main
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, DataError
 from runtime.images.preprocess import preprocess
 from tests.support.paths import ROOT
 from tests.support.tiny_bundle import LABELS, expected_outputs
@@ -24,20 +25,20 @@ from tests.support.tiny_bundle import LABELS, expected_outputs
 RED, GREEN, BLUE = (250, 10, 20), (10, 250, 20), (10, 20, 250)
 
 
-def write_picture(path: Path, rgb: tuple[int, int, int]) -> Path:
+def write_image(path: Path, rgb: tuple[int, int, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.full((20, 30, 3), rgb[::-1], np.uint8))
     return path
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    write_picture(folder / "red.png", RED)
-    write_picture(folder / "deep" / "green.JPG", GREEN)
-    write_picture(folder / "blue.png", BLUE)
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    write_image(folder / "red.png", RED)
+    write_image(folder / "deep" / "green.JPG", GREEN)
+    write_image(folder / "blue.png", BLUE)
     (folder / "broken.png").write_bytes(b"\x89PNG but no more")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -67,7 +68,7 @@ def test_an_array_gives_what_the_network_computes(classifier: Classifier) -> Non
 def test_a_file_is_classified_by_its_colour(
     classifier: Classifier, tmp_path: Path, name: str, rgb: tuple[int, int, int]
 ) -> None:
-    path = write_picture(tmp_path / "picture.png", rgb)
+    path = write_image(tmp_path / "image.png", rgb)
     ((label, probability),) = classifier(path).top(1)
     assert label == name
     assert classifier(str(path)).top(1) == classifier(path).top(1)
@@ -94,7 +95,7 @@ def test_top_is_sorted_and_ties_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4), np.uint8),
@@ -103,13 +104,13 @@ def test_top_is_sorted_and_ties_keep_their_order() -> None:
         [[1, 2, 3]],
     ],
 )
-def test_other_arrays_are_refused(classifier: Classifier, picture: Any) -> None:
-    with pytest.raises(DataError, match="received a picture of"):
-        classifier(picture)
+def test_other_arrays_are_refused(classifier: Classifier, image: Any) -> None:
+    with pytest.raises(DataError, match="received an image of"):
+        classifier(image)
 
 
 def test_a_header_that_claims_too_many_pixels_is_refused(classifier: Classifier, tmp_path: Path) -> None:
-    whole = write_picture(tmp_path / "red.png", RED).read_bytes()
+    whole = write_image(tmp_path / "red.png", RED).read_bytes()
     header = b"IHDR" + struct.pack(">II", 200_000, 200_000) + whole[24:29]
     claims = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
     (tmp_path / "huge.png").write_bytes(claims)
@@ -122,23 +123,23 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
         Classifier(tmp_path / "nowhere")
 
 
-def test_files_folders_and_patterns_are_found(pictures: Path, tmp_path: Path) -> None:
-    folder = [pictures / name for name in ("blue.png", "broken.png", "deep/green.JPG", "red.png")]
-    assert list(find_pictures([str(pictures)])) == folder
-    assert list(find_pictures([f"{pictures}/**/*e*.[pJ]*"])) == [folder[0], folder[1], folder[2], folder[3]]
-    assert list(find_pictures([f"{pictures}/r*", f"{pictures}/b*e.png"])) == [folder[3], folder[0]]
-    assert list(find_pictures([f"{pictures}/z*"])) == [Path(f"{pictures}/z*")]
-    odd = write_picture(tmp_path / "a[b].png", RED)
-    assert list(find_pictures([str(odd)])) == [odd]
+def test_files_folders_and_patterns_are_found(images: Path, tmp_path: Path) -> None:
+    folder = [images / name for name in ("blue.png", "broken.png", "deep/green.JPG", "red.png")]
+    assert list(find_images([str(images)])) == folder
+    assert list(find_images([f"{images}/**/*e*.[pJ]*"])) == [folder[0], folder[1], folder[2], folder[3]]
+    assert list(find_images([f"{images}/r*", f"{images}/b*e.png"])) == [folder[3], folder[0]]
+    assert list(find_images([f"{images}/z*"])) == [Path(f"{images}/z*")]
+    odd = write_image(tmp_path / "a[b].png", RED)
+    assert list(find_images([str(odd)])) == [odd]
 
 
-def test_text_names_each_picture_and_skips_what_it_cannot_read(
-    tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_text_names_each_image_and_skips_what_it_cannot_read(
+    tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(capsys, pictures, pictures / "missing.png", "--bundle", tiny_bundle, "--top", 1)
+    code, out, err = run(capsys, images, images / "missing.png", "--bundle", tiny_bundle, "--top", 1)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0::2] == [str(pictures / name) for name in ("blue.png", "deep/green.JPG", "red.png")]
+    assert lines[0::2] == [str(images / name) for name in ("blue.png", "deep/green.JPG", "red.png")]
     assert [line.split()[0] for line in lines[1::2]] == ["blue", "green", "red"]
     assert [line for line in err.splitlines() if "broken.png" in line and line.startswith("warning: skipped")]
     assert "missing.png" in err
@@ -147,14 +148,14 @@ def test_text_names_each_picture_and_skips_what_it_cannot_read(
 
 
 def test_json_has_the_same_and_names_the_unreadable(
-    tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, pictures, "--bundle", tiny_bundle, "--precision", "float32", "--json")
+    code, out, _ = run(capsys, images, "--bundle", tiny_bundle, "--precision", "float32", "--json")
     content = json.loads(out)
     assert code == 0
     assert content["precision"] == "float32"
-    assert content["unreadable"] == [str(pictures / "broken.png")]
-    blue = content["pictures"][0]
+    assert content["unreadable"] == [str(images / "broken.png")]
+    blue = content["images"][0]
     assert blue["top"][0]["label"] == "blue"
     assert len(blue["top"]) == len(LABELS)
     assert sum(entry["probability"] for entry in blue["top"]) == pytest.approx(1.0, abs=1e-5)
@@ -163,27 +164,27 @@ def test_json_has_the_same_and_names_the_unreadable(
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_nothing_readable_is_an_error(
-    tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+    tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
-    code, _, err = run(capsys, pictures / "broken.png", pictures / "no*", "--bundle", tiny_bundle, *options)
+    code, _, err = run(capsys, images / "broken.png", images / "no*", "--bundle", tiny_bundle, *options)
     assert code == 2
-    assert "error: none of 2 pictures could be read" in err.splitlines()[-1]
+    assert "error: none of 2 images could be read" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("option", [("--top", "0"), ("--threads", "0")])
 def test_bad_options_are_one_line(
-    tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
+    tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
 ) -> None:
-    code, out, err = run(capsys, pictures / "red.png", "--bundle", tiny_bundle, *option)
+    code, out, err = run(capsys, images / "red.png", "--bundle", tiny_bundle, *option)
     assert (code, out) == (2, "")
     assert err.startswith("error: received")
 
 
-def test_one_picture_needs_no_camera_window_or_progress_bar(tiny_bundle: Path, pictures: Path) -> None:
+def test_one_image_needs_no_camera_window_or_progress_bar(tiny_bundle: Path, images: Path) -> None:
     program = (
         "import sys\n"
         "from runtime.classify import main\n"
-        f"main([{str(pictures / 'red.png')!r}, '--bundle', {str(tiny_bundle)!r}])\n"
+        f"main([{str(images / 'red.png')!r}, '--bundle', {str(tiny_bundle)!r}])\n"
         "heavy = {'runtime.video.camera', 'runtime.demo.window', 'runtime.engine_choice', "
         "'tqdm', 'onnxruntime', 'tensorflow'}\n"
         "print('heavy', sorted(heavy & set(sys.modules)))\n"

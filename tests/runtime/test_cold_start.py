@@ -12,16 +12,17 @@ import pytest
 
 import runtime.cold_start as cold_start
 from runtime.cold_start import ColdStart, Start, main, measure_cold_start, start_once
-from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, FocalEdgeError
 from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "models" / "edge-pico-cifar10"
 
 
 def test_a_fresh_process_is_quick_and_small(tmp_path: Path) -> None:
-    picture = tmp_path / "sample.png"
-    cold_start.write_sample_picture(picture)
-    arguments = [str(picture), "--bundle", str(SHIPPED)]
+    image = tmp_path / "sample.png"
+    cold_start.write_sample_image(image)
+    arguments = [str(image), "--bundle", str(SHIPPED)]
     start_once(arguments)
     # The memory is the child's alone, though this process may hold gigabytes. Time is only held to what
     # other work on the machine cannot explain.
@@ -68,9 +69,9 @@ def test_json_has_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert seen == [(True, ["--bundle", "b", "--precision", "int8", "--engine", "ort"], 3)]
 
 
-def test_a_missing_picture_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(main, ["--picture", "/nowhere.png"]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no picture /nowhere.png")
+def test_a_missing_image_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(main, ["--image", "/nowhere.png"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no image /nowhere.png")
 
 
 def test_the_command_measures(tmp_path: Path) -> None:

@@ -18,37 +18,38 @@ import runtime.parity.pair
 from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
 from runtime.compare import Effort, main, sample_indices
 from runtime.compare import compare as compare_pair
-from runtime.core.errors import ArtifactError, ConfigError, DataError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError, DataError
 from runtime.core.machine import cpu_model
 from runtime.engines.outputs import Outputs
-from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.input_spec import InputSpec
 from runtime.parity.pair import Pair, Subject
 from runtime.parity.report.html import render_report
 from runtime.parity.report.svg_charts import BarPair, Estimate, estimates, histogram, paired_bars
 from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
-from tests import tiny_bundle
+from tests.support import tiny_bundle
 
 CLASSES = ("ant", "bee", "<cat> & co")
 SIZE = 8
-PICTURES = 210
-# Pictures that the fake float network gets wrong, one of each class.
+IMAGES = 210
+# Images that the fake float network gets wrong, one of each class.
 FLOAT_MISTAKES = (0, 70, 140)
 
 
-def picture(index: int) -> np.ndarray:
-    """A noise picture whose first pixel tells its label (red) and its index (green)."""
+def drawn_image(index: int) -> np.ndarray:
+    """A noise image whose first pixel tells its label (red) and its index (green)."""
     image = np.random.default_rng(index).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     image[0, 0] = (index % len(CLASSES), index, 0)
     return image
 
 
 @pytest.fixture
-def pictures() -> LabelledPictures:
-    return LabelledPictures(
-        images=np.stack([picture(index) for index in range(PICTURES)]),
-        labels=np.arange(PICTURES, dtype=np.int64) % len(CLASSES),
-        ids=tuple(f"picture/{index}" for index in range(PICTURES)),
+def images() -> LabelledImages:
+    return LabelledImages(
+        images=np.stack([drawn_image(index) for index in range(IMAGES)]),
+        labels=np.arange(IMAGES, dtype=np.int64) % len(CLASSES),
+        ids=tuple(f"image/{index}" for index in range(IMAGES)),
         class_names=CLASSES,
         dataset="toys",
         split="test",
@@ -148,7 +149,7 @@ def manifest() -> Manifest:
 
 BUDGET = read_budget(DEFAULT_BUDGET, "quantization")
 ACCURACY = {name: BUDGET[name] for name in ("max_drop_pp", "min_agreement", "max_non_finite", "min_gate_cosine")}
-LITTLE = Effort(corrupted_pictures=0, layer_pictures=0, rounds=3)
+LITTLE = Effort(corrupted_images=0, layer_images=0, rounds=3)
 
 
 def pair_of(engines: dict[str, FakeEngine], manifest: Manifest) -> Pair:
@@ -160,11 +161,11 @@ def pair_of(engines: dict[str, FakeEngine], manifest: Manifest) -> Pair:
     )
 
 
-def compare(engines: dict[str, FakeEngine], manifest: Manifest, pictures: LabelledPictures, **changes) -> dict:
+def compare(engines: dict[str, FakeEngine], manifest: Manifest, images: LabelledImages, **changes) -> dict:
     """Compare two fake engines, little beside the predictions, and return the report."""
     budget = changes.pop("budget", ACCURACY)
-    effort = replace(LITTLE, pictures=changes.pop("limit", None), **changes)
-    return compare_pair(pair_of(engines, manifest), pictures, budget, effort).report
+    effort = replace(LITTLE, images=changes.pop("limit", None), **changes)
+    return compare_pair(pair_of(engines, manifest), images, budget, effort).report
 
 
 def outcomes(report: dict) -> dict[str, str]:
@@ -186,12 +187,12 @@ def _quick(quick_cost):
 
 
 @pytest.fixture
-def command(tmp_path, manifest, pictures, monkeypatch):
+def command(tmp_path, manifest, images, monkeypatch):
     """Gives a function that runs the command line with an int8 engine of our choice."""
     bundle, data, budget = tmp_path / "bundle", tmp_path / "test.npz", tmp_path / "budget.toml"
     bundle.mkdir()
     write_manifest(bundle, manifest)
-    write_split(data, pictures)
+    write_split(data, images)
     rules = "\n".join(f"{name} = {{ fail = {limit.fail} }}" for name, limit in ACCURACY.items())
     budget.write_text(f"schema_version = 1\n[quantization]\n{rules}\n[release]\n{rules}\n")
 
@@ -203,7 +204,7 @@ def command(tmp_path, manifest, pictures, monkeypatch):
             lambda folder, precision, engine, threads: replace(pair[precision], threads=threads),
         )
         base = [*subject, "--data", str(data), "--out", str(tmp_path / "report"), "--budget", str(budget)]
-        return run_cli(main, [*base, "--corrupted-pictures", "0", "--layer-pictures", "0", "--rounds", "3", *arguments])
+        return run_cli(main, [*base, "--corrupted-images", "0", "--layer-images", "0", "--rounds", "3", *arguments])
 
     return run
 
@@ -211,19 +212,19 @@ def command(tmp_path, manifest, pictures, monkeypatch):
 # --- the figures -------------------------------------------------------------------------------
 
 
-def test_sound_quantization_passes_with_the_figures_counted_by_hand(manifest, pictures):
-    report = compare(engines(rounded), manifest, pictures)
+def test_sound_quantization_passes_with_the_figures_counted_by_hand(manifest, images):
+    report = compare(engines(rounded), manifest, images)
     accuracy = report["accuracy"]
     assert report["verdict"]["outcome"] == "pass"
     assert set(outcomes(report)) == set(ACCURACY)
     assert accuracy["reference"]["top1"] == accuracy["candidate"]["top1"] == 207 / 210
     assert accuracy["reference"]["top5"] is None, "of 3 classes"
-    assert (accuracy["drop_pp"], accuracy["agreement"], accuracy["non_finite_pictures"]) == (0, 1, 0)
+    assert (accuracy["drop_pp"], accuracy["agreement"], accuracy["non_finite_images"]) == (0, 1, 0)
     assert (accuracy["mcnemar_p_value"], accuracy["top1_ratio"], accuracy["ece_increase"]) == (1, 1, 0)
     assert accuracy["reference_skill"] == pytest.approx((207 / 210 - 1 / 3) / (2 / 3))
     classes = report["classes"]["list"]
-    assert [entry["pictures"] for entry in classes] == [70, 70, 70]
-    # Pictures 0, 70 and 140 are one of each class.
+    assert [entry["images"] for entry in classes] == [70, 70, 70]
+    # Images 0, 70 and 140 are one of each class.
     assert [entry["top1_candidate"] for entry in classes] == [69 / 70] * 3
     assert (report["cost"]["reference"]["size_bytes"], report["cost"]["size_ratio"]) == (400, 4.0)
     maps = report["sight"]["maps"]
@@ -232,11 +233,11 @@ def test_sound_quantization_passes_with_the_figures_counted_by_hand(manifest, pi
     json.dumps(report, allow_nan=False)
 
 
-def test_similarity_belongs_to_its_own_map(manifest, pictures):
+def test_similarity_belongs_to_its_own_map(manifest, images):
     def second_level_zeroed_global_gate_negated(outputs, index):
         return replace(outputs, gates=outputs.gates * np.float32([1, 0, -1]))
 
-    report = compare(engines(second_level_zeroed_global_gate_negated), manifest, pictures)
+    report = compare(engines(second_level_zeroed_global_gate_negated), manifest, images)
     maps = report["sight"]["maps"]
     assert [entry["cosine"]["mean"] for entry in maps] == pytest.approx([1, 0, -1, 1], abs=1e-6)
     assert [entry["rank_correlation"]["mean"] for entry in maps] == pytest.approx([1, 0, -1, 1], abs=1e-6)
@@ -244,8 +245,8 @@ def test_similarity_belongs_to_its_own_map(manifest, pictures):
     assert outcomes(report)["min_gate_cosine"] == "fail"
 
 
-def test_a_drop_has_the_sign_of_a_loss(manifest, pictures):
-    worse = compare(engines(labels_permuted), manifest, pictures)["accuracy"]
+def test_a_drop_has_the_sign_of_a_loss(manifest, images):
+    worse = compare(engines(labels_permuted), manifest, images)["accuracy"]
     assert worse["drop_pp"] == pytest.approx(100 * 207 / 210)
     assert (worse["only_reference_correct"], worse["only_candidate_correct"]) == (207, 0)
     assert worse["drop_interval_pp"]["low"] > 90
@@ -254,74 +255,74 @@ def test_a_drop_has_the_sign_of_a_loss(manifest, pictures):
     def mends_one(outputs, index):
         return with_logits(outputs, [3, 2, 2]) if index == 0 else outputs
 
-    better = compare(engines(mends_one), manifest, pictures)
+    better = compare(engines(mends_one), manifest, images)
     assert better["accuracy"]["drop_pp"] == pytest.approx(-100 / 210)
     assert better["accuracy"]["only_candidate_correct"] == 1
     assert better["verdict"]["passed"] is True
 
 
-def test_a_class_that_loses_is_named_and_the_others_are_not(manifest, pictures):
+def test_a_class_that_loses_is_named_and_the_others_are_not(manifest, images):
     def bees_lost(outputs, index):
         return with_logits(outputs, [3, 2, 2]) if index % 3 == 1 and index < 60 else outputs
 
-    report = compare(engines(bees_lost), manifest, pictures, budget={"max_worse_classes": Limit(0)})
+    report = compare(engines(bees_lost), manifest, images, budget={"max_worse_classes": Limit(0)})
     ant, bee, cat = report["classes"]["list"]
     assert (ant["worse"], bee["worse"], cat["worse"]) == (False, True, False)
     assert bee["drop_pp"] == pytest.approx(100 * 20 / 70)
     assert bee["drop_interval_pp"]["low"] < bee["drop_pp"] < bee["drop_interval_pp"]["high"]
     assert (report["classes"]["worse_classes"], report["verdict"]["passed"]) == (1, False)
     (cell,) = report["confusion"]["list"]
-    assert (cell["label"], cell["predicted"], cell["change_pictures"]) == ("bee", "ant", 20)
+    assert (cell["label"], cell["predicted"], cell["change_images"]) == ("bee", "ant", 20)
     assert {entry["label"] for entry in report["disagreements"]} == {"bee"}
     assert report["disagreements"][0]["candidate"]["prediction"] == "ant"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_int8_engine_fails(manifest, pictures, damage):
-    report = compare(engines(damage), manifest, pictures)
+def test_a_damaged_int8_engine_fails(manifest, images, damage):
+    report = compare(engines(damage), manifest, images)
     assert report["verdict"]["passed"] is False
     json.dumps(report, allow_nan=False)
 
 
 @pytest.mark.parametrize(("damage", "count"), [(nan_logits, 210), (one_nan_gate, 1), (one_infinite_modulator, 1)])
-def test_non_finite_outputs_fail_by_their_own_rule(manifest, pictures, damage, count):
+def test_non_finite_outputs_fail_by_their_own_rule(manifest, images, damage, count):
     budget = {"max_drop_pp": Limit(100.0), "max_non_finite": Limit(0)}
-    report = compare(engines(damage), manifest, pictures, budget=budget)
+    report = compare(engines(damage), manifest, images, budget=budget)
     assert outcomes(report) == {"max_drop_pp": "pass", "max_non_finite": "fail"}
-    assert report["accuracy"]["non_finite_pictures"] == count
+    assert report["accuracy"]["non_finite_images"] == count
     assert report["accuracy"]["agreement"] == pytest.approx(1 - count / 210)
     assert report["accuracy"]["candidate"]["cross_entropy_nats"] is None
     assert all(entry["cosine"]["min"] == 0 for entry in report["sight"]["maps"])
     assert report["disagreements"][0]["candidate"]["prediction"] is None
 
 
-def test_a_drop_of_exactly_the_allowed_one_passes_and_one_picture_more_fails(manifest, pictures):
+def test_a_drop_of_exactly_the_allowed_one_passes_and_one_image_more_fails(manifest, images):
     def wrong_for(last):
         def damage(outputs, index):
             return with_logits(outputs, np.roll(outputs.logits, 1)) if index in range(1, last) else outputs
 
         return damage
 
-    # 21 of 210 pictures are 10 percentage points.
+    # 21 of 210 images are 10 percentage points.
     for last, passed in ((22, True), (23, False)):
-        report = compare(engines(wrong_for(last)), manifest, pictures, budget={"max_drop_pp": Limit(10)})
+        report = compare(engines(wrong_for(last)), manifest, images, budget={"max_drop_pp": Limit(10)})
         assert report["verdict"]["passed"] is passed
 
 
-def test_the_manifests_accuracy_is_compared_with_on_the_same_split_only(manifest, pictures):
+def test_the_manifests_accuracy_is_compared_with_on_the_same_split_only(manifest, images):
     float32 = replace(manifest.artifact("float32"), accuracy=Accuracy("toys", "test", 210, 0.9))
     known = replace(manifest, artifacts=(float32, manifest.artifact("int8")))
     budget = {"max_reference_shift_pp": Limit(1.0)}
-    report = compare(engines(), known, pictures, budget=budget)
+    report = compare(engines(), known, images, budget=budget)
     assert report["accuracy"]["reference_shift_pp"] == pytest.approx(100 * (207 / 210 - 0.9))
     assert report["verdict"]["passed"] is False
-    other = compare(engines(), known, replace(pictures, split="val"), budget=budget)
+    other = compare(engines(), known, replace(images, split="val"), budget=budget)
     assert other["accuracy"]["reference_shift_pp"] is None
 
 
-def test_corruptions_are_counted_on_the_same_pictures(manifest, pictures):
-    report = compare(engines(labels_permuted), manifest, pictures, corrupted_pictures=6)["corruptions"]
-    assert (report["pictures"], len(report["list"])) == (6, 27)
+def test_corruptions_are_counted_on_the_same_images(manifest, images):
+    report = compare(engines(labels_permuted), manifest, images, corrupted_images=6)["corruptions"]
+    assert (report["images"], len(report["list"])) == (6, 27)
     assert report["clean"]["top1_reference"] == pytest.approx(5 / 6, abs=1 / 6)
     for cell in report["list"]:
         assert cell["drop_pp"] == pytest.approx(100 * (cell["top1_reference"] - cell["top1_candidate"]))
@@ -333,25 +334,25 @@ def test_corruptions_are_counted_on_the_same_pictures(manifest, pictures):
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def test_a_damaged_float_reference_is_bad_input_not_a_verdict(manifest, pictures):
+def test_a_damaged_float_reference_is_bad_input_not_a_verdict(manifest, images):
     damaged = {"float32": FakeEngine("float32", nan_logits), "int8": FakeEngine("int8")}
     with pytest.raises(ArtifactError, match="float32 artifact gives non-finite"):
-        compare(damaged, manifest, pictures)
+        compare(damaged, manifest, images)
 
 
-def test_logits_of_another_shape_are_refused(manifest, pictures):
+def test_logits_of_another_shape_are_refused(manifest, images):
     def too_few_logits(outputs, index):
         return with_logits(outputs, outputs.logits[:2])
 
     with pytest.raises(ArtifactError, match=r"int8 artifact gives logits of shape \(2,\)"):
-        compare(engines(too_few_logits), manifest, pictures)
+        compare(engines(too_few_logits), manifest, images)
 
 
-def test_maps_of_another_number_are_a_missing_figure_and_of_another_size_are_fitted(manifest, pictures):
+def test_maps_of_another_number_are_a_missing_figure_and_of_another_size_are_fitted(manifest, images):
     def too_few_gates(outputs, index):
         return replace(outputs, gates=outputs.gates[..., :2])
 
-    report = compare(engines(too_few_gates), manifest, pictures)
+    report = compare(engines(too_few_gates), manifest, images)
     assert report["sight"] is None
     assert outcomes(report)["min_gate_cosine"] == "fail"
     assert "different numbers of maps" in next(iter(report["verdict"]["rules"][-1:]))["text"]
@@ -363,18 +364,18 @@ def test_maps_of_another_number_are_a_missing_figure_and_of_another_size_are_fit
             modulator=outputs.modulator.repeat(2, 0).repeat(2, 1),
         )
 
-    report = compare(engines(twice_the_cells), manifest, pictures)
+    report = compare(engines(twice_the_cells), manifest, images)
     assert report["sight"]["lowest_mean_cosine"] == pytest.approx(1)
 
 
-def test_data_of_other_classes_is_refused(manifest, pictures):
+def test_data_of_other_classes_is_refused(manifest, images):
     with pytest.raises(DataError, match="4 classes and the bundle 3"):
-        compare(engines(), manifest, replace(pictures, class_names=(*CLASSES, "dog")))
+        compare(engines(), manifest, replace(images, class_names=(*CLASSES, "dog")))
     with pytest.raises(DataError, match="class 0 is 'bee' in the data and 'ant'"):
-        compare(engines(), manifest, replace(pictures, class_names=("bee", "ant", CLASSES[2])))
+        compare(engines(), manifest, replace(images, class_names=("bee", "ant", CLASSES[2])))
 
 
-@pytest.mark.parametrize("change", [{"pictures": 0}, {"rounds": 0}, {"threads": (1, 0)}, {"layer_pictures": -1}])
+@pytest.mark.parametrize("change", [{"images": 0}, {"rounds": 0}, {"threads": (1, 0)}, {"layer_images": -1}])
 def test_senseless_effort_is_refused(change):
     with pytest.raises(ConfigError, match="received"):
         Effort(**change)
@@ -398,18 +399,18 @@ def test_a_sample_takes_what_a_rare_class_has():
 
 
 @pytest.mark.parametrize("limit", [None, 7, 99])
-def test_no_limit_or_a_large_one_takes_every_picture(limit):
+def test_no_limit_or_a_large_one_takes_every_image(limit):
     assert sample_indices(np.arange(7), limit).tolist() == list(range(7))
 
 
-def test_a_sample_is_named_as_such_in_the_report(manifest, pictures):
-    whole = compare(engines(), manifest, pictures)["data"]
-    report = compare(engines(), manifest, pictures, limit=6)
+def test_a_sample_is_named_as_such_in_the_report(manifest, images):
+    whole = compare(engines(), manifest, images)["data"]
+    report = compare(engines(), manifest, images, limit=6)
     sample = report["data"]
-    assert (whole["pictures"], whole["sampling"]) == (210, "every picture of the split")
-    assert (sample["pictures"], sample["pictures_in_split"]) == (6, 210)
+    assert (whole["images"], whole["sampling"]) == (210, "every image of the split")
+    assert (sample["images"], sample["images_in_split"]) == (6, 210)
     assert "6 of 210" in sample["sampling"]
-    assert set(outcomes(report).values()) == {"warn"}, "6 pictures are too few for any rule to pass"
+    assert set(outcomes(report).values()) == {"warn"}, "6 images are too few for any rule to pass"
 
 
 # --- the machine --------------------------------------------------------------------------------
@@ -520,7 +521,7 @@ def test_what_is_not_two_artifacts_is_bad_input(command, tmp_path, capsys):
         (["--max-drop", "nan"], "0 or more"),
         (["--limit", "0"], "1 or more"),
         (["--threads", "0"], "1 or more"),
-        (["--corrupted-pictures", "-1"], "0 or more"),
+        (["--corrupted-images", "-1"], "0 or more"),
         (["--data", "/none/test.npz"], "/none/test.npz"),
         (["--bundle", "/none"], "/none"),
         (["--budget", "/none/parity.toml"], "/none/parity.toml"),
@@ -544,8 +545,8 @@ def test_an_empty_split_is_bad_input(command, tmp_path, capsys):
     assert "non-empty" in capsys.readouterr().err
 
 
-def test_data_of_another_bundle_is_bad_input(command, tmp_path, pictures, capsys):
-    write_split(tmp_path / "other.npz", replace(pictures, class_names=("a", "b", "c", "d")))
+def test_data_of_another_bundle_is_bad_input(command, tmp_path, images, capsys):
+    write_split(tmp_path / "other.npz", replace(images, class_names=("a", "b", "c", "d")))
     assert command("--data", str(tmp_path / "other.npz")) == 2
     assert "4 classes" in capsys.readouterr().err
 
@@ -554,7 +555,7 @@ def test_data_of_another_bundle_is_bad_input(command, tmp_path, pictures, capsys
 
 
 class Page(HTMLParser):
-    """Collects figures, references, pictures and text, and checks that elements nest."""
+    """Collects figures, references, images and text, and checks that elements nest."""
 
     VOID = ("meta", "img", "br", "link")
 
@@ -605,7 +606,7 @@ def at(report, path):
 
 @pytest.mark.parametrize("damage", [rounded, labels_permuted, nan_logits])
 def test_the_page_shows_the_figures_of_the_json(command, tmp_path, damage):
-    command("--corrupted-pictures", "3", damage=damage)
+    command("--corrupted-images", "3", damage=damage)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     page = Page((tmp_path / "report" / "report.html").read_text())
     for path, scale, shown in page.figures:
@@ -616,7 +617,7 @@ def test_the_page_shows_the_figures_of_the_json(command, tmp_path, damage):
     shown_paths = {path for path, _, _ in page.figures}
     figures = ("drop_pp", "agreement", "mcnemar_p_value", "only_reference_correct", "drop_interval_pp.high")
     wanted = {f"accuracy.{key}" for key in figures}
-    wanted |= {f"classes.list.{i}.{key}" for i in range(3) for key in ("pictures", "drop_pp", "p_value")}
+    wanted |= {f"classes.list.{i}.{key}" for i in range(3) for key in ("images", "drop_pp", "p_value")}
     wanted |= {f"sight.maps.{i}.ssim.{key}" for i in range(4) for key in ("mean", "p5", "min")}
     wanted |= {f"corruptions.list.{i}.drop_pp" for i in range(27)} | {"corruptions.extra_drop_pp"}
     wanted |= {"cost.threads.0.speedup", "cost.threads.0.candidate.p99_ms", "cost.reference.cold_start_ms"}
@@ -629,7 +630,7 @@ def test_the_page_shows_the_figures_of_the_json(command, tmp_path, damage):
 
 
 def test_the_page_needs_nothing_else_and_is_well_formed(command, tmp_path):
-    command("--corrupted-pictures", "2", damage=last_class_zeroed)
+    command("--corrupted-images", "2", damage=last_class_zeroed)
     text = (tmp_path / "report" / "report.html").read_text()
     page = Page(text)
     assert page.open == []
@@ -639,7 +640,7 @@ def test_the_page_needs_nothing_else_and_is_well_formed(command, tmp_path):
     assert "$" not in text
     assert not page.tags & {"script", "link", "iframe", "object"}
     assert "url(" not in text.replace("url(#stripes)", "").replace("url(#hatch)", "")
-    # Six pictures of disagreement and three with the least similar maps, by both.
+    # Six images of disagreement and three with the least similar maps, by both.
     assert len(page.references) == 18
     assert all(reference.startswith("data:image/jpeg;base64,") for reference in page.references)
     for reference in page.references:
@@ -647,29 +648,29 @@ def test_the_page_needs_nothing_else_and_is_well_formed(command, tmp_path):
         assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).std() > 0
 
 
-def test_names_of_files_and_classes_cannot_write_into_the_page(manifest, pictures):
+def test_names_of_files_and_classes_cannot_write_into_the_page(manifest, images):
     hostile = replace(manifest, preset='<b onload="x">', labels=("<i>", "$x", "&"))
-    ids = ("<script>alert(1)</script>", *pictures.ids[1:])
-    named = replace(pictures, ids=ids, class_names=("<i>", "$x", "&"))
+    ids = ("<script>alert(1)</script>", *images.ids[1:])
+    named = replace(images, ids=ids, class_names=("<i>", "$x", "&"))
     comparison = compare_pair(pair_of(engines(nan_logits), hostile), named, ACCURACY, LITTLE)
     page = Page(render_report(comparison.report, comparison.panels))
     assert not page.tags & {"script", "i", "b"}
     assert "$x" in " ".join(page.words)
 
 
-def test_a_class_without_pictures_has_no_figures_and_no_bar(pictures, command, tmp_path):
-    some = np.flatnonzero(pictures.labels != 1)
-    ids = tuple(pictures.ids[index] for index in some)
-    part = replace(pictures, images=pictures.images[some], labels=pictures.labels[some], ids=ids)
+def test_a_class_without_images_has_no_figures_and_no_bar(images, command, tmp_path):
+    some = np.flatnonzero(images.labels != 1)
+    ids = tuple(images.ids[index] for index in some)
+    part = replace(images, images=images.images[some], labels=images.labels[some], ids=ids)
     write_split(tmp_path / "part.npz", part)
     assert command("--data", str(tmp_path / "part.npz")) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     bee = report["classes"]["list"][1]
-    assert (bee["label"], bee["pictures"]) == ("bee", 0)
-    assert all(bee[key] is None for key in set(bee) - {"label", "pictures"})
+    assert (bee["label"], bee["images"]) == ("bee", 0)
+    assert all(bee[key] is None for key in set(bee) - {"label", "images"})
     page = Page((tmp_path / "report" / "report.html").read_text())
     shown = {path for path, _, _ in page.figures}
-    assert "classes.list.1.pictures" in shown
+    assert "classes.list.1.images" in shown
     assert "classes.list.1.drop_pp" not in shown
 
 
@@ -708,13 +709,13 @@ def test_estimates_lie_within_their_intervals_on_one_scale():
 
 
 def colours(path):
-    """Pictures in which the colour of the label is brighter than the others."""
+    """Images in which the colour of the label is brighter than the others."""
     generator = np.random.default_rng(3)
     labels = np.arange(201, dtype=np.int64) % 3
     images = generator.integers(0, 128, (201, 20, 24, 3), dtype=np.uint8)
     images[np.arange(201), :, :, labels] += 120
     ids = tuple(str(index) for index in range(201))
-    write_split(path, LabelledPictures(images, labels, ids, tiny_bundle.LABELS, "colours", "test"))
+    write_split(path, LabelledImages(images, labels, ids, tiny_bundle.LABELS, "colours", "test"))
 
 
 @pytest.mark.parametrize(("logit_scale", "code", "top1"), [(4, 0, 1.0), (-4, 1, 0.0), (math.nan, 1, 0.0)])
@@ -730,7 +731,7 @@ def test_a_bundle_end_to_end(tiny_model, tmp_path, logit_scale, code, top1):
     budget = tmp_path / "parity.toml"
     budget.write_text(
         "schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 0.5 }\nmin_gate_cosine = { fail = 0.95 }\n"
-        "max_extra_drop_pp = { fail = 0.5 }\nmin_layer_sqnr_db = { fail = 20 }\nmax_leaked_pictures = { fail = 0 }\n"
+        "max_extra_drop_pp = { fail = 0.5 }\nmin_layer_sqnr_db = { fail = 20 }\nmax_leaked_images = { fail = 0 }\n"
     )
     out = tmp_path / "report"
     options = ["--bundle", str(tmp_path / "bundle"), "--data", str(tmp_path / "test.npz"), "--out", str(out)]

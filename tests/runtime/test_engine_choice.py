@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 import runtime.engine_choice as choice_module
 from runtime.benchmark import Latency
 from runtime.bundle.manifest import Accuracy, Manifest, read_manifest
-from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError
 from runtime.engine_choice import (
     Candidate,
     Measured,
@@ -98,8 +99,8 @@ def with_accuracies(manifest: Manifest, *accuracies: Accuracy | None) -> Manifes
     return replace(manifest, artifacts=artifacts)
 
 
-def accuracy(top1: float, pictures: int = 10_000, split: str = "test") -> Accuracy:
-    return Accuracy("colours", split, pictures, top1)
+def accuracy(top1: float, images: int = 10_000, split: str = "test") -> Accuracy:
+    return Accuracy("colours", split, images, top1)
 
 
 def kinds(manifest: Manifest, max_drop_pp: float = 0.5) -> list[str]:
@@ -126,10 +127,10 @@ def test_int8_is_at_parity_up_to_the_limit(bundle: Path) -> None:
         (accuracy(0.9), None),
         (None, accuracy(0.9)),
         (accuracy(0.9), accuracy(0.9, split="val")),
-        (accuracy(0.9), accuracy(0.9, pictures=100)),
+        (accuracy(0.9), accuracy(0.9, images=100)),
     ],
 )
-def test_without_accuracies_of_the_same_pictures_there_is_no_parity(
+def test_without_accuracies_of_the_same_images_there_is_no_parity(
     bundle: Path, float32: Accuracy | None, int8: Accuracy | None
 ) -> None:
     manifest = with_accuracies(read_manifest(bundle), float32, int8, None, None)

@@ -92,7 +92,7 @@ def capability(name: bytes, own: int) -> bytes:
     return struct.pack("=16s32s32sIII12x", b"driver", name, b"bus", 1, CAPTURE | OUTPUT | CONVERT, own)
 
 
-def test_only_devices_that_give_pictures_are_cameras(tmp_path: Path) -> None:
+def test_only_devices_that_give_images_are_cameras(tmp_path: Path) -> None:
     answers = {
         "video0": capability(b"A camera", CAPTURE),
         "video2": capability(b"Its metadata", 0x800000),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import runtime.soak
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.soak import main, rss_bytes
 from tests.support.clips import write_clip
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import keras
 import numpy as np
-from tests.test_guard import BAD, SETTINGS, gradients, values, variables
 
+from tests.train.loop.test_optimizer import BAD, SETTINGS, gradients, values, variables
 from train.loop.optimizer import GuardedAdamW
 
 

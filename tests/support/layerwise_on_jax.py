@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from tests.test_guard import gradients, variables
-from tests.test_layerwise import STEPS, expected, layerwise
 
 from tests.support.guard_on_jax import step
+from tests.train.loop.test_layerwise import STEPS, expected, layerwise
+from tests.train.loop.test_optimizer import gradients, variables
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ def write_budget(path: Path, **limits: float) -> list[str]:
     """Write a budget of a few rules, as tiny networks are neither fast nor small; return the options that take it."""
     rules = "\n".join(f"{rule} = {{ fail = {limit} }}" for rule, limit in limits.items())
     path.write_text(f"schema_version = 1\n[quantization]\n{rules}\n[release]\n{rules}\n")
-    return ["--budget", str(path), "--quick", "--rounds", "3", "--corrupted-pictures", "0"]
+    return ["--budget", str(path), "--quick", "--rounds", "3", "--corrupted-images", "0"]
 
 
 def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **changes: Any) -> Manifest:

@@ -1,4 +1,4 @@
-"""A run folder made in a second, for tests: a tiny FocalNet with drawn weights, and pictures of its own classes."""
+"""A run folder made in a second, for tests: a tiny FocalNet with drawn weights, and images of its own classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.preprocess import Image
 from train.model.config import FocalNetConfig, TrainConfig
 from train.model.focalnet import build_focalnet
@@ -34,16 +34,16 @@ RUN = Run(
     dataset="folder",
     labels=CLASSES,
 )
-TEST_PICTURES = 200
-PICTURES_PER_CLASS = 20
+TEST_IMAGES = 200
+IMAGES_PER_CLASS = 20
 
 
-def soft_pictures(count: int, seed: int, size: int = CONFIG.input_size) -> Image:
+def soft_images(count: int, seed: int, size: int = CONFIG.input_size) -> Image:
     """Draw colour blobs with noise: uint8 `[count, size, size, 3]`."""
     rng = np.random.default_rng(seed)
     blobs = rng.integers(0, 256, (count, 3, 3, 3), dtype=np.uint8)
-    pictures = np.stack([cv2.resize(blob, (size, size), interpolation=cv2.INTER_CUBIC) for blob in blobs])
-    return np.clip(pictures + rng.normal(0, 12, pictures.shape), 0, 255).astype(np.uint8)
+    images = np.stack([cv2.resize(blob, (size, size), interpolation=cv2.INTER_CUBIC) for blob in blobs])
+    return np.clip(images + rng.normal(0, 12, images.shape), 0, 255).astype(np.uint8)
 
 
 def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
@@ -66,7 +66,7 @@ def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
 def write_tiny_run(folder: Path, run: Run = RUN) -> None:
     """Write config.json, float.safetensors and test.npz, as training would leave them.
 
-    The labels of the test pictures are the network's own predictions, so that its accuracy is 100%. The pictures are
+    The labels of the test images are the network's own predictions, so that its accuracy is 100%. The images are
     so large that what the network sees of them is their centre, as it is.
     """
     import keras
@@ -76,7 +76,7 @@ def write_tiny_run(folder: Path, run: Run = RUN) -> None:
     weights = model_weights(model)
     for name, value in draw_weights({name: tuple(v.shape) for name, v in weights.items()}, seed=1).items():
         weights[name].assign(value)
-    candidates = soft_pictures(2 * TEST_PICTURES, seed=2, size=round(size / run.model.crop_fraction))
+    candidates = soft_images(2 * TEST_IMAGES, seed=2, size=round(size / run.model.crop_fraction))
     edge = (candidates.shape[1] - size) // 2
     seen = candidates[:, edge : edge + size, edge : edge + size].astype(np.float32)
     spread_logits(weights, np.asarray(model.predict_on_batch(seen)))
@@ -84,10 +84,10 @@ def write_tiny_run(folder: Path, run: Run = RUN) -> None:
     write_run(folder, run)
 
     logits = np.asarray(model.predict_on_batch(seen))
-    chosen = clearest(logits, TEST_PICTURES)
+    chosen = clearest(logits, TEST_IMAGES)
     write_split(
         folder / TEST_FILE,
-        LabelledPictures(
+        LabelledImages(
             images=candidates[chosen],
             labels=logits[chosen].argmax(axis=-1).astype(np.int64),
             ids=tuple(f"blob/{index}" for index in chosen),
@@ -99,7 +99,7 @@ def write_tiny_run(folder: Path, run: Run = RUN) -> None:
 
 
 def spread_logits(weights: dict[str, Any], logits: NDArray[np.float32]) -> None:
-    """Scale the head so that every class is predicted and predictions differ from picture to picture."""
+    """Scale the head so that every class is predicted and predictions differ from image to image."""
     kernel, bias = (np.asarray(weights[f"logits/{kind}"]) for kind in ("kernel", "bias"))
     scale = 3.0 / logits.std(axis=0)
     weights["logits/kernel"].assign(kernel * scale)
@@ -107,30 +107,30 @@ def spread_logits(weights: dict[str, Any], logits: NDArray[np.float32]) -> None:
 
 
 def clearest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the indices of the pictures whose first class is furthest ahead of the second."""
+    """Return the indices of the images whose first class is furthest ahead of the second."""
     ordered = np.sort(logits, axis=-1)
     return np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:count])
 
 
-def write_picture_folder(folder: Path) -> None:
+def write_image_folder(folder: Path) -> None:
     """Write PNGs, a sub-folder a class, for the data set `folder`."""
-    pictures = soft_pictures(PICTURES_PER_CLASS * len(CLASSES), seed=3, size=20)
-    for index, picture in enumerate(pictures):
+    images = soft_images(IMAGES_PER_CLASS * len(CLASSES), seed=3, size=20)
+    for index, image in enumerate(images):
         path = folder / CLASSES[index % len(CLASSES)] / f"{index:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), picture)
+        cv2.imwrite(str(path), image)
 
 
-def run_artifact(content: bytes, pictures: Image, interpreter_class: Any = None) -> dict[str, NDArray[np.float32]]:
-    """Run a .tflite file's content on pictures `[N, S, S, 3]`, and return its outputs `[N, ...]` by tensor name."""
+def run_artifact(content: bytes, images: Image, interpreter_class: Any = None) -> dict[str, NDArray[np.float32]]:
+    """Run a .tflite file's content on images `[N, S, S, 3]`, and return its outputs `[N, ...]` by tensor name."""
     if interpreter_class is None:
         from ai_edge_litert.interpreter import Interpreter as interpreter_class  # noqa: N813
     interpreter = interpreter_class(model_content=content)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     outputs: dict[str, list[NDArray[np.float32]]] = {d["name"]: [] for d in interpreter.get_output_details()}
-    for picture in pictures:
-        interpreter.set_tensor(source["index"], picture[np.newaxis])
+    for image in images:
+        interpreter.set_tensor(source["index"], image[np.newaxis])
         interpreter.invoke()
         for detail in interpreter.get_output_details():
             outputs[detail["name"]].append(interpreter.get_tensor(detail["index"])[0])

@@ -37,12 +37,12 @@ RECIPE = TrainConfig(
 # Every augmentation there is; its graph takes TensorFlow long to trace.
 FULL_RECIPE = dataclasses.replace(RECIPE, pad=2, rand_augment_ops=1, erase_rate=0.5, cutmix_alpha=1.0, mix_rate=0.8)
 RUN = Run(preset="tiny", model=NETWORK, recipe=RECIPE, dataset="folder", labels=LABELS)
-TRAIN_PICTURES = 72
+TRAIN_IMAGES = 72
 
 
 def easy_dataset() -> Dataset:
-    """Make three splits of pictures in which the colour of the label is the strongest."""
-    counts = {"train": TRAIN_PICTURES, "val": 15, "test": 12}
+    """Make three splits of images in which the colour of the label is the strongest."""
+    counts = {"train": TRAIN_IMAGES, "val": 15, "test": 12}
     splits = {name: _split(name, count, seed) for seed, (name, count) in enumerate(counts.items())}
     return Dataset(name="colours", labels=LABELS, **splits)
 

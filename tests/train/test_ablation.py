@@ -37,7 +37,7 @@ def test_an_unknown_field_is_refused_by_name() -> None:
         changed(PRESETS["edge-pico"], {"dim": 3, "pad": 0})
 
 
-def test_fewer_pictures_are_a_part_of_them_as_many_of_each_class() -> None:
+def test_fewer_images_are_a_part_of_them_as_many_of_each_class() -> None:
     whole = easy_dataset().train
     part = fewer(whole, 30)
     assert np.bincount(part.labels).tolist() == [10, 10, 10]
@@ -61,10 +61,10 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
     nothing = Split(np.zeros((0, 12, 12, 3), np.uint8), np.zeros(0, np.int64), ())
     monkeypatch.setattr(ablation, "load_dataset", lambda *_, **__: dataclasses.replace(easy_dataset(), test=nothing))
     monkeypatch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, RECIPE))
-    given = ["--preset", "tiny", "--out", str(tmp_path), "--epochs", "2", "--only", "no mirroring", "--pictures", "48"]
+    given = ["--preset", "tiny", "--out", str(tmp_path), "--epochs", "2", "--only", "no mirroring", "--images", "48"]
     assert main([*given, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["pictures"], printed["epochs"]) == (48, 2)
+    assert (printed["images"], printed["epochs"]) == (48, 2)
     assert [row["variant"] for row in printed["rows"]] == [BASELINE, "no mirroring"]
     for folder in ("as-it-is", "no-mirroring"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == RUN_FILES
@@ -74,8 +74,8 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
     assert main(given) == 0
     assert capsys.readouterr().out.strip() == table([Row(**row) for row in printed["rows"]])
     kept = (tmp_path / "as-it-is" / "float.safetensors").read_bytes()
-    for other in (["--pictures", "24"], ["--epochs", "3"]):
-        with pytest.raises(ConfigError, match=r"'pictures': 48.* name another folder with --out"):
+    for other in (["--images", "24"], ["--epochs", "3"]):
+        with pytest.raises(ConfigError, match=r"'images': 48.* name another folder with --out"):
             main([*given, *other])
     assert (tmp_path / "as-it-is" / "float.safetensors").read_bytes() == kept
 
@@ -85,11 +85,11 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
     [
         (["--only", "no luck"], r"received --only \['no luck'\]; expected some of as it is"),
         (["--epochs", "0"], "received epochs=0"),
-        (["--pictures", "0"], "received --pictures 0; expected 1 or more"),
+        (["--images", "0"], "received --images 0; expected 1 or more"),
         (["--preset", "edge"], "received preset 'edge'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_pictures_are_loaded(
+def test_what_cannot_be_meant_is_refused_before_images_are_loaded(
     given: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):

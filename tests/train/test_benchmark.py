@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import train.benchmark
-from runtime.core.errors import ConfigError, FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, FocalEdgeError
 from tests.support.tiny_run import draw_weights
 from train.benchmark import (
     DEFAULT_DIMS,
@@ -96,14 +97,14 @@ def test_both_constructions_cost_the_same_at_the_size_that_is_measured() -> None
 def test_both_constructions_give_the_same_logits(both: tuple[Any, Any]) -> None:
     ours, tutorial = both
     shape = (4, TINY.input_size, TINY.input_size, 3)
-    pictures = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32)
+    images = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32)
     logits = keras.Model(tutorial.input, tutorial.get_layer("logits").output)
-    expected = np.asarray(logits(pictures / 255.0, training=False))
+    expected = np.asarray(logits(images / 255.0, training=False))
     assert expected.std() > 0.05
-    found = np.asarray(ours(pictures, training=False))
+    found = np.asarray(ours(images, training=False))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     odds = np.exp(found) / np.exp(found).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(tutorial(pictures / 255.0, training=False), odds, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(tutorial(images / 255.0, training=False), odds, rtol=0, atol=1e-4)
 
 
 def test_the_tutorial_is_built_as_it_was_written(both: tuple[Any, Any]) -> None:
@@ -127,18 +128,18 @@ def test_a_network_that_the_tutorial_cannot_build_is_refused(change: dict[str, A
         build_tutorial(dataclasses.replace(TINY, **change))
 
 
-def test_the_tutorial_s_pipeline_crops_the_pictures_it_resized() -> None:
+def test_the_tutorial_s_pipeline_crops_the_images_it_resized() -> None:
     images = np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 32 * 32 * 3).reshape(10, 32, 32, 3)
     split = Split(images, np.arange(10, dtype=np.int64), tuple("abcdefghij"))
-    pictures, labels = next(iter(tutorial_batches(split, 48, RECIPE)))
-    assert pictures.shape == (8, 48, 48, 3)
-    assert pictures.dtype == "float32"
+    resized, labels = next(iter(tutorial_batches(split, 48, RECIPE)))
+    assert resized.shape == (8, 48, 48, 3)
+    assert resized.dtype == "float32"
     assert labels.dtype == "int64"
-    # A plain picture stays one, in 0..1, beside its label.
-    np.testing.assert_allclose(pictures, np.ones((1, 48, 48, 3)) * labels[:, None, None, None] * 25 / 255, atol=1e-5)
+    # A plain image stays one, in 0..1, beside its label.
+    np.testing.assert_allclose(resized, np.ones((1, 48, 48, 3)) * labels[:, None, None, None] * 25 / 255, atol=1e-5)
 
 
-def test_the_tutorial_s_pipeline_draws_each_picture_s_place_and_mirrors_half() -> None:
+def test_the_tutorial_s_pipeline_draws_each_image_s_place_and_mirrors_half() -> None:
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], (32, 32, 3))
     split = Split(np.stack([ramp] * 64), np.zeros(64, np.int64), tuple(map(str, range(64))))
     recipe = dataclasses.replace(RECIPE, batch_size=64)
@@ -213,7 +214,7 @@ def test_steps_that_took_no_time_have_no_speed(times_ms: list[float]) -> None:
         speed("x", times_ms, 1, 1, 1.0)
 
 
-def test_random_pictures_are_of_cifar10_s_size_and_always_the_same() -> None:
+def test_random_images_are_of_cifar10_s_size_and_always_the_same() -> None:
     first, again = random_split(20, 3), random_split(20, 3)
     assert first.images.shape == (20, 32, 32, 3)
     assert first.images.dtype == np.uint8
@@ -223,7 +224,7 @@ def test_random_pictures_are_of_cifar10_s_size_and_always_the_same() -> None:
 
 @pytest.mark.slow
 def test_both_constructions_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.benchmark, "PICTURES", 16)
+    monkeypatch.setattr(train.benchmark, "IMAGES", 16)
     monkeypatch.setattr(train.benchmark, "measure_peak", lambda dtype: 1e12)
     one_stage = {"dims": (6,), "depths": (1,), "focal_levels": (1,), "focal_windows": (3,)}
     result = compare(dataclasses.replace(TINY, **one_stage), RECIPE, rounds=2, steps=1)
@@ -266,7 +267,7 @@ def test_the_command_prints_a_table(compared: list[Any], capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert [OURS, "400.0", "80.0", "90.0", "25.0%"] in [line.split() for line in text.splitlines()]
     assert [TUTORIAL, "200.0", "160.0", "170.0", "12.5%"] in [line.split() for line in text.splitlines()]
-    for part in ("neither compiled by XLA", "12.3 M", "1,234,567", "random pictures", "150 GFLOP/s"):
+    for part in ("neither compiled by XLA", "12.3 M", "1,234,567", "random images", "150 GFLOP/s"):
         assert part in text
     assert "2.00 times" in text.splitlines()[-1]
     assert text.splitlines()[-1].endswith(f"at least {TARGET_RATIO}")
@@ -286,7 +287,7 @@ def test_the_command_prints_json(compared: list[Any], capsys: pytest.CaptureFixt
     }
     assert (figures["ratio"], figures["target_ratio"], figures["xla"]) == (2.0, TARGET_RATIO, False)
     assert figures["network"]["dims"] == [8, 16, 32]
-    assert figures["data"] == "random uint8 pictures"
+    assert figures["data"] == "random uint8 images"
 
 
 @pytest.mark.parametrize("wrong", [["--dims", "8", "16"], ["--batch-size", "0"]])

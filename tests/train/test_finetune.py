@@ -20,10 +20,10 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from tests.test_focalnet import with_drawn_weights
 
-from runtime.core.errors import run_cli
-from tests.support.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_PICTURES, easy_dataset
+from runtime.core.cli import run_cli
+from tests.support.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_IMAGES, easy_dataset
+from tests.train.model.test_focalnet import with_drawn_weights
 from train.__main__ import main
 from train.loop import fit as fit_module
 from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
@@ -77,10 +77,10 @@ def _tiny_preset() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     train = easy_dataset().train
-    for index in range(TRAIN_PICTURES):
+    for index in range(TRAIN_IMAGES):
         path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), train.images[index][..., ::-1])
@@ -92,23 +92,23 @@ def source(tmp_path: Path) -> Path:
     return write_source(tmp_path / "source")
 
 
-def arguments(pictures: Path, folder: Path, *more: str) -> list[str]:
-    return ["--dataset", "folder", "--data-dir", str(pictures), "--run", str(folder), *more]
+def arguments(images: Path, folder: Path, *more: str) -> list[str]:
+    return ["--dataset", "folder", "--data-dir", str(images), "--run", str(folder), *more]
 
 
-def start(pictures: Path, folder: Path, source: Path, *more: str) -> str:
+def start(images: Path, folder: Path, source: Path, *more: str) -> str:
     """Start a run from a source at a rate of next to nothing, and return what it printed."""
     options = ["--init", str(source), "--learning-rate", "1e-12", "--weight-decay", "0", *more]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        assert run_cli(main, arguments(pictures, folder, *options)) == 0, err.getvalue()
+        assert run_cli(main, arguments(images, folder, *options)) == 0, err.getvalue()
     return out.getvalue()
 
 
 @pytest.fixture(scope="module")
-def tuned(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder = tmp_path_factory.mktemp("tuned")
     source = write_source(folder / "source")
-    return Tuned(folder / "run", source, start(pictures, folder / "run", source))
+    return Tuned(folder / "run", source, start(images, folder / "run", source))
 
 
 def test_all_weights_but_the_head_s_are_the_source_s(tuned: Tuned) -> None:
@@ -138,9 +138,9 @@ def test_one_line_says_what_came_from_where(tuned: Tuned) -> None:
     ) in tuned.stdout
 
 
-def test_the_same_classes_keep_the_head(pictures: Path, tmp_path: Path) -> None:
+def test_the_same_classes_keep_the_head(images: Path, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", labels=tuple(sorted(LABELS)))
-    line = start(pictures, tmp_path / "run", source, "--frozen-stages", "2")
+    line = start(images, tmp_path / "run", source, "--frozen-stages", "2")
     before, after = (read_tensors(folder / WEIGHTS_FILE) for folder in (source, tmp_path / "run"))
     for name, values in before.items():
         np.testing.assert_allclose(after[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -162,19 +162,19 @@ def test_a_folded_source_gets_its_norms_back(tmp_path: Path) -> None:
     write_run(folder, dataclasses.replace(run, model=run.deployed))
     begun = starting_weights(read_source(folder), run, easy_dataset().train.images)
     assert "head.norm/moving_mean" in begun.tensors
-    assert "set to change nothing by 72 training pictures" in begun.line
+    assert "set to change nothing by 72 training images" in begun.line
 
 
 @pytest.mark.parametrize("again", [(), ("--init",)])
 def test_a_run_goes_on_whether_its_weights_are_named_again_or_not(
-    tuned: Tuned, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: tuple[str, ...]
+    tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: tuple[str, ...]
 ) -> None:
     folder = Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
     kept = ("config.json", CHECKPOINT_FILE, WEIGHTS_FILE)
     before = {name: (folder / name).read_bytes() for name in kept}
     named = [*again, str(tuned.source)] if again else []
     same = ["--resume", "--learning-rate", "1e-12", "--weight-decay", "0"]
-    assert run_cli(main, arguments(pictures, folder, *named, *same)) == 0
+    assert run_cli(main, arguments(images, folder, *named, *same)) == 0
     assert "tensors are from" not in capsys.readouterr().out
     assert {name: (folder / name).read_bytes() for name in kept} == before
 
@@ -187,27 +187,27 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_run_does_not_go_on_from_other_weights(
-    tuned: Tuned, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Path(shutil.copytree(tuned.source, tmp_path / "other"))
     tensors = read_tensors(other / WEIGHTS_FILE)
     write_tensors(other / WEIGHTS_FILE, tensors | {"logits/bias": tensors["logits/bias"] + 1})
     folder = Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
     same = ["--resume", "--learning-rate", "1e-12", "--weight-decay", "0"]
-    assert run_cli(main, arguments(pictures, folder, "--init", str(other), *same)) == 2
+    assert run_cli(main, arguments(images, folder, "--init", str(other), *same)) == 2
     line = one_error(capsys)
     assert f"init.sha256 was {read_run(tuned.folder).init.sha256}, is " in line  # type: ignore[union-attr]
     assert line.count(" was ") == 1
 
 
 def test_a_run_stopped_in_its_first_epoch_needs_its_weights_named(
-    tuned: Tuned, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Or it would begin anew from drawn ones, without a word."""
     folder = Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
     (folder / CHECKPOINT_FILE).unlink()
     before = (folder / CONFIG_FILE).read_bytes()
-    assert run_cli(main, arguments(pictures, folder, "--resume")) == 2
+    assert run_cli(main, arguments(images, folder, "--resume")) == 2
     assert "began from weights of tiny (SHA-256 " in (line := one_error(capsys))
     assert "name the weights again with --init" in line
     assert (folder / CONFIG_FILE).read_bytes() == before
@@ -241,27 +241,27 @@ def changed(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
-    source: Path, pictures: Path, capsys: pytest.CaptureFixture[str], change: Any, message: str
+    source: Path, images: Path, capsys: pytest.CaptureFixture[str], change: Any, message: str
 ) -> None:
     write_tensors(source / WEIGHTS_FILE, change(read_tensors(source / WEIGHTS_FILE)))
     folder = source.parent / "run"
-    assert run_cli(main, arguments(pictures, folder, "--init", str(source))) == 2
+    assert run_cli(main, arguments(images, folder, "--init", str(source))) == 2
     line = one_error(capsys)
     assert message in line
     assert str(source / WEIGHTS_FILE) in line
     assert not folder.exists()
 
 
-def test_what_is_no_run_is_refused(source: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_run_is_refused(source: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = source.parent / "run"
 
-    def refused(*options: str, data: Path = pictures) -> str:
+    def refused(*options: str, data: Path = images) -> str:
         assert run_cli(main, arguments(data, folder, *options)) == 2
         assert not folder.exists()
         return one_error(capsys)
 
     assert "--init /nowhere is not a folder; give that of a run" in refused("--init", "/nowhere")
-    assert "config.json does not exist; make it with" in refused("--init", str(pictures))
+    assert "config.json does not exist; make it with" in refused("--init", str(images))
     line = refused("--init", str(source), "--preset", "edge-pico")
     assert "received --preset edge-pico for weights of tiny in " in line
     assert line.endswith("the network is that of the weights: leave --preset out")
@@ -275,10 +275,10 @@ def test_what_is_no_run_is_refused(source: Path, pictures: Path, capsys: pytest.
     assert "float.safetensors does not exist" in refused("--init", str(source))
 
 
-def test_a_run_does_not_start_from_itself(source: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_start_from_itself(source: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     around = source / ".." / source.name
-    assert run_cli(main, arguments(pictures, around, "--init", str(source))) == 2
+    assert run_cli(main, arguments(images, around, "--init", str(source))) == 2
     assert "--init and --run are both" in one_error(capsys)
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 

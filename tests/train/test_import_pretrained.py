@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from tests.support.published_networks import LARGE, NETWORKS, PLAIN, drawn_checkpoint
 from train.data.imagenet import imagenet_labels
 from train.import_pretrained import import_tensors, main, read_checkpoint, recognise

@@ -25,9 +25,9 @@ import keras
 import numpy as np
 import pytest
 
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
 from runtime.evaluation.split_file import read_split
-from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_PICTURES, easy_dataset
+from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, easy_dataset
 from train.__main__ import main
 from train.distributed.device import device_name
 from train.model.config import PRESETS, Preset
@@ -76,13 +76,13 @@ class Trained:
     """A run from the command line, with `--json`, and what it printed."""
 
     folder: Path
-    pictures: Path
+    images: Path
     stdout: str
     stderr: str
 
 
-def arguments(pictures: Path, folder: Path, *more: str) -> list[str]:
-    given = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(pictures), "--run", str(folder)]
+def arguments(images: Path, folder: Path, *more: str) -> list[str]:
+    given = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(images), "--run", str(folder)]
     return [*given, *more]
 
 
@@ -94,10 +94,10 @@ def _tiny_preset() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     train = easy_dataset().train
-    for index in range(TRAIN_PICTURES):
+    for index in range(TRAIN_IMAGES):
         path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), train.images[index][..., ::-1])
@@ -105,11 +105,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("runs") / "first"
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        assert run_cli(main, arguments(pictures, folder, "--json")) == 0
-    return Trained(folder, pictures, out.getvalue(), err.getvalue())
+        assert run_cli(main, arguments(images, folder, "--json")) == 0
+    return Trained(folder, images, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_json_stands_alone_on_standard_output(trained: Trained) -> None:
 
 def test_the_log_names_backend_device_and_sizes(trained: Trained) -> None:
     assert f"Keras {keras.__version__} on {keras.backend.backend()}, device {device_name()}" in trained.stderr
-    assert "pictures: train 48, val 12, test 12; 4 epochs of batch 16" in trained.stderr
+    assert "images: train 48, val 12, test 12; 4 epochs of batch 16" in trained.stderr
     assert all(f"epoch {epoch}/4 " in trained.stderr for epoch in (1, 2, 3, 4))
 
 
@@ -148,7 +148,7 @@ def test_the_reported_accuracy_is_that_of_the_files(trained: Trained) -> None:
     model = build_focalnet(run.deployed, keras)
     load_weights(model, trained.folder / "float.safetensors")
     test = read_split(trained.folder / "test.npz")
-    assert (test.dataset, test.split, test.class_names) == (trained.pictures.name, "test", run.labels)
+    assert (test.dataset, test.split, test.class_names) == (trained.images.name, "test", run.labels)
     small = [cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in test.images]
     answers = np.asarray(model(np.stack(small).astype(np.float32), training=False)).argmax(axis=-1)
     assert json.loads(trained.stdout)["test_top1"] == pytest.approx((answers == test.labels).mean())
@@ -156,7 +156,7 @@ def test_the_reported_accuracy_is_that_of_the_files(trained: Trained) -> None:
 
 def test_a_second_start_is_refused(trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copied / "checkpoint.safetensors").read_bytes()
-    assert run_cli(main, arguments(trained.pictures, copied)) == 2
+    assert run_cli(main, arguments(trained.images, copied)) == 2
     assert one_error(capsys) == (
         f"error: {copied} already holds a run; go on with it by --resume, or name another folder with --run"
     )
@@ -175,7 +175,7 @@ def test_resuming_a_complete_run_changes_nothing(
 ) -> None:
     kept = ("config.json", "checkpoint.safetensors", "float.safetensors", "history.csv", "test.npz", "test_panel.png")
     before = {name: (copied / name).read_bytes() for name in kept}
-    assert run_cli(main, arguments(trained.pictures, copied, "--resume")) == 0
+    assert run_cli(main, arguments(trained.images, copied, "--resume")) == 0
     out = capsys.readouterr().out
     assert "test top-1 " in out
     assert f"weights in {copied / 'float.safetensors'}" in out
@@ -187,7 +187,7 @@ def test_a_run_is_not_resumed_with_other_settings(
     trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = ["--resume", "--learning-rate", "0.5", "--flip", "false"]
-    assert run_cli(main, arguments(trained.pictures, copied, *changes)) == 2
+    assert run_cli(main, arguments(trained.images, copied, *changes)) == 2
     line = one_error(capsys)
     assert "recipe.learning_rate was 0.02, is 0.5; recipe.flip was True, is False;" in line
     assert line.count(" was ") == 2
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_not_resumed(
     trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied / "checkpoint.safetensors").write_bytes(b"\0" * 100)
-    assert run_cli(main, arguments(trained.pictures, copied, "--resume")) == 2
+    assert run_cli(main, arguments(trained.images, copied, "--resume")) == 2
     assert "checkpoint.safetensors is not a whole safetensors file" in one_error(capsys)
 
 
@@ -218,24 +218,24 @@ def test_a_damaged_checkpoint_is_not_resumed(
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
 ) -> None:
-    assert run_cli(main, arguments(pictures, tmp_path / "run", *more)) == 2
+    assert run_cli(main, arguments(images, tmp_path / "run", *more)) == 2
     assert message in one_error(capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
-    shutil.copytree(pictures / "red", tmp_path / "one" / "red")
+def test_a_folder_of_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], images: Path) -> None:
+    shutil.copytree(images / "red", tmp_path / "one" / "red")
     assert run_cli(main, arguments(tmp_path / "one", tmp_path / "run")) == 2
     assert "has 1 class folder(s); expected at least 2" in one_error(capsys)
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("kept")
-    assert run_cli(main, arguments(pictures, tmp_path / "file" / "run")) == 2
+    assert run_cli(main, arguments(images, tmp_path / "file" / "run")) == 2
     assert "choose a folder that is writable" in one_error(capsys)
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -261,12 +261,12 @@ def test_a_killed_run_resumes_to_the_same_weights(trained: Trained, tmp_path: Pa
     folder, steps = tmp_path / "killed", 48 // FULL_RECIPE.batch_size
     # In the middle of an epoch, the first included.
     last = int(np.random.default_rng().choice([s for s in range(1, steps * FULL_RECIPE.epochs) if s % steps]))
-    command = [sys.executable, "-c", KILLED, str(last), *arguments(trained.pictures, folder)]
+    command = [sys.executable, "-c", KILLED, str(last), *arguments(trained.images, folder)]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert finished.returncode == -signal.SIGKILL, finished.stderr
     assert not (folder / "float.safetensors").exists()
     assert (folder / "checkpoint.safetensors").exists() == (last > steps)
-    assert run_cli(main, arguments(trained.pictures, folder, "--resume", "--json")) == 0
+    assert run_cli(main, arguments(trained.images, folder, "--resume", "--json")) == 0
     resumed, expected = (read_tensors(each / "float.safetensors") for each in (folder, trained.folder))
     assert set(resumed) == set(expected)
     for name, value in expected.items():

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.core.errors import ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
 from runtime.core.machine import usable_cores
 from runtime.evaluation.split_file import write_split
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec
@@ -25,13 +26,11 @@ from train.data.registry import DATASETS, add_stream_argument, labelled, load_da
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.data",
-        description="Write one split of a data set to a split file, or measure how fast a folder's pictures are read.",
+        description="Write one split of a data set to a split file, or measure how fast a folder's images are read.",
     )
     parser.add_argument("--dataset", required=True, help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--data-dir", type=Path, help="where the pictures are (default: $DATA_DIR)")
-    parser.add_argument(
-        "--image-size", type=int, default=64, help="side of a folder's pictures, in pixels (%(default)s)"
-    )
+    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
+    parser.add_argument("--image-size", type=int, default=64, help="side of a folder's images, in pixels (%(default)s)")
     parser.add_argument(
         "--interpolation", choices=INTERPOLATIONS, default="area", help="how those are resized (%(default)s)"
     )
@@ -41,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--out", type=Path, help="the file to write, e.g. test.npz")
     task.add_argument(
-        "--measure", action="store_true", help="list a folder and read pictures of it at random, and say how fast"
+        "--measure", action="store_true", help="list a folder and read images of it at random, and say how fast"
     )
     parser.add_argument(
         "--threads", type=int, default=usable_cores(), help="with --measure, that decode (%(default)s, all cores)"
     )
-    parser.add_argument("--pictures", type=int, default=2000, help="with --measure, how many are read (%(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="with --measure, how many are read (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
@@ -71,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "file": str(args.out),
             "dataset": dataset.name,
             "split": args.split,
-            "pictures": len(split.ids),
+            "images": len(split.ids),
             "class_names": list(dataset.labels),
-            "pictures_in_split": len(whole.ids),
+            "images_in_split": len(whole.ids),
             "skipped": list(dataset.skipped),
         }
         print(json.dumps(figures, indent=2))
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(dataset.residence)
     sample = f", a sample of {len(whole.ids)}" if len(split.ids) < len(whole.ids) else ""
     print(
-        f"wrote {args.out}: {len(split.ids)} pictures of {len(dataset.labels)} classes, "
+        f"wrote {args.out}: {len(split.ids)} images of {len(dataset.labels)} classes, "
         f"{args.split} split of {dataset.name}, {len(dataset.skipped)} skipped{sample}"
     )
     return 0
@@ -94,7 +93,7 @@ def _measure(args: argparse.Namespace) -> int:
     if args.dataset != "folder":
         raise ConfigError(f"received --measure of {args.dataset}; expected --dataset folder, which has files to read")
     stored = InputSpec(args.image_size, interpolation=args.interpolation)
-    speed = measure_folder(args.data_dir, stored, pictures=args.pictures, threads=args.threads, seed=args.seed)
+    speed = measure_folder(args.data_dir, stored, count=args.images, threads=args.threads, seed=args.seed)
     print(json.dumps(dataclasses.asdict(speed), indent=2) if args.json else describe_speed(speed))
     return 0
 

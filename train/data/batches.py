@@ -1,4 +1,4 @@
-"""What a step is fed: training pictures, or their indices, shuffled; or validation pictures in order."""
+"""What a step is fed: training images, or their indices, shuffled; or validation images in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.dataset import Pictures
+from train.data.dataset import Images
 from train.model.config import TrainConfig
 
 EVAL_BATCH_SIZE = 250
@@ -17,9 +17,9 @@ EVAL_SIZE_PX = 64
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
 
-def steps_per_epoch(pictures: int, recipe: TrainConfig) -> int:
+def steps_per_epoch(images: int, recipe: TrainConfig) -> int:
     """Return the training batches of an epoch; a last one that is not full is left out, unless it is the only one."""
-    return max(1, pictures // recipe.batch_size)
+    return max(1, images // recipe.batch_size)
 
 
 def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
@@ -29,14 +29,14 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that say which pictures they are of before any is read, so that a process can ask for its own alone."""
+    """Batches that say which images they are of before any is read, so that a process can ask for its own alone."""
 
     def rows(self, index: int) -> NDArray[np.int64]:
-        """Return the numbers of the pictures of batch `index` in their split, int64 `[B]`."""
+        """Return the numbers of the images of batch `index` in their split, int64 `[B]`."""
         raise NotImplementedError
 
     def batch_of(self, rows: NDArray[np.int64]) -> Batch:
-        """Return the batch of these pictures: inputs by name, `[B, ...]`, and one-hot float32 `[B, classes]`."""
+        """Return the batch of these images: inputs by name, `[B, ...]`, and one-hot float32 `[B, classes]`."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Batch:
@@ -53,7 +53,7 @@ class TrainBatches(Batches):
         classes: int,
         recipe: TrainConfig,
         first_epoch: int = 0,
-        pictures: Pictures | None = None,
+        images: Images | None = None,
     ) -> None:
         """Keep the training split's labels.
 
@@ -62,13 +62,13 @@ class TrainBatches(Batches):
             classes: number of classes.
             recipe: batch size and seed.
             first_epoch: epochs that an earlier part of this run has done.
-            pictures: uint8 `[N, P, P, 3]`; `None` if whoever is fed looks them up.
+            images: uint8 `[N, P, P, 3]`; `None` if whoever is fed looks them up.
         """
         super().__init__()
         self._labels = labels
         self._classes = classes
         self._recipe = recipe
-        self._pictures = pictures
+        self._images = images
         self._epoch = first_epoch
         self._order = self._shuffled()
 
@@ -77,24 +77,24 @@ class TrainBatches(Batches):
         return steps_per_epoch(len(self._labels), self._recipe)
 
     def rows(self, index: int) -> NDArray[np.int64]:
-        """Return the pictures of batch `index` of this epoch, int64 `[B]`."""
+        """Return the images of batch `index` of this epoch, int64 `[B]`."""
         batch = self._recipe.batch_size
         return self._order[index * batch : (index + 1) * batch]
 
     def batch_of(self, rows: NDArray[np.int64]) -> Batch:
-        """Return the batch of pictures of the split.
+        """Return the batch of images of the split.
 
         Args:
             rows: int64 `[B]`.
 
         Returns:
-            `indices`, int32 `[B]`, or `raw`, the pictures before augmentation, uint8 `[B, P, P, 3]`; with `targets`,
+            `indices`, int32 `[B]`, or `raw`, the images before augmentation, uint8 `[B, P, P, 3]`; with `targets`,
             one-hot float32 `[B, classes]`, and these again.
         """
         targets = one_hot(self._labels[rows], self._classes)
-        if self._pictures is None:
+        if self._images is None:
             return {"indices": rows.astype(np.int32), "targets": targets}, targets
-        return {"raw": self._pictures[rows], "targets": targets}, targets
+        return {"raw": self._images[rows], "targets": targets}, targets
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch's order."""
@@ -106,15 +106,15 @@ class TrainBatches(Batches):
 
 
 def eval_batch_size(input_size: int) -> int:
-    """Return how many pictures of a size, in pixels, are classified at once: 250, or fewer where they are large."""
+    """Return how many images of a size, in pixels, are classified at once: 250, or fewer where they are large."""
     return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_SIZE * EVAL_SIZE_PX**2 // input_size**2))
 
 
 class EvalBatches(Batches):
-    """Pictures in order, as a trainee is validated on them."""
+    """Images in order, as a trainee is validated on them."""
 
-    def __init__(self, images: Pictures, labels: NDArray[np.int64], classes: int, batch_size: int = 0) -> None:
-        """Keep uint8 `[N, S, S, 3]` pictures and int64 `[N]` labels; 0 takes the batch of `eval_batch_size`."""
+    def __init__(self, images: Images, labels: NDArray[np.int64], classes: int, batch_size: int = 0) -> None:
+        """Keep uint8 `[N, S, S, 3]` images and int64 `[N]` labels; 0 takes the batch of `eval_batch_size`."""
         super().__init__()
         self._images, self._labels = images, labels
         self._classes = classes
@@ -125,10 +125,10 @@ class EvalBatches(Batches):
         return math.ceil(len(self._labels) / self._batch)
 
     def rows(self, index: int) -> NDArray[np.int64]:
-        """Return the pictures of batch `index`, int64 `[B]`."""
+        """Return the images of batch `index`, int64 `[B]`."""
         return np.arange(index * self._batch, min(len(self._labels), (index + 1) * self._batch))
 
     def batch_of(self, rows: NDArray[np.int64]) -> Batch:
-        """Return `pictures`, uint8 `[B, S, S, 3]`, and `targets`, one-hot float32 `[B, classes]`, and these again."""
+        """Return `images`, uint8 `[B, S, S, 3]`, and `targets`, one-hot float32 `[B, classes]`, and these again."""
         targets = one_hot(self._labels[rows], self._classes)
-        return {"pictures": self._images[rows], "targets": targets}, targets
+        return {"images": self._images[rows], "targets": targets}, targets

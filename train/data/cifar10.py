@@ -39,12 +39,12 @@ CHUNK_BYTES = 1 << 20
 
 
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
-    """Load CIFAR-10: 40,000 training and 10,000 validation pictures, and the 10,000 of the test file.
+    """Load CIFAR-10: 40,000 training and 10,000 validation images, and the 10,000 of the test file.
 
     Args:
         data_dir: the folder with the `.bin` files, or its parent; `None` takes the environment variable
             DATA_DIR, else the cache, else downloads into the cache.
-        seed: draws the validation pictures, as many of each class.
+        seed: draws the validation images, as many of each class.
 
     Returns:
         The data set; an id is "file:record", such as "data_batch_1:42".

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the project: three disjoint splits of uint8 pictures."""
+"""What a data set is to the rest of the project: three disjoint splits of uint8 images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from runtime.core.errors import DataError
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
-from train.data.lazy_images import PictureFiles
+from train.data.lazy_images import LazyImages
 
 SPLITS = ("train", "val", "test")
 # Of a split on disk, what goes into memory or into a file at once: 1 GB at 256 px.
 STREAMED_SAMPLE = 5_000
 
-Pictures = NDArray[np.uint8] | PictureFiles
+Images = NDArray[np.uint8] | LazyImages
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Pictures with their labels.
+    """Images with their labels.
 
     Args:
         images: uint8 `[N, S, S, 3]` RGB, values 0..255: whole centred squares, whatever of them a network is to see; in
@@ -33,24 +33,24 @@ class Split:
         ids: N names, unique within the data set, that stay the same from run to run.
     """
 
-    images: Pictures
+    images: Images
     labels: NDArray[np.int64]
     ids: Sequence[str]
 
     @property
     def streamed(self) -> bool:
-        """Whether the pictures stay on disk."""
-        return isinstance(self.images, PictureFiles)
+        """Whether the images stay on disk."""
+        return isinstance(self.images, LazyImages)
 
     def part(self, rows: NDArray[np.int64]) -> Split:
-        """Return some of the pictures, by their numbers `[M]`; those on disk stay there."""
-        images = self.images.part(rows) if isinstance(self.images, PictureFiles) else self.images[rows]
+        """Return some of the images, by their numbers `[M]`; those on disk stay there."""
+        images = self.images.part(rows) if isinstance(self.images, LazyImages) else self.images[rows]
         return Split(images, self.labels[rows], tuple(self.ids[row] for row in rows))
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Pictures of a split that are in memory, with `images`, `labels` and `ids` as a `Split` has them."""
+    """Images of a split that are in memory, with `images`, `labels` and `ids` as a `Split` has them."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -67,8 +67,8 @@ class Dataset:
         train: what the network learns from.
         val: what settings are chosen on.
         test: what the final figure is measured on, and nothing else.
-        skipped: the pictures left out, each as "path: reason".
-        residence: a line on whether the pictures are in memory or stay on disk, and why; empty of a data set that
+        skipped: the images left out, each as "path: reason".
+        residence: a line on whether the images are in memory or stay on disk, and why; empty of a data set that
             has no choice.
     """
 
@@ -86,8 +86,8 @@ class Dataset:
 
     @property
     def unreadable(self) -> list[str]:
-        """The pictures on disk that could not be read so far: a few as "path: reason", and their number."""
-        return self.train.images.unreadable.lines() if isinstance(self.train.images, PictureFiles) else []
+        """The images on disk that could not be read so far: a few as "path: reason", and their number."""
+        return self.train.images.unreadable.lines() if isinstance(self.train.images, LazyImages) else []
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -103,18 +103,18 @@ def check_dataset(dataset: Dataset) -> None:
         _check_split(f"the {name} split of {dataset.name}", split, len(dataset.labels))
         if split.streamed:  # a path is there once, and a million of them would take a gigabyte here
             continue
-        for picture in split.ids:
-            if picture in split_of:
+        for image in split.ids:
+            if image in split_of:
                 raise DataError(
-                    f"{dataset.name}: picture {picture} is in {split_of[picture]} and again in {name}; "
-                    "each picture may be in the data set once"
+                    f"{dataset.name}: image {image} is in {split_of[image]} and again in {name}; "
+                    "each image may be in the data set once"
                 )
-            split_of[picture] = name
+            split_of[image] = name
 
 
 def _check_split(title: str, split: Split, classes: int) -> None:
     if len(split.ids) == 0:
-        raise DataError(f"{title} is empty; give more pictures")
+        raise DataError(f"{title} is empty; give more images")
     if split.images.dtype != np.uint8 or split.images.ndim != 4 or split.images.shape[3] != 3:
         raise DataError(
             f"{title} has images of dtype {split.images.dtype} and shape {split.images.shape}; "
@@ -136,10 +136,10 @@ def _check_split(title: str, split: Split, classes: int) -> None:
 def stratified_split(
     labels: NDArray[np.int64], held_out: Sequence[float], seed: int, class_names: Sequence[str]
 ) -> list[NDArray[np.int64]]:
-    """Divide pictures at random, each class in the same proportions.
+    """Divide images at random, each class in the same proportions.
 
     A class is shuffled by its own generator, so that another class coming or going does not move its
-    pictures.
+    images.
 
     Args:
         labels: int64 `[N]`.
@@ -152,15 +152,15 @@ def stratified_split(
         in `labels` is in every part.
 
     Raises:
-        DataError: a class has too few pictures to be in every part.
+        DataError: a class has too few images to be in every part.
     """
     parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(held_out) + 1)]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < len(parts):
             raise DataError(
-                f"class {class_names[label]} has {len(members)} different picture(s); expected at least "
-                f"{len(parts)}, one for each split; add pictures or remove the class"
+                f"class {class_names[label]} has {len(members)} different image(s); expected at least "
+                f"{len(parts)}, one for each split; add images or remove the class"
             )
         order = np.random.default_rng([seed, int(label)]).permutation(members)
         counts = [max(1, round(fraction * len(members))) for fraction in held_out]
@@ -170,22 +170,22 @@ def stratified_split(
     return [np.sort(np.concatenate(part)).astype(np.int64) for part in parts]
 
 
-def draw(split: Split, pictures: int, seed: int) -> Sample:
-    """Draw a class-balanced sample of a split into memory, without pictures on disk that cannot be read.
+def draw(split: Split, count: int, seed: int) -> Sample:
+    """Draw a class-balanced sample of a split into memory, without images on disk that cannot be read.
 
     Args:
         split: to draw from.
-        pictures: how many; all, if there are no more.
-        seed: the same seed draws the same pictures.
+        count: how many; all, if there are no more.
+        seed: the same seed draws the same images.
 
     Returns:
         The sample, in the order of the split.
 
     Raises:
-        DataError: too many pictures on disk cannot be read.
+        DataError: too many images on disk cannot be read.
     """
-    chosen = class_balanced_indices(split.labels, pictures, seed)
-    if isinstance(split.images, PictureFiles):
+    chosen = class_balanced_indices(split.labels, count, seed)
+    if isinstance(split.images, LazyImages):
         images, readable = split.images.load(chosen)
         chosen = chosen[readable]
     else:
@@ -197,23 +197,23 @@ def resident(split: Split) -> Sample:
     """Return what of a split can be in memory at once: all that is, or a class-balanced sample of one on disk.
 
     Raises:
-        DataError: too many pictures on disk cannot be read.
+        DataError: too many images on disk cannot be read.
     """
-    if isinstance(split.images, PictureFiles):
+    if isinstance(split.images, LazyImages):
         return draw(split, STREAMED_SAMPLE, seed=0)
     return Sample(split.images, split.labels, tuple(split.ids))
 
 
 @overload
-def resize_all(images: PictureFiles, spec: InputSpec) -> PictureFiles: ...
+def resize_all(images: LazyImages, spec: InputSpec) -> LazyImages: ...
 @overload
 def resize_all(images: Sequence[Image] | NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]: ...
-def resize_all(images: Sequence[Image] | Pictures, spec: InputSpec) -> Pictures:
-    """Make pictures `[H, W, 3]` one uint8 `[N, size, size, 3]`, as `resize_square` does each.
+def resize_all(images: Sequence[Image] | Images, spec: InputSpec) -> Images:
+    """Make images `[H, W, 3]` one uint8 `[N, size, size, 3]`, as `resize_square` does each.
 
-    Pictures on disk stay there, and are resized as they are read.
+    Images on disk stay there, and are resized as they are read.
     """
-    if isinstance(images, PictureFiles):
+    if isinstance(images, LazyImages):
         return images.resized(spec)
     resized = np.empty((len(images), spec.size, spec.size, 3), dtype=np.uint8)
     for index, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""From a picture file to its pixels, or the reason why it has none."""
+"""From an image file to its pixels, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_content(path: Path) -> bytes:
 
 
 def decode(content: bytes) -> Image:
-    """Decode the content of a picture file.
+    """Decode the content of an image file.
 
     Args:
         content: a JPEG, PNG or WebP.
@@ -45,14 +45,14 @@ def decode(content: bytes) -> Image:
     try:
         frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except cv2.error as error:
-        raise DataError("cannot be decoded as a picture") from error
+        raise DataError("cannot be decoded as an image") from error
     if frame is None:
-        raise DataError("cannot be decoded as a picture")
+        raise DataError("cannot be decoded as an image")
     return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))
 
 
 def _is_cut_short(jpeg: bytes) -> bool:
-    """Say whether no end marker follows the picture's own data; that of an embedded thumbnail is not its."""
+    """Say whether no end marker follows the image's own data; that of an embedded thumbnail is not its."""
     position = len(JPEG_START)
     while position + 4 <= len(jpeg) and jpeg[position] == 0xFF:
         if jpeg[position : position + 2] == JPEG_SCAN:

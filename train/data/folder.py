@@ -1,9 +1,9 @@
-"""A folder of the user's own pictures, one sub-folder for each class.
+"""A folder of the user's own images, one sub-folder for each class.
 
-Either `DATA_DIR/class/picture.jpg`, divided 70/15/15 here, or `DATA_DIR/train/class/picture.jpg` with `val`
-and `test` beside `train`; where one of those is absent, 15% of the training pictures take its place.
+Either `DATA_DIR/class/image.jpg`, divided 70/15/15 here, or `DATA_DIR/train/class/image.jpg` with `val`
+and `test` beside `train`; where one of those is absent, 15% of the training images take its place.
 
-Pictures that fit are read into memory; those of a larger folder stay on disk, and are read as they are needed.
+Images that fit are read into memory; those of a larger folder stay on disk, and are read as they are needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtime.images.preprocess import Image, resize_square
 from train.data.dataset import SPLITS, Dataset, Split, stratified_split
 from train.data.decode import decode, read_content
 from train.data.imagenet import readable_labels
-from train.data.lazy_images import PictureFiles, Unreadable
+from train.data.lazy_images import LazyImages, Unreadable
 from train.data.packed_paths import FileNames, FileNamesBuilder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -38,7 +38,7 @@ ASSUMED_MEMORY_BYTES = 8 * 1024**3  # where the system does not tell
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """The picture files of a folder, in the order train, val, test and then by path; none is read.
+    """The image files of a folder, in the order train, val, test and then by path; none is read.
 
     Args:
         names: N paths below the folder.
@@ -58,18 +58,18 @@ def load_folder(
     interpolation: Interpolation = "area",
     stream: bool | None = None,
 ) -> Dataset:
-    """Load a folder of pictures, or list it and leave them on disk.
+    """Load a folder of images, or list it and leave them on disk.
 
-    Of pictures in memory, one that cannot be read is skipped, and so is one whose file is the same, byte for byte, as
-    an earlier one's, in the order train, val, test and then by path: no picture is in two splits. Pictures on disk
-    are not compared, and one that turns out unreadable is stood in for; see `PictureFiles`.
+    Of images in memory, one that cannot be read is skipped, and so is one whose file is the same, byte for byte, as
+    an earlier one's, in the order train, val, test and then by path: no image is in two splits. Images on disk
+    are not compared, and one that turns out unreadable is stood in for; see `LazyImages`.
 
     Args:
         data_dir: the folder; `None` takes the environment variable DATA_DIR.
-        image_size: the side of the pictures, in pixels.
+        image_size: the side of the images, in pixels.
         seed: draws the splits that the folder does not give, each class in the same proportions.
-        interpolation: how a picture's whole centred square is resized to that side.
-        stream: whether the pictures stay on disk; `None` leaves them there if they would take more than a quarter of
+        interpolation: how an image's whole centred square is resized to that side.
+        stream: whether the images stay on disk; `None` leaves them there if they would take more than a quarter of
             the machine's memory.
 
     Returns:
@@ -79,7 +79,7 @@ def load_folder(
     Raises:
         ConfigError: no folder was given.
         DataError: there is no such folder, it has fewer than two classes, a class has no readable
-            training picture or too few to divide, a class of `val` or `test` is not in `train`, or two folders
+            training image or too few to divide, a class of `val` or `test` is not in `train`, or two folders
             are of one class.
     """
     given = data_dir or os.environ.get("DATA_DIR")
@@ -87,7 +87,7 @@ def load_folder(
         raise ConfigError("the folder data set needs a folder; set DATA_DIR to one with a sub-folder a class")
     root = Path(given)
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder; give one with a sub-folder of pictures for each class")
+        raise DataError(f"{root} is not a folder; give one with a sub-folder of images for each class")
     folders = _split_folders(root)
     class_names = _class_names(root, folders)
     labels = readable_labels(class_names)
@@ -112,24 +112,24 @@ def load_folder(
     )
 
 
-def choose_residence(pictures: int, image_size: int, stream: bool | None) -> tuple[bool, str]:
-    """Choose whether pictures stay on disk.
+def choose_residence(images: int, image_size: int, stream: bool | None) -> tuple[bool, str]:
+    """Choose whether images stay on disk.
 
     Args:
-        pictures: how many there are.
+        images: how many there are.
         image_size: their side, in pixels.
         stream: what is asked for; `None` leaves it to their size.
 
     Returns:
         Whether they do, and a line that says so and why.
     """
-    needed = pictures * image_size**2 * 3
+    needed = images * image_size**2 * 3
     memory = read_memory()
     total = memory.total_bytes if memory else ASSUMED_MEMORY_BYTES
     large = needed > RESIDENT_SHARE * total
     streamed = large if stream is None else stream
     where = "stay on disk, read as they are needed" if streamed else "are read into memory"
-    size = f"{pictures:,} pictures of {image_size} px, {needed / 1e9:.3g} GB"
+    size = f"{images:,} images of {image_size} px, {needed / 1e9:.3g} GB"
     share = f"{'more' if large else 'no more'} than {RESIDENT_SHARE:.0%} of the machine's {total / 1e9:.3g} GB"
     return streamed, f"{size}, {where}: {share}{'' if stream is None else ', but so it was asked for'}"
 
@@ -150,7 +150,7 @@ def _sub_folders(folder: Path) -> list[str]:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split that is given; a folder without splits is all `train`."""
     train = root / "train"
-    # A class may be called "train", but then it holds pictures and no folders.
+    # A class may be called "train", but then it holds images and no folders.
     if not (train.is_dir() and _sub_folders(train)):
         return {"train": root}
     return {split: root / split for split in SPLITS if (root / split).is_dir()}
@@ -167,7 +167,7 @@ def _class_names(root: Path, folders: dict[str, Path]) -> tuple[str, ...]:
     if len(names["train"]) < 2:
         raise DataError(
             f"{folders['train']} has {len(names['train'])} class folder(s); "
-            "expected at least 2, each with the pictures of one class"
+            "expected at least 2, each with the images of one class"
         )
     for split in names:
         strange = sorted(set(names[split]) - set(names["train"]))
@@ -180,14 +180,14 @@ def _class_names(root: Path, folders: dict[str, Path]) -> tuple[str, ...]:
 
 
 def _walk(root: Path, folders: dict[str, Path], class_names: Sequence[str]) -> _Found:
-    """List the picture files, folder by folder; their names alone are kept."""
+    """List the image files, folder by folder; their names alone are kept."""
     names, counts, labels, splits = FileNamesBuilder(), [], [], []
     label_of = {name: label for label, name in enumerate(class_names)}
-    with tqdm(desc="listing pictures", unit="picture", unit_scale=True, disable=None, leave=False) as bar:
+    with tqdm(desc="listing images", unit="image", unit_scale=True, disable=None, leave=False) as bar:
         for split, folder in folders.items():
             for class_name in _sub_folders(folder):
                 class_folder = folder / class_name
-                files = [each.name for each in _visible(class_folder) if _is_picture(each)]
+                files = [each.name for each in _visible(class_folder) if _is_image(each)]
                 names.add(class_folder.relative_to(root).as_posix(), files)
                 counts.append(len(files))
                 labels.append(label_of[class_name])
@@ -200,22 +200,22 @@ def _walk(root: Path, folders: dict[str, Path], class_names: Sequence[str]) -> _
     )
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
+def _is_image(entry: os.DirEntry[str]) -> bool:
     return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
 
 
 def _read(root: Path, names: FileNames, spec: InputSpec) -> tuple[list[Image], NDArray[np.int64], list[str]]:
-    """Read the pictures; return them, which of the files they are, and the skipped ones as "path: reason"."""
+    """Read the images; return them, which of the files they are, and the skipped ones as "path: reason"."""
     images: list[Image] = []
     kept: list[int] = []
     skipped: list[str] = []
     first_with: dict[str, str] = {}
-    for row, name in enumerate(tqdm(names, desc="reading pictures", unit="picture", disable=None)):
+    for row, name in enumerate(tqdm(names, desc="reading images", unit="image", disable=None)):
         try:
             content = read_content(root / name)
             digest = hashlib.sha256(content).hexdigest()
             if digest in first_with:
-                raise DataError(f"same picture as {first_with[digest]}")
+                raise DataError(f"same image as {first_with[digest]}")
             image = resize_square(decode(content), spec)
         except DataError as error:
             skipped.append(f"{name}: {error}")
@@ -231,7 +231,7 @@ def _check_classes(found: _Found, class_names: Sequence[str], skipped: Sequence[
     empty = [name for label, name in enumerate(class_names) if label not in present]
     if empty:
         raise DataError(
-            f"no readable training picture for class {', '.join(empty)} ({len(skipped)} skipped"
+            f"no readable training image for class {', '.join(empty)} ({len(skipped)} skipped"
             f"{': ' + skipped[0] if skipped else ''}); add {', '.join(SUFFIXES)} files or remove the folder"
         )
 
@@ -254,10 +254,10 @@ def _in_memory(
 ) -> dict[str, Split]:
     splits = {}
     for split, rows in parts.items():
-        pictures = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
+        resized = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
-            pictures[place] = images[row]
-        splits[split] = Split(pictures, found.labels[rows], tuple(found.names.part(rows)))
+            resized[place] = images[row]
+        splits[split] = Split(resized, found.labels[rows], tuple(found.names.part(rows)))
     return splits
 
 
@@ -267,6 +267,6 @@ def _on_disk(root: Path, found: _Found, parts: dict[str, NDArray[np.int64]], sto
     splits = {}
     for split, rows in parts.items():
         names, labels = found.names.part(rows), found.labels[rows]
-        images = PictureFiles(root, names, labels, (stored,), pool, unreadable)
+        images = LazyImages(root, names, labels, (stored,), pool, unreadable)
         splits[split] = Split(images, labels, names)
     return splits

@@ -1,7 +1,7 @@
-"""Pictures that stay on disk: a split's `images` where they would not fit into memory.
+"""Images that stay on disk: a split's `images` where they would not fit into memory.
 
-`PictureFiles` is indexed as an array `[N, S, S, 3]` is, and decodes what is asked for in a pool of threads (OpenCV lets
-go of the interpreter's lock): its memory is that of one batch, however many pictures there are.
+`LazyImages` is indexed as an array `[N, S, S, 3]` is, and decodes what is asked for in a pool of threads (OpenCV lets
+go of the interpreter's lock): its memory is that of one batch, however many images there are.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from train.data.decode import decode, read_content
 from train.data.packed_paths import FileNames
 
 ALLOWED_SHARE = 0.01
-ALLOWED_AT_LEAST = 10  # a share of a small data set is no picture at all
+ALLOWED_AT_LEAST = 10  # a share of a small data set is no image at all
 SHOWN = 5
-# Pictures a task: fewer, and handing them out would cost more than it gains.
+# Images a task: fewer, and handing them out would cost more than it gains.
 CHUNK = 8
 
 
 class Unreadable:
-    """The pictures of a data set that could not be read, of which a few are no reason to end a run of days."""
+    """The images of a data set that could not be read, of which a few are no reason to end a run of days."""
 
-    def __init__(self, pictures: int) -> None:
-        """Take the number of pictures in the data set: a hundredth of them may be unreadable, or ten."""
-        self._pictures = pictures
-        self._allowed = max(ALLOWED_AT_LEAST, int(ALLOWED_SHARE * pictures))
+    def __init__(self, images: int) -> None:
+        """Take the number of images in the data set: a hundredth of them may be unreadable, or ten."""
+        self._images = images
+        self._allowed = max(ALLOWED_AT_LEAST, int(ALLOWED_SHARE * images))
         self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -46,7 +46,7 @@ class Unreadable:
         return len(self._reasons)
 
     def add(self, name: str, reason: str) -> None:
-        """Note a picture; the first ones are said on standard error at once.
+        """Note an image; the first ones are said on standard error at once.
 
         Raises:
             DataError: it is one too many.
@@ -58,12 +58,12 @@ class Unreadable:
             count = len(self._reasons)
         if count > self._allowed:
             raise DataError(
-                f"{count} of {self._pictures} pictures cannot be read, at last {name} ({reason}); expected at most "
+                f"{count} of {self._images} images cannot be read, at last {name} ({reason}); expected at most "
                 f"{self._allowed}: see that the disk is there, and mend or remove the files"
             )
         if count <= SHOWN:
             # Standard output may carry JSON.
-            tqdm.write(f"{name}: {reason}; another picture of its class stands in", file=sys.stderr)
+            tqdm.write(f"{name}: {reason}; another image of its class stands in", file=sys.stderr)
 
     def lines(self) -> list[str]:
         """Return the first few as "path: reason", and how many there are in all; nothing if there are none."""
@@ -74,18 +74,18 @@ class Unreadable:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureFiles:
-    """Pictures on disk, uint8 `[N, S, S, 3]` RGB in 0..255 to whoever indexes them.
+class LazyImages:
+    """Images on disk, uint8 `[N, S, S, 3]` RGB in 0..255 to whoever indexes them.
 
-    A picture that cannot be read is stood in for by the next one of its class, always the same, and noted.
+    An image that cannot be read is stood in for by the next one of its class, always the same, and noted.
 
     Args:
         root: the folder of the data set.
         names: N paths below it.
         labels: int64 `[N]`.
-        specs: what is made of each picture, one after the other.
+        specs: what is made of each image, one after the other.
         pool: the threads that decode.
-        unreadable: the pictures that could not be read so far.
+        unreadable: the images that could not be read so far.
     """
 
     root: Path
@@ -111,11 +111,11 @@ class PictureFiles:
         return len(self.shape)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.names)
 
     def __getitem__(self, index: Any) -> Image:
-        """Decode pictures.
+        """Decode images.
 
         Args:
             index: a number, a slice or an array of numbers.
@@ -124,7 +124,7 @@ class PictureFiles:
             uint8 `[S, S, 3]` of a number, `[n, S, S, 3]` of the others.
 
         Raises:
-            DataError: a class has no picture that can be read, or there are too many that cannot.
+            DataError: a class has no image that can be read, or there are too many that cannot.
             IndexError: a number is out of range.
         """
         if isinstance(index, slice):
@@ -133,16 +133,16 @@ class PictureFiles:
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1:
             raise IndexError(f"received an index of dtype {rows.dtype} and {rows.ndim} dimensions; expected integers")
         if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"received indices {rows.min()}..{rows.max()}; there are {len(self)} pictures")
+            raise IndexError(f"received indices {rows.min()}..{rows.max()}; there are {len(self)} images")
         rows = rows % len(self)
-        return self._read(rows) if rows.ndim else self._picture(int(rows))
+        return self._read(rows) if rows.ndim else self._image(int(rows))
 
     def __iter__(self) -> Iterator[Image]:
-        """Decode every picture in turn, `[S, S, 3]` each."""
-        return (self._picture(row) for row in range(len(self)))
+        """Decode every image in turn, `[S, S, 3]` each."""
+        return (self._image(row) for row in range(len(self)))
 
     def load(self, rows: NDArray[np.int64]) -> tuple[Image, NDArray[np.bool_]]:
-        """Read pictures for good, where nothing may stand in for another picture.
+        """Read images for good, where nothing may stand in for another image.
 
         Args:
             rows: their numbers, `[M]`.
@@ -164,16 +164,16 @@ class PictureFiles:
                 images[place] = image
 
         tasks = self.pool.map(fill, range(len(rows)))
-        list(tqdm(tasks, total=len(rows), desc="reading pictures", unit="picture", disable=None, leave=False))
+        list(tqdm(tasks, total=len(rows), desc="reading images", unit="image", disable=None, leave=False))
         return (images if readable.all() else images[readable]), readable
 
-    def resized(self, spec: InputSpec) -> PictureFiles:
-        """Return what `spec` makes of these pictures, which are first made as these are."""
+    def resized(self, spec: InputSpec) -> LazyImages:
+        """Return what `spec` makes of these images, which are first made as these are."""
         same = spec.size == self.specs[-1].size and spec.crop_fraction == 1.0
         return self if same else replace(self, specs=(*self.specs, spec))
 
-    def part(self, rows: NDArray[np.int64]) -> PictureFiles:
-        """Return some of these pictures, by their numbers `[M]`."""
+    def part(self, rows: NDArray[np.int64]) -> LazyImages:
+        """Return some of these images, by their numbers `[M]`."""
         return replace(self, names=self.names.part(rows), labels=self.labels[rows])
 
     def file_sizes(self) -> NDArray[np.int64]:
@@ -186,14 +186,14 @@ class PictureFiles:
 
         def fill(start: int) -> None:
             for place in range(start, min(start + CHUNK, len(rows))):
-                images[place] = self._picture(int(rows[place]))
+                images[place] = self._image(int(rows[place]))
 
         # Asked for its values, the map passes on what a thread raised.
         list(self.pool.map(fill, range(0, len(rows), CHUNK)))
         return images
 
-    def _picture(self, row: int) -> Image:
-        """Decode a picture, or the next one of its class that can be."""
+    def _image(self, row: int) -> Image:
+        """Decode an image, or the next one of its class that can be."""
         image = self._decoded(row)
         if image is not None:
             return image
@@ -203,7 +203,7 @@ class PictureFiles:
             if image is not None:
                 return image
         raise DataError(
-            f"none of the {len(same)} pictures of the class of {self.names[row]} can be read; mend or remove the files"
+            f"none of the {len(same)} images of the class of {self.names[row]} can be read; mend or remove the files"
         )
 
     def _decoded(self, row: int) -> Image | None:

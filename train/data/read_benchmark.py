@@ -1,4 +1,4 @@
-"""How fast a folder of pictures is listed and read: what a training that streams it can be fed at most."""
+"""How fast a folder of images is listed and read: what a training that streams it can be fed at most."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.core.errors import ConfigError
 from runtime.core.machine import cpu_model
 from runtime.images.input_spec import InputSpec
 from train.data.folder import load_folder
-from train.data.lazy_images import PictureFiles
+from train.data.lazy_images import LazyImages
 
 BATCH_SIZE = 128
 
@@ -28,11 +28,11 @@ class FolderSpeed:
         files: of the folder, listed at `files_per_s`.
         files_per_s: the listing includes their division into splits.
         names_bytes: memory that the training split's paths take.
-        pictures: that were read, of the training split at random.
+        images: that were read, of the training split at random.
         image_size: the side that they were resized to, in pixels.
         threads: that decoded.
         images_per_s: read, decoded and resized.
-        cpu_time_ms: of one picture, over all threads; what else the machine does hardly changes it.
+        cpu_time_ms: of one image, over all threads; what else the machine does hardly changes it.
         read_mb_per_s: of their files.
     """
 
@@ -40,7 +40,7 @@ class FolderSpeed:
     files: int
     files_per_s: float
     names_bytes: int
-    pictures: int
+    images: int
     image_size: int
     threads: int
     images_per_s: float
@@ -48,15 +48,15 @@ class FolderSpeed:
     read_mb_per_s: float
 
 
-def measure_folder(data_dir: Path | None, stored: InputSpec, *, pictures: int, threads: int, seed: int) -> FolderSpeed:
-    """List a folder as a training does, then read training pictures at random, in batches.
+def measure_folder(data_dir: Path | None, stored: InputSpec, *, count: int, threads: int, seed: int) -> FolderSpeed:
+    """List a folder as a training does, then read training images at random, in batches.
 
     What the system has read before, it may have kept in memory.
 
     Args:
         data_dir: the folder, as `load_folder` takes it.
-        stored: what is made of each picture.
-        pictures: how many to read; all, if there are no more.
+        stored: what is made of each image.
+        count: how many to read; all, if there are no more.
         threads: that decode.
         seed: draws them.
 
@@ -64,18 +64,18 @@ def measure_folder(data_dir: Path | None, stored: InputSpec, *, pictures: int, t
         The figures.
 
     Raises:
-        ConfigError: no thread or picture is asked for, or no folder was given.
+        ConfigError: no thread or image is asked for, or no folder was given.
         DataError: the folder is none that can be trained on.
     """
-    if threads < 1 or pictures < 1:
-        raise ConfigError(f"received {threads} threads and {pictures} pictures; expected at least one of each")
+    if threads < 1 or count < 1:
+        raise ConfigError(f"received {threads} threads and {count} images; expected at least one of each")
     start = time.perf_counter()
     dataset = load_folder(data_dir, stored.size, seed, stored.interpolation, stream=True)
     listing_s = time.perf_counter() - start
     files = sum(len(dataset.split(name).labels) for name in ("train", "val", "test"))
     images = dataset.train.images
-    assert isinstance(images, PictureFiles), "asked for"
-    chosen = np.random.default_rng(seed).permutation(len(images))[:pictures]
+    assert isinstance(images, LazyImages), "asked for"
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     with ThreadPoolExecutor(threads) as pool:
         part = replace(images.part(chosen), pool=pool)
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -88,7 +88,7 @@ def measure_folder(data_dir: Path | None, stored: InputSpec, *, pictures: int, t
         files=files,
         files_per_s=round(files / listing_s, 1),
         names_bytes=images.names.size_bytes,
-        pictures=len(part),
+        images=len(part),
         image_size=stored.size,
         threads=threads,
         images_per_s=round(len(part) / reading_s, 1),
@@ -102,7 +102,7 @@ def describe_speed(speed: FolderSpeed) -> str:
     return (
         f"listed {speed.files:,} files, {speed.files_per_s:,.0f} a second; the training split's names take "
         f"{speed.names_bytes / 1e6:.3g} MB\n"
-        f"read {speed.pictures:,} pictures to {speed.image_size} px with {speed.threads} threads on {speed.cpu}: "
+        f"read {speed.images:,} images to {speed.image_size} px with {speed.threads} threads on {speed.cpu}: "
         f"{speed.images_per_s:,.0f} images/s, {speed.cpu_time_ms:.2g} ms of CPU time each, "
         f"{speed.read_mb_per_s:,.0f} MB/s of files"
     )

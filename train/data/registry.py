@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from runtime.core.errors import ConfigError
-from runtime.evaluation.split_file import LabelledPictures
+from runtime.evaluation.split_file import LabelledImages
 from runtime.images.input_spec import Interpolation
 from train.data.cifar10 import load_cifar10
 from train.data.dataset import Dataset, Split, check_dataset, resident
@@ -36,20 +36,20 @@ def load_dataset(
 
     Args:
         name: "cifar10", "folder" or "shapes".
-        data_dir: where the pictures are; `None` takes the environment variable DATA_DIR. Without
+        data_dir: where the images are; `None` takes the environment variable DATA_DIR. Without
             either, "cifar10" comes from the cache or is downloaded. "shapes" takes no notice of it.
-        image_size: the side that a folder's pictures, which differ in size, are resized to, in pixels;
+        image_size: the side that a folder's images, which differ in size, are resized to, in pixels;
             "cifar10" (32 px) and "shapes" (64 px) keep their own.
         interpolation: how those are resized, see `runtime.images.input_spec.InputSpec`.
-        seed: draws the splits (and the pictures, for "shapes"); not negative.
-        stream: whether a folder's pictures stay on disk: "true", "false" or, by their size, "auto".
+        seed: draws the splits (and the images, for "shapes"); not negative.
+        stream: whether a folder's images stay on disk: "true", "false" or, by their size, "auto".
 
     Returns:
-        The data set; its splits are not empty and have no picture in common.
+        The data set; its splits are not empty and have no image in common.
 
     Raises:
         ConfigError: an unknown name, or an image size or seed out of range.
-        DataError: the pictures are missing, damaged or too few.
+        DataError: the images are missing, damaged or too few.
     """
     if image_size < 1:
         raise ConfigError(f"received image size {image_size}; expected at least 1 pixel")
@@ -68,7 +68,7 @@ def load_dataset(
 
 
 def load_data_of(run: Run, data_dir: Path | None, stream: str = "auto") -> Dataset:
-    """Load the data set that a run names, stored as the run's pictures are; see `load_dataset`."""
+    """Load the data set that a run names, stored as the run's images are; see `load_dataset`."""
     return load_dataset(
         run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation, stream=stream
     )
@@ -80,12 +80,12 @@ def add_stream_argument(parser: argparse.ArgumentParser) -> None:
         "--stream",
         choices=STREAM,
         default="auto",
-        help="whether a folder's pictures stay on disk and are read as they are needed; auto: if they would take more "
+        help="whether a folder's images stay on disk and are read as they are needed; auto: if they would take more "
         "than a quarter of the memory (%(default)s)",
     )
 
 
-def labelled(dataset: Dataset, name: str) -> LabelledPictures:
+def labelled(dataset: Dataset, name: str) -> LabelledImages:
     """Return a split as a split file has it; a class-balanced sample of one that stays on disk."""
     split = resident(dataset.split(name))
-    return LabelledPictures(split.images, split.labels, split.ids, dataset.labels, dataset.name, name)
+    return LabelledImages(split.images, split.labels, split.ids, dataset.labels, dataset.name, name)

@@ -1,7 +1,7 @@
 """The embedded data set: ten filled shapes on cluttered, unevenly lit, noisy backgrounds, rendered on demand.
 
-It needs no file and no network, so that every stage can be run and tested anywhere. Each picture is drawn by
-its own generator, seeded by (seed, split, index): the splits differ, and a picture does not depend on how
+It needs no file and no network, so that every stage can be run and tested anywhere. Each image is drawn by
+its own generator, seeded by (seed, split, index): the splits differ, and an image does not depend on how
 many others there are.
 """
 
@@ -28,7 +28,7 @@ FRACTION_BITS = 4
 # How much lighter than what lies behind it a shape is, summed over R, G and B.
 CONTRAST_RANGE = (180.0, 480.0)
 MAX_TURN_RAD = np.pi / 6
-# Classes lean to a hue, as things do, but so loosely that hue alone would name two pictures of three at best.
+# Classes lean to a hue, as things do, but so loosely that hue alone would name two images of three at best.
 # It gives a small network something to begin with: from shape alone it learns nothing in its first minutes.
 HUE_SPREAD_DEG = 20.0
 
@@ -39,22 +39,22 @@ def load_shapes(seed: int, train: int = 4_000, val: int = 800, test: int = 1_000
     """Render the data set.
 
     Args:
-        seed: another seed gives other pictures.
-        train: training pictures.
-        val: validation pictures.
-        test: test pictures.
+        seed: another seed gives other images.
+        train: training images.
+        val: validation images.
+        test: test images.
 
     Returns:
         The data set, its classes as even as the sizes allow; an id is "split:index".
 
     Raises:
-        ConfigError: a split has fewer pictures than there are classes.
+        ConfigError: a split has fewer images than there are classes.
     """
     sizes = dict(zip(SPLITS, (train, val, test), strict=True))
     for name, size in sizes.items():
         if size < len(CLASS_NAMES):
-            raise ConfigError(f"received {size} {name} pictures; expected at least {len(CLASS_NAMES)}")
-    with tqdm(total=sum(sizes.values()), desc="rendering shapes", unit="picture", disable=None) as bar:
+            raise ConfigError(f"received {size} {name} images; expected at least {len(CLASS_NAMES)}")
+    with tqdm(total=sum(sizes.values()), desc="rendering shapes", unit="image", disable=None) as bar:
         splits = {name: _render_split(name, size, seed, bar) for name, size in sizes.items()}
     return Dataset("shapes", CLASS_NAMES, splits["train"], splits["val"], splits["test"])
 
@@ -70,7 +70,7 @@ def _render_split(split: str, size: int, seed: int, bar: tqdm) -> Split:
 
 
 def render(shape: str, rng: np.random.Generator) -> Image:
-    """Draw one picture: background, clutter, the shape, thin lines over it, light and noise.
+    """Draw one image: background, clutter, the shape, thin lines over it, light and noise.
 
     Args:
         shape: one of `CLASS_NAMES`.

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.core.errors import ConfigError, TrainingError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, TrainingError
 from train.data.dataset import Dataset
-from train.data.lazy_images import PictureFiles
+from train.data.lazy_images import LazyImages
 
 ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
@@ -173,7 +174,7 @@ def check_batch(size: int, placement: Placement) -> None:
     if size % placement.devices:
         fitting = max(1, size // placement.devices) * placement.devices
         raise ConfigError(
-            f"a batch of {size} pictures cannot be shared evenly by {placement.devices} devices; "
+            f"a batch of {size} images cannot be shared evenly by {placement.devices} devices; "
             f"choose --batch-size {fitting}, or other devices by CUDA_VISIBLE_DEVICES"
         )
 
@@ -199,21 +200,21 @@ def check_agreement(parts: Mapping[str, Callable[[], str]], placement: Placement
     if unlike:
         raise TrainingError(
             f"the {placement.processes} processes differ in {' and '.join(unlike)}; give each the same arguments, the "
-            "same pictures and, to resume, the same run folder"
+            "same images and, to resume, the same run folder"
         )
 
 
 def digest_of(dataset: Dataset) -> str:
-    """Return a digest of the pictures and labels that a run sees; pictures on disk count by path and size of file."""
+    """Return a digest of the images and labels that a run sees; images on disk count by path and size of file."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.val):
-        if isinstance(split.images, PictureFiles):
+        if isinstance(split.images, LazyImages):
             for name in split.ids:
                 digest.update(name.encode(errors="surrogateescape") + b"\0")
-            values_of_pictures: NDArray[Any] = split.images.file_sizes()
+            values_of_images: NDArray[Any] = split.images.file_sizes()
         else:
-            values_of_pictures = split.images
-        for values in (values_of_pictures, split.labels):
+            values_of_images = split.images
+        for values in (values_of_images, split.labels):
             digest.update(str(values.shape).encode() + np.ascontiguousarray(values).data)
     return digest.hexdigest()
 

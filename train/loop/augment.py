@@ -14,7 +14,7 @@ ERASED = 127.5  # mid-grey, of 0..255
 
 
 class Augment(keras.layers.Layer):
-    """Crop, mirror, RandAugment and erase pictures, then mix them and their targets (mixup, CutMix).
+    """Crop, mirror, RandAugment and erase images, then mix them and their targets (mixup, CutMix).
 
     Everything but the crop is Keras' own layers: its `RandomCrop` takes one place for a whole batch.
     """
@@ -54,35 +54,35 @@ class Augment(keras.layers.Layer):
         if recipe.cutmix_alpha:
             self._mixers.append(layers.CutMix(recipe.cutmix_alpha, seed=seed))
 
-    def call(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def call(self, stored: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Augment a batch.
 
         Args:
-            pictures: uint8 `[B, H, W, 3]`, at least `size` high and wide.
+            stored: uint8 `[B, H, W, 3]`, at least `size` high and wide.
             targets: float32 `[B, classes]`.
 
         Returns:
-            float32 `[B, size, size, 3]` in 0..255, and the targets, mixed as the pictures are.
+            float32 `[B, size, size, 3]` in 0..255, and the targets, mixed as the images are.
         """
-        images = ops.cast(self._crop(pictures), "float32")
+        images = ops.cast(self._crop(stored), "float32")
         for layer in self._single:
             images = layer(images, training=True)
         return self._mix(images, targets)
 
-    def _crop(self, pictures: Tensor) -> Tensor:
-        """Pad pictures by reflection, then crop each at a place of its own."""
+    def _crop(self, images: Tensor) -> Tensor:
+        """Pad images by reflection, then crop each at a place of its own."""
         if self._pad:
             edge = (self._pad, self._pad)
-            pictures = ops.pad(pictures, ((0, 0), edge, edge, (0, 0)), mode="reflect")
-        batch, height, width, channels = ops.shape(pictures)
+            images = ops.pad(images, ((0, 0), edge, edge, (0, 0)), mode="reflect")
+        batch, height, width, channels = ops.shape(images)
         grid = ops.arange(self._size, dtype="int32")
         top = keras.random.randint((batch, 1), 0, height - self._size + 1, dtype="int32", seed=self._seeds)
         left = keras.random.randint((batch, 1), 0, width - self._size + 1, dtype="int32", seed=self._seeds)
         rows = ops.expand_dims(top + grid, 2)  # [B, S, 1]
         columns = ops.expand_dims(left + grid, 1)  # [B, 1, S]
-        picture = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
-        pixels = (picture * height + rows) * width + columns  # [B, S, S], into [B * H * W]
-        return ops.take(ops.reshape(pictures, (-1, channels)), pixels, axis=0)
+        image = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
+        pixels = (image * height + rows) * width + columns  # [B, S, S], into [B * H * W]
+        return ops.take(ops.reshape(images, (-1, channels)), pixels, axis=0)
 
     def _mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if not self._mixers:

@@ -1,4 +1,4 @@
-"""How many pictures fit into memory at once."""
+"""How many images fit into memory at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ FLOAT32_BYTES = 4
 
 
 def batch_within(tensors: Iterable[Any], budget_bytes: int, most: int) -> int:
-    """Return how many pictures' tensors fit into a budget.
+    """Return how many images' tensors fit into a budget.
 
     Args:
         tensors: a network's, `[B, ...]` float32, all of which are kept at once.
         budget_bytes: what they may take.
-        most: how many pictures to take at most.
+        most: how many images to take at most.
 
     Returns:
         1 to `most`.

@@ -1,4 +1,4 @@
-"""Which classes a network takes for which: the confusion matrix, and its picture."""
+"""Which classes a network takes for which: the confusion matrix, and its image."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Count
 
     Args:
         labels: int64 `[N]`, the true classes, 0..classes-1.
-        predictions: int64 `[N]`, the predicted classes of the same pictures, 0..classes-1.
+        predictions: int64 `[N]`, the predicted classes of the same images, 0..classes-1.
         classes: the number of classes K.
 
     Returns:
-        int64 `[K, K]`; row i, column j counts the pictures of class i that were taken for class j.
+        int64 `[K, K]`; row i, column j counts the images of class i that were taken for class j.
 
     Raises:
         FocalEdgeError: the lists differ in shape, or a class is out of range.
@@ -39,7 +39,7 @@ def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Count
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise FocalEdgeError(
             f"received labels of shape {labels.shape} and predictions of shape {predictions.shape}; "
-            "expected two lists [N] of the same pictures"
+            "expected two lists [N] of the same images"
         )
     for name, values in (("labels", labels), ("predictions", predictions)):
         if values.size and (values.min() < 0 or values.max() >= classes):
@@ -52,7 +52,7 @@ def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Count
 
 
 def write_confusion(path: Path, matrix: Counts, labels: Sequence[str]) -> None:
-    """Write the picture of a confusion matrix.
+    """Write the image of a confusion matrix.
 
     Args:
         path: the PNG.
@@ -67,7 +67,7 @@ def write_confusion(path: Path, matrix: Counts, labels: Sequence[str]) -> None:
 
 
 def draw_confusion(matrix: Counts, labels: Sequence[str]) -> Figure:
-    """Return the figure of `write_confusion`: each row's colours are shares of that class's pictures.
+    """Return the figure of `write_confusion`: each row's colours are shares of that class's images.
 
     Args:
         matrix: int64 `[K, K]`, of `confusion_matrix`.
@@ -90,12 +90,12 @@ def draw_confusion(matrix: Counts, labels: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side_in + 2.4, side_in + 1.6), layout="constrained")
     axes = figure.subplots()
     shares = row_shares(matrix)
-    # The square root of a share: a confusion of one picture in fifty is to be seen.
+    # The square root of a share: a confusion of one image in fifty is to be seen.
     colours = PowerNorm(0.5, vmin=0.0, vmax=1.0)
     drawn = axes.imshow(shares, cmap=colormaps["Blues"].with_extremes(bad="lightgrey"), norm=colours)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=30, pad=0.02, ticks=(0, 0.02, 0.1, 0.25, 0.5, 1))
     bar.ax.set_yticklabels(("0", "2%", "10%", "25%", "50%", "100%"))
-    bar.set_label("share of the true class's pictures")
+    bar.set_label("share of the true class's images")
     if classes <= MAX_NAMED_CLASSES:
         size_pt = 9.0 if counted else 6.0
         axes.set_xticks(range(classes), labels, rotation=90, fontsize=size_pt)
@@ -104,13 +104,13 @@ def draw_confusion(matrix: Counts, labels: Sequence[str]) -> Figure:
         for i, j in np.argwhere(matrix):
             colour = "white" if colours(shares[i, j]) > 0.6 else "black"
             axes.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", color=colour, fontsize=8)
-    pictures = int(matrix.sum())
-    right = f", {np.trace(matrix) / pictures:.2%} right" if pictures else ""
-    axes.set(xlabel="predicted", ylabel="true", title=f"{pictures:,} pictures{right}")
+    images = int(matrix.sum())
+    right = f", {np.trace(matrix) / images:.2%} right" if images else ""
+    axes.set(xlabel="predicted", ylabel="true", title=f"{images:,} images{right}")
     return figure
 
 
 def row_shares(matrix: Counts) -> NDArray[np.float64]:
-    """Divide each row of a confusion matrix, int64 `[K, K]`, by its sum; a class without pictures gets NaN."""
+    """Divide each row of a confusion matrix, int64 `[K, K]`, by its sum; a class without images gets NaN."""
     sums = matrix.sum(axis=1, keepdims=True)
     return np.divide(matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)

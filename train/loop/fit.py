@@ -18,8 +18,8 @@ from runtime.core.errors import FocalEdgeError, TrainingError
 from runtime.core.files import replacing, sha256_of
 from runtime.images.input_spec import InputSpec
 from train.data.batches import EvalBatches, TrainBatches, eval_batch_size, steps_per_epoch
-from train.data.dataset import Dataset, Pictures, resize_all
-from train.data.lazy_images import PictureFiles
+from train.data.dataset import Dataset, Images, resize_all
+from train.data.lazy_images import LazyImages
 from train.data.prefetch import Ahead, own_errors
 from train.distributed.device import device_name
 from train.distributed.placement import ALONE, Placement, check_agreement, digest_of, digest_of_tensors, on_one_device
@@ -29,7 +29,7 @@ from train.loop.layerwise import LayerwiseAdamW
 from train.loop.monitor import PanelMonitor, sample_indices, write_curves
 from train.loop.optimizer import StopIfNotFinite
 from train.loop.training_model import Trainee
-from train.model.config import TrainConfig, picture_spec
+from train.model.config import TrainConfig, image_spec
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import rate_scale
 from train.model.weights import Tensors, assign_weights, model_weights
@@ -99,8 +99,8 @@ def fit(
 
     Args:
         run: what to train and how.
-        dataset: its pictures.
-        folder: where checkpoint, history and pictures go.
+        dataset: its images.
+        folder: where checkpoint, history and images go.
         resume: go on from the folder's checkpoint, if there is one.
         placement: where this process stands among those that train together.
         start: weights to start from, by `layer/variable`; the head may be left out, and is drawn then, as all is
@@ -117,7 +117,7 @@ def fit(
     resume = resume and saved.exists()
     parts = {
         "recipe": lambda: repr(run),
-        "pictures": lambda: digest_of(dataset),
+        "images": lambda: digest_of(dataset),
         "checkpoint": lambda: sha256_of(saved) if resume else "",
         "the weights to start from": lambda: digest_of_tensors(start or {}),
     }
@@ -159,7 +159,7 @@ def _fit_epochs(
 ) -> None:
     recipe, done = run.recipe, len(history)
     val_images = resize_all(dataset.val.images, run.model.input_spec)
-    streamed = resize_all(dataset.train.images, picture_spec(run.model, recipe)) if dataset.train.streamed else None
+    streamed = resize_all(dataset.train.images, image_spec(run.model, recipe)) if dataset.train.streamed else None
     train = TrainBatches(dataset.train.labels, run.model.classes, recipe, done, streamed)
     val = EvalBatches(val_images, dataset.val.labels, run.model.classes)
     fed = [share(each, placement) for each in (train, val)]
@@ -275,12 +275,12 @@ def write_history(path: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def classify(model: Any, images: Pictures, spec: InputSpec) -> NDArray[np.int64]:
-    """Return the classes, int64 `[N]`, that a model gives to pictures of any size, uint8 `[N, H, W, 3]`."""
-    if not isinstance(images, PictureFiles):
+def classify(model: Any, images: Images, spec: InputSpec) -> NDArray[np.int64]:
+    """Return the classes, int64 `[N]`, that a model gives to images of any size, uint8 `[N, H, W, 3]`."""
+    if not isinstance(images, LazyImages):
         # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
         logits = model.predict(resize_all(images, spec), batch_size=eval_batch_size(spec.size), verbose=0)
         return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
     batches = Ahead(EvalBatches(images.resized(spec), np.zeros(len(images), np.int64), classes=1))
     bar = tqdm(range(len(batches)), desc="classify", unit="batch", disable=None, leave=False)
-    return np.concatenate([model.predict_on_batch(batches[i][0]["pictures"]).argmax(axis=-1) for i in bar])
+    return np.concatenate([model.predict_on_batch(batches[i][0]["images"]).argmax(axis=-1) for i in bar])

@@ -1,4 +1,4 @@
-"""Pictures of a training run: what its gates see as it learns, and how its loss falls."""
+"""Images of a training run: what its gates see as it learns, and how its loss falls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runtime.draw.canvas import BACKGROUND, BRIGHT, DIM, letterbox
 from runtime.draw.overlay import gate_panel
 from runtime.engines.outputs import Outputs
 from runtime.images.preprocess import Image
-from runtime.video.writer import save_picture
+from runtime.video.writer import save_image
 from train.loop.checkpoint import History
 from train.model.config import FocalNetConfig
 from train.model.focalnet import with_overlay
@@ -45,7 +45,7 @@ BAR_WIDTH_PX = 5
 
 
 def sample_indices(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Choose pictures of as many classes as there are: the first of each class, then the second of each, and so on.
+    """Choose images of as many classes as there are: the first of each class, then the second of each, and so on.
 
     Args:
         labels: int64 `[N]`.
@@ -70,7 +70,7 @@ def draw_panels(
     truths: NDArray[np.int64] | None = None,
     title: str = "",
 ) -> Image:
-    """Draw pictures beside their gates and modulator, one row each, under a banner (the tutorial's TrainMonitor).
+    """Draw images beside their gates and modulator, one row each, under a banner (the tutorial's TrainMonitor).
 
     Args:
         model: a model of `build_focalnet`, from Keras 3.
@@ -78,7 +78,7 @@ def draw_panels(
         images: uint8 `[N, S, S, 3]` RGB at the network's input size.
         labels: class names.
         truths: int64 `[N]`, the true classes, if they are known.
-        title: what the banner says, e.g. the epoch; the share of right pictures follows it.
+        title: what the banner says, e.g. the epoch; the share of right images follows it.
 
     Returns:
         uint8 `[H, W, 3]` RGB.
@@ -117,7 +117,7 @@ def _banner(width_px: int, title: str, note: str) -> Image:
 
 
 class PanelMonitor(keras.callbacks.Callback):
-    """Draw the panel of sample pictures before training, every `every` epochs, and after the last one.
+    """Draw the panel of sample images before training, every `every` epochs, and after the last one.
 
     It draws as a validation ends, which is when the weights are those that are validated: give it to `fit` before
     `SwapEMAWeights`, which then takes the average out again.
@@ -132,7 +132,7 @@ class PanelMonitor(keras.callbacks.Callback):
         every: int,
         truths: NDArray[np.int64] | None = None,
     ) -> None:
-        """Keep the sample pictures.
+        """Keep the sample images.
 
         Args:
             folder: where `epoch_NNN.png` go, if anywhere; `epoch_000.png` is the network before training.
@@ -140,7 +140,7 @@ class PanelMonitor(keras.callbacks.Callback):
             images: uint8 `[N, S, S, 3]` RGB at the network's input size.
             labels: class names.
             every: epochs between two panels, 1 or more.
-            truths: int64 `[N]`, the true classes of the sample pictures, if they are known.
+            truths: int64 `[N]`, the true classes of the sample images, if they are known.
         """
         super().__init__()
         self._folder = folder
@@ -172,7 +172,7 @@ class PanelMonitor(keras.callbacks.Callback):
             self.model.network, self._config, self._images, self._labels, truths=self._truths, title=title
         )
         if self._folder:
-            save_picture(self._folder / f"epoch_{epoch:03d}.png", panel)
+            save_image(self._folder / f"epoch_{epoch:03d}.png", panel)
 
 
 def panel_files(folder: Path) -> list[Path]:
@@ -198,12 +198,12 @@ def write_animation(folder: Path) -> Path | None:
     if not panels:
         return None
     chosen = np.linspace(0, len(panels) - 1, min(len(panels), MAX_FRAMES)).round().astype(int)
-    pictures = [_read_panel(panels[index]) for index in chosen]
+    images = [_read_panel(panels[index]) for index in chosen]
     # The newest panel's: a frame of another size would be refused.
-    height, width = pictures[-1].shape[:2]
+    height, width = images[-1].shape[:2]
     scale = min(1.0, ANIMATION_WIDTH_PX / width)
     size = (round(height * scale), round(width * scale))
-    first, *others = (PIL.Image.fromarray(letterbox(picture, *size)) for picture in pictures)
+    first, *others = (PIL.Image.fromarray(letterbox(image, *size)) for image in images)
     path = folder / ANIMATION_FILE
     with replacing(path) as temporary:
         first.save(
@@ -221,7 +221,7 @@ def write_animation(folder: Path) -> Path | None:
 def _read_panel(path: Path) -> Image:
     found = cv2.imread(str(path))
     if found is None:
-        raise TrainingError(f"{path} is no readable picture; expected a panel of this run: delete it")
+        raise TrainingError(f"{path} is no readable image; expected a panel of this run: delete it")
     return np.asarray(found[..., ::-1], dtype=np.uint8)
 
 

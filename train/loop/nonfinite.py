@@ -16,19 +16,19 @@ Tensor = Any
 SEED_NAME = "seed_generator_state"
 
 
-def spoilt_output(network: Any, pictures: Tensor, training: bool) -> str | None:
+def spoilt_output(network: Any, images: Tensor, training: bool) -> str | None:
     """Name the first layer of a functional network whose output is not finite.
 
     Args:
         network: a model of `build_focalnet`.
-        pictures: float32 `[B, S, S, 3]`.
+        images: float32 `[B, S, S, 3]`.
         training: whether dropout is on, and BatchNorm takes the batch's own statistics.
 
     Returns:
-        Its name, which is the input layer's if the pictures are not finite; `None` if every output is finite.
+        Its name, which is the input layer's if the images are not finite; `None` if every output is finite.
     """
     layers = network.layers  # in topological order
-    outputs = keras.Model(network.input, [layer.output for layer in layers])(pictures, training=training)
+    outputs = keras.Model(network.input, [layer.output for layer in layers])(images, training=training)
     spoilt = (layer.name for layer, output in zip(layers, outputs, strict=True) if not _finite(output))
     return next(spoilt, None)
 
@@ -44,10 +44,10 @@ def spoilt_in_training(trainee: Trainee, inputs: dict[str, NDArray[Any]]) -> str
         "augment" if the network was fed what is not finite, else a layer of the network; `None` if all was finite.
     """
     _rewind(trainee, inputs)
-    pictures, targets = trainee.augmented(inputs)
-    if not (_finite(pictures) and _finite(targets)):
+    images, targets = trainee.augmented(inputs)
+    if not (_finite(images) and _finite(targets)):
         return str(trainee.augment.name)
-    return spoilt_output(trainee.network, pictures, training=True)
+    return spoilt_output(trainee.network, images, training=True)
 
 
 def spoilt_gradient(network: Any, finite: Iterable[bool]) -> str | None:
@@ -69,8 +69,8 @@ def _rewind(trainee: Trainee, inputs: dict[str, NDArray[Any]]) -> None:
     """Put the seeds of dropout and augmentation back by one step: every step draws equally often."""
     seeds = [v for v in trainee.variables if v.name == SEED_NAME]
     after = [np.array(v) for v in seeds]
-    pictures, _ = trainee.augmented(inputs)
-    trainee.network(pictures, training=True)
+    images, _ = trainee.augmented(inputs)
+    trainee.network(images, training=True)
     for seed, state in zip(seeds, after, strict=True):
         seed.assign(state - (np.array(seed) - state))
 

@@ -108,8 +108,8 @@ class StopIfNotFinite(keras.callbacks.Callback):
         """
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
-            pictures = self._val[batch][0]["pictures"]
-            layer = spoilt_output(self.model.network, ops.cast(pictures, "float32"), training=False)
+            images = self._val[batch][0]["images"]
+            layer = spoilt_output(self.model.network, ops.cast(images, "float32"), training=False)
             raise self._error(f"validation step {batch + 1}", f"val_loss {loss}", layer)
 
     def _check_gradients(self, step: str) -> None:

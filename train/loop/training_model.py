@@ -1,7 +1,7 @@
 """The model that is fitted: the network behind its augmentation, with the data set resident on the device.
 
-A step receives indices alone; pictures are gathered, cropped, augmented and mixed inside the compiled step,
-so that an accelerator never waits for its host. Of a training split that stays on disk, a step receives the pictures.
+A step receives indices alone; images are gathered, cropped, augmented and mixed inside the compiled step,
+so that an accelerator never waits for its host. Of a training split that stays on disk, a step receives the images.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import keras
 from keras import ops
 
 from train.data.dataset import Split, resize_all
-from train.data.lazy_images import PictureFiles
+from train.data.lazy_images import LazyImages
 from train.distributed.placement import ALONE, Placement, everywhere
 from train.loop.augment import Augment
-from train.model.config import FocalNetConfig, TrainConfig, picture_spec
+from train.model.config import FocalNetConfig, TrainConfig, image_spec
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import is_frozen
 from train.model.matmul_depthwise import depthwise_class
@@ -37,7 +37,7 @@ def _precision(policy: str) -> Iterator[None]:
 
 
 class Trainee(keras.Model):
-    """A FocalNet that trains on indices into its training split, or on its pictures, and is validated on pictures."""
+    """A FocalNet that trains on indices into its training split, or on its images, and is validated on images."""
 
     def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split, placement: Placement = ALONE) -> None:
         """Build the network and move the training split to the device, unless it stays on disk.
@@ -45,7 +45,7 @@ class Trainee(keras.Model):
         Args:
             config: the network.
             recipe: the augmentation.
-            train: the pictures to train on.
+            train: the images to train on.
             placement: where this process stands among those that train together.
         """
         super().__init__(name="trainee")
@@ -55,12 +55,12 @@ class Trainee(keras.Model):
             layer.trainable = not is_frozen(layer.name, recipe.frozen_stages)  # Keras then keeps BatchNorm's statistics
         self.config = config
         self.augment = Augment(recipe, config.input_size)
-        if not isinstance(train.images, PictureFiles):
-            pictures = resize_all(train.images, picture_spec(config, recipe))
-            self._pictures = self.add_weight(
-                name="pictures", shape=pictures.shape, dtype="uint8", initializer="zeros", trainable=False
+        if not isinstance(train.images, LazyImages):
+            images = resize_all(train.images, image_spec(config, recipe))
+            self._images = self.add_weight(
+                name="images", shape=images.shape, dtype="uint8", initializer="zeros", trainable=False
             )
-            self._pictures.assign(everywhere(pictures, placement))
+            self._images.assign(everywhere(images, placement))
         self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -71,35 +71,35 @@ class Trainee(keras.Model):
             super().__setattr__(name, value)
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
-        """Classify pictures.
+        """Classify images.
 
         Args:
             inputs: `targets`, one-hot float32 `[B, classes]`, and one of: `indices` of the training split, int32
-                `[B]`, whose pictures are looked up and augmented; `raw`, uint8 `[B, P, P, 3]`, which are augmented;
-                or `pictures`, `[B, S, S, 3]` in 0..255, which are taken as they are.
+                `[B]`, whose images are looked up and augmented; `raw`, uint8 `[B, P, P, 3]`, which are augmented;
+                or `images`, `[B, S, S, 3]` in 0..255, which are taken as they are.
             training: whether dropout and norms are to work as in training.
 
         Returns:
-            `logits` `[B, classes]`, and the `targets` that they are held to, mixed as the pictures were.
+            `logits` `[B, classes]`, and the `targets` that they are held to, mixed as the images were.
         """
         # By name, not by `training`: on JAX, Keras first builds by a call out of training, on what it trains on.
-        if "pictures" in inputs:
-            pictures, targets = inputs["pictures"], inputs["targets"]
+        if "images" in inputs:
+            images, targets = inputs["images"], inputs["targets"]
         else:
-            pictures, targets = self.augmented(inputs)
-        logits = self.network(ops.cast(pictures, "float32"), training=training)
+            images, targets = self.augmented(inputs)
+        logits = self.network(ops.cast(images, "float32"), training=training)
         return {"logits": ops.cast(logits, "float32"), "targets": targets}
 
     def augmented(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Augment training pictures, looked up if they are given by their indices.
+        """Augment training images, looked up if they are given by their indices.
 
         Args:
             inputs: as `call` takes them in training.
 
         Returns:
-            float32 `[B, S, S, 3]` in 0..255, and the targets, float32 `[B, classes]`, mixed as the pictures were.
+            float32 `[B, S, S, 3]` in 0..255, and the targets, float32 `[B, classes]`, mixed as the images were.
         """
-        raw = ops.take(self._pictures, inputs["indices"], axis=0) if "indices" in inputs else inputs["raw"]
+        raw = ops.take(self._images, inputs["indices"], axis=0) if "indices" in inputs else inputs["raw"]
         return self.augment(raw, inputs["targets"])
 
     def compute_loss(

@@ -19,7 +19,7 @@ Stem = Literal["patch", "conv", "overlap"]
 Norm = Literal["layer", "batch"]
 Activation = Literal["gelu", "relu"]
 Precision = Literal["float32", "mixed_bfloat16"]
-SMALL_DATA_PICTURES = 10_000
+SMALL_DATA_IMAGES = 10_000
 SMALL_DATA_BATCH_SIZE = 32
 FINETUNING_RATE = 0.5
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,9 +78,9 @@ class FocalNetConfig:
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         mean: per-channel RGB mean of pixels in 0..1, subtracted inside the graph.
         std: per-channel RGB standard deviation, divided by inside the graph.
-        crop_fraction: side of the centred square that the network sees, as a share of a picture's short side, above
+        crop_fraction: side of the centred square that the network sees, as a share of an image's short side, above
             0, at most 1 (published ImageNet figures: 0.875). Training crops at random from the whole square.
-        interpolation: how pictures are resized: "area", by averages over areas; or "bicubic", antialiased, as Pillow
+        interpolation: how images are resized: "area", by averages over areas; or "bicubic", antialiased, as Pillow
             and torchvision do it. Both as `runtime.images.input_spec.InputSpec` says.
     """
 
@@ -187,7 +187,7 @@ class FocalNetConfig:
 
     @property
     def input_spec(self) -> InputSpec:
-        """What the input is made of a picture, in validation, calibration and use."""
+        """What the input is made of an image, in validation, calibration and use."""
         return InputSpec(self.input_size, self.crop_fraction, self.interpolation)
 
     @property
@@ -221,7 +221,7 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: pictures per step.
+        batch_size: images per step.
         learning_rate: AdamW's peak rate, after the warm-up.
         warmup_learning_rate: rate of the first step.
         warmup_fraction: share of all steps that warm up linearly; then a cosine to 0.
@@ -236,13 +236,13 @@ class TrainConfig:
         precision: "float32", or "mixed_bfloat16": float32 weights, and bfloat16 activations and products.
         ema_momentum: the validated and saved weights are a moving average of the trained ones, of this momentum
             per step; 0 takes the trained ones.
-        resize_margin: pictures are resized to input size + margin and cropped at random, in pixels.
-        pad: pictures are mirrored outwards by so many pixels on each side before the crop.
-        flip: mirror half of the pictures horizontally.
+        resize_margin: images are resized to input size + margin and cropped at random, in pixels.
+        pad: images are mirrored outwards by so many pixels on each side before the crop.
+        flip: mirror half of the images horizontally.
         rand_augment_ops: operations of RandAugment on each batch (Cubuk et al., 2019); 0 for none.
         rand_augment_magnitude: their strength, 0 to 1.
-        erase_rate: share of pictures with a rectangle erased (Zhong et al., 2017).
-        erase_area: largest share of a picture's area that is erased.
+        erase_rate: share of images with a rectangle erased (Zhong et al., 2017).
+        erase_area: largest share of an image's area that is erased.
         mixup_alpha: both parameters of the beta distribution of mixup's weights (Zhang et al., 2017); 0 for none.
         cutmix_alpha: the same of CutMix's areas (Yun et al., 2019); 0 for none. With both, each batch takes one.
         mix_rate: share of batches that are mixed.
@@ -313,18 +313,18 @@ class TrainConfig:
             _require(0 <= getattr(self, name) <= 1, f"{name}={getattr(self, name)}", "a share, 0 to 1")
 
 
-def recipe_for(recipe: TrainConfig, pictures: int) -> TrainConfig:
-    """Fit a recipe to the size of a training split: few pictures take small batches, or too few steps are left.
+def recipe_for(recipe: TrainConfig, images: int) -> TrainConfig:
+    """Fit a recipe to the size of a training split: few images take small batches, or too few steps are left.
 
     Args:
         recipe: a preset's recipe.
-        pictures: size of the training split.
+        images: size of the training split.
 
     Returns:
-        The recipe itself from 10,000 pictures on; below, batches of 32 at most, with the learning rate
+        The recipe itself from 10,000 images on; below, batches of 32 at most, with the learning rate
         scaled by the square root of the batch size, as is usual for Adam (Malladi et al., 2022).
     """
-    if pictures >= SMALL_DATA_PICTURES or recipe.batch_size <= SMALL_DATA_BATCH_SIZE:
+    if images >= SMALL_DATA_IMAGES or recipe.batch_size <= SMALL_DATA_BATCH_SIZE:
         return recipe
     scale = (SMALL_DATA_BATCH_SIZE / recipe.batch_size) ** 0.5
     return dataclasses.replace(
@@ -366,28 +366,28 @@ def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:
     )
 
 
-def picture_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
-    """Return the side that training pictures are resized to, in pixels: the input's, with room for random crops.
+def stored_image_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
+    """Return the side that training images are resized to, in pixels: the input's, with room for random crops.
 
     What is stored at this side is the whole centred square. Validation makes the network's input of that as the
-    runtime does of any picture, by `FocalNetConfig.input_spec`: of 256 stored pixels, a crop fraction of 0.875 at an
+    runtime does of any image, by `FocalNetConfig.input_spec`: of 256 stored pixels, a crop fraction of 0.875 at an
     input size of 224 takes the centre as it is.
 
     Raises:
-        ConfigError: the recipe's padding is wider than such pictures, which it mirrors.
+        ConfigError: the recipe's padding is wider than such images, which it mirrors.
     """
     size = model.input_size + recipe.resize_margin
-    _require(recipe.pad < size, f"pad={recipe.pad} for pictures of {size} pixels", "less than their side")
+    _require(recipe.pad < size, f"pad={recipe.pad} for images of {size} pixels", "less than their side")
     return size
 
 
-def picture_spec(model: FocalNetConfig, recipe: TrainConfig) -> InputSpec:
-    """Return what training pictures are made of a picture: its whole centred square, at `picture_size`.
+def image_spec(model: FocalNetConfig, recipe: TrainConfig) -> InputSpec:
+    """Return what training images are made of an image: its whole centred square, at `stored_image_size`.
 
     Raises:
-        ConfigError: as `picture_size`.
+        ConfigError: as `stored_image_size`.
     """
-    return InputSpec(picture_size(model, recipe), interpolation=model.interpolation)
+    return InputSpec(stored_image_size(model, recipe), interpolation=model.interpolation)
 
 
 @dataclass(frozen=True)

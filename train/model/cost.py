@@ -29,7 +29,7 @@ class Cost:
     """What a network costs.
 
     Attributes:
-        macs: multiply-accumulates of one picture's forward pass in convolutions and linear layers, padding
+        macs: multiply-accumulates of one image's forward pass in convolutions and linear layers, padding
             included; norms, activations, gating and sums are not counted.
         parameters: the weights.
     """
@@ -70,7 +70,7 @@ def model_cost(model: Any) -> Cost:
 
 
 def training_flops(macs: int) -> int:
-    """Return the floating-point operations of one training step, for each picture.
+    """Return the floating-point operations of one training step, for each image.
 
     The usual accounting: two operations a multiply-accumulate, and a backward pass of twice the forward
     pass, once for the inputs' gradients and once for the weights'.
@@ -88,8 +88,8 @@ def fraction_of_peak(images_per_s: float, macs: int, peak_flops_per_s: float) ->
     """Return the share of a device's peak that training makes use of.
 
     Args:
-        images_per_s: pictures that were trained on, per second.
-        macs: multiply-accumulates of one picture's forward pass.
+        images_per_s: images that were trained on, per second.
+        macs: multiply-accumulates of one image's forward pass.
         peak_flops_per_s: what `measure_peak` measured.
 
     Returns:

@@ -144,8 +144,8 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
 
     shortcut = x  # [B, H, W, C]
     if config.norm_before_modulation and not config.post_norm:
-        # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let a
-        # picture that is twice as strong as the batches of its training grow eightfold from block to block.
+        # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let an
+        # image that is twice as strong as the batches of its training grow eightfold from block to block.
         x = _layer_norm(x, f"{name}.norm1", config.block_norm_epsilon, not config.folded, keras)
     else:
         x = _tap(x, f"{name}.norm1", keras)
@@ -279,5 +279,5 @@ def _dropout(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
 
 
 def _drop_path(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
-    """Drop whole residual branches, picture by picture (stochastic depth)."""
+    """Drop whole residual branches, image by image (stochastic depth)."""
     return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x) if rate else x

@@ -6,7 +6,7 @@ such an s and t; its statistics stay. After a convolution, s scales the output c
 its input channels. Average pooling, between the last norm and the head, commutes with both. A layer scale is such an
 s too, of what a branch's last layer gives: a convolution, or a LayerNorm, which keeps its scale and offset for it, as
 the residual stream that it is added to has many readers. So is the mean over gated levels, before their projection.
-The mean and deviation of pictures go into patches of pixels likewise; not into a convolution that pads with zeros.
+The mean and deviation of images go into patches of pixels likewise; not into a convolution that pads with zeros.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A norm's trained scale and offset cannot be told from the layer that they were folded into, nor need they be. A
 LayerNorm kept its statistics, and gets scale 1 and offset 0. Of a BatchNorm nothing was left, so it gets the mean m
-and variance v that pictures have at its place, gamma = sqrt(v + epsilon) and beta = m: with its moving statistics it
+and variance v that images have at its place, gamma = sqrt(v + epsilon) and beta = m: with its moving statistics it
 is the identity, and with a batch's nearly so. A layer scale gets 1, as it is in what it was folded into, and the mean
-over gated levels and the mean and deviation of pictures are taken out of the layers that they went into.
+over gated levels and the mean and deviation of images are taken out of the layers that they went into.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def unfold_weights(weights: Weights, config: FocalNetConfig, images: Image) -> W
     Args:
         weights: the tensors of `folded(config)`, by `layer/variable`.
         config: the network to make, not folded.
-        images: pictures of its training, uint8 `[N, S, S, 3]` at its input size, for the statistics of BatchNorm.
+        images: images of its training, uint8 `[N, S, S, 3]` at its input size, for the statistics of BatchNorm.
 
     Returns:
         The tensors of `config`, by the same names.
 
     Raises:
-        ArtifactError: the tensors are not those of `folded(config)`, or overflow on the pictures.
+        ArtifactError: the tensors are not those of `folded(config)`, or overflow on the images.
     """
     result = _unfold_constants(weights, config)
     network = build_focalnet(config, keras)
@@ -76,7 +76,7 @@ def _unfold_constants(weights: Weights, config: FocalNetConfig) -> Weights:
 
 
 def _moments(network: Any, layers: list[Any], images: Image) -> list[Moments]:
-    """Return mean and variance, `[C]` each, of what layers read over all pictures and places."""
+    """Return mean and variance, `[C]` each, of what layers read over all images and places."""
     if not layers:
         return []
     inputs = keras.Model(network.input, [layer.input for layer in layers])

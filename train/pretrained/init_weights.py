@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.core.errors import ArtifactError
 from runtime.core.files import sha256_of
-from train.data.dataset import Pictures, resize_all
+from train.data.dataset import Images, resize_all
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import folded
@@ -20,7 +20,7 @@ from train.model.weights import Tensors, assign_weights, listed, model_weights, 
 from train.run import WEIGHTS_FILE, Init, Run, read_run
 
 HEAD = ("logits/kernel", "logits/bias")
-STATISTICS_PICTURES = 512
+STATISTICS_IMAGES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def read_source(folder: Path) -> Source:
     return Source(path, run, tensors, Init(preset=run.preset, sha256=sha256_of(path)))
 
 
-def starting_weights(source: Source, run: Run, images: Pictures) -> Start:
+def starting_weights(source: Source, run: Run, images: Images) -> Start:
     """Take all of a source's weights but its head, and that too where the classes are the same.
 
     Args:
@@ -91,16 +91,16 @@ def starting_weights(source: Source, run: Run, images: Pictures) -> Start:
         The weights of the run's network.
 
     Raises:
-        ArtifactError: the network's values overflow on the pictures.
+        ArtifactError: the network's values overflow on the images.
     """
-    chosen = np.sort(np.random.default_rng(run.recipe.seed).permutation(len(images))[:STATISTICS_PICTURES])
-    pictures = resize_all(images[chosen], run.model.input_spec)
-    tensors = unfold_weights(source.tensors, trainable(source.run.model), pictures)
+    chosen = np.sort(np.random.default_rng(run.recipe.seed).permutation(len(images))[:STATISTICS_IMAGES])
+    chosen_images = resize_all(images[chosen], run.model.input_spec)
+    tensors = unfold_weights(source.tensors, trainable(source.run.model), chosen_images)
     set_anew = len(tensors) - len(source.tensors)
     keeps_head = run.labels == source.run.labels
     if not keeps_head:
         tensors = {name: values for name, values in tensors.items() if name not in HEAD}
-    by = f" by {len(pictures)} training pictures" if any(name.endswith("/moving_mean") for name in tensors) else ""
+    by = f" by {len(chosen_images)} training images" if any(name.endswith("/moving_mean") for name in tensors) else ""
     head = "the head is kept, as the classes are the same" if keeps_head else f"{' and '.join(HEAD)} are new"
     line = (
         f"{len(tensors) - set_anew} tensors are from {source.path} ({run.preset}); {set_anew} of norms that were "

@@ -3,7 +3,7 @@
 It computes what `build_focalnet` does with the tutorial's settings, another way: one joint projection that
 is split, grouped convolutions behind explicit padding (which Keras hands to XLA on TensorFlow, as that has no
 kernel for their gradients on a CPU), tokens in a row between the blocks, and a `tf.data` pipeline that
-augments picture by picture. Layers have the names of `build_focalnet`'s; of the projection, "joint".
+augments image by image. Layers have the names of `build_focalnet`'s; of the projection, "joint".
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def tutorial_batches(split: Split, size: int, recipe: TrainConfig) -> Any:
     """Make the tutorial's input pipeline: scale, resize, crop and mirror in worker threads, then shuffle and batch.
 
     Args:
-        split: the pictures.
+        split: the images.
         size: side of the network's input, in pixels.
         recipe: batch size, resize margin and seed.
 
     Returns:
-        A `tf.data.Dataset` without end, of float32 pictures `[B, S, S, 3]` in 0..1 and int64 labels `[B]`.
+        A `tf.data.Dataset` without end, of float32 images `[B, S, S, 3]` in 0..1 and int64 labels `[B]`.
 
     Raises:
         ConfigError: Keras runs on another backend than TensorFlow.
@@ -95,8 +95,8 @@ def tutorial_batches(split: Split, size: int, recipe: TrainConfig) -> Any:
             image = layer(image, training=True)
         return image, label
 
-    pictures = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).repeat()
-    augmented = pictures.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    images = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).repeat()
+    augmented = images.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
     return augmented.shuffle(SHUFFLE_BUFFER).batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
 
 

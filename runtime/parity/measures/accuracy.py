@@ -39,7 +39,7 @@ def accuracy_figures(labels: Classes, answers: PairedAnswers, recorded_top1: flo
     Returns:
         The figures; see docs/parity.md.
     """
-    pictures = len(labels)
+    images = len(labels)
     right, right_candidate = answers.reference == labels, answers.candidate == labels
     only_reference = int(np.count_nonzero(right & ~right_candidate))
     only_candidate = int(np.count_nonzero(right_candidate & ~right))
@@ -51,22 +51,22 @@ def accuracy_figures(labels: Classes, answers: PairedAnswers, recorded_top1: flo
         )
     )
     top1, agreeing = reference["top1"], int(np.count_nonzero(answers.reference == answers.candidate))
-    chance = float(np.bincount(labels).max()) / pictures
+    chance = float(np.bincount(labels).max()) / images
     return {
         "reference": reference,
         "candidate": candidate,
-        "drop_pp": drop_pp(int(right.sum()), int(right_candidate.sum()), pictures),
-        "drop_standard_error_pp": drop_standard_error_pp(only_reference, only_candidate, pictures),
-        "drop_interval_pp": asdict(drop_interval_pp(only_reference, only_candidate, pictures)),
+        "drop_pp": drop_pp(int(right.sum()), int(right_candidate.sum()), images),
+        "drop_standard_error_pp": drop_standard_error_pp(only_reference, only_candidate, images),
+        "drop_interval_pp": asdict(drop_interval_pp(only_reference, only_candidate, images)),
         "top1_ratio": candidate["top1"] / top1 if top1 else None,
         "only_reference_correct": only_reference,
         "only_candidate_correct": only_candidate,
         "mcnemar_p_value": mcnemar_p_value(only_reference, only_candidate),
         "agreement": agreement(answers.reference, answers.candidate),
-        "agreement_interval": asdict(wilson_interval(agreeing, pictures)),
+        "agreement_interval": asdict(wilson_interval(agreeing, images)),
         "ece_increase": _difference(candidate["ece"], reference["ece"]),
         "cross_entropy_increase_nats": _difference(candidate["cross_entropy_nats"], reference["cross_entropy_nats"]),
-        "non_finite_pictures": int(np.count_nonzero(~answers.finite)),
+        "non_finite_images": int(np.count_nonzero(~answers.finite)),
         "reference_skill": (top1 - chance) / (1.0 - chance) if chance < 1.0 else None,
         "reference_shift_pp": None if recorded_top1 is None else abs(100.0 * (top1 - recorded_top1)),
     }
@@ -111,19 +111,19 @@ def class_figures(labels: Classes, answers: PairedAnswers, names: Sequence[str])
     corrected = dict(zip(present, holm([mcnemar_p_value(*tables[index]) for index in present]), strict=True))
     for index, name in enumerate(names):
         member = labels == index
-        entry: dict[str, Any] = {"label": name, "pictures": int(np.count_nonzero(member))}
+        entry: dict[str, Any] = {"label": name, "images": int(np.count_nonzero(member))}
         if index not in tables:
             empty = ("top1_reference", "top1_candidate", "drop_pp", "drop_interval_pp", "p_value", "worse")
             found.append(entry | dict.fromkeys(empty))
             continue
         own, other = int(right[member].sum()), int(right_candidate[member].sum())
-        drop = drop_pp(own, other, entry["pictures"])
-        interval = drop_interval_pp(*tables[index], entry["pictures"], confidence)
+        drop = drop_pp(own, other, entry["images"])
+        interval = drop_interval_pp(*tables[index], entry["images"], confidence)
         found.append(
             entry
             | {
-                "top1_reference": own / entry["pictures"],
-                "top1_candidate": other / entry["pictures"],
+                "top1_reference": own / entry["images"],
+                "top1_candidate": other / entry["images"],
                 "drop_pp": drop,
                 "drop_interval_pp": asdict(interval),
                 "p_value": corrected[index],
@@ -155,9 +155,9 @@ def confusion_figures(labels: Classes, answers: PairedAnswers, names: Sequence[s
             {
                 "label": names[true],
                 "predicted": names[predicted],
-                "reference_pictures": int(before[true, predicted]),
-                "candidate_pictures": int(after[true, predicted]),
-                "change_pictures": int(change[true, predicted]),
+                "reference_images": int(before[true, predicted]),
+                "candidate_images": int(after[true, predicted]),
+                "change_images": int(change[true, predicted]),
             }
             for true, predicted in cells
             if change[true, predicted]
@@ -166,7 +166,7 @@ def confusion_figures(labels: Classes, answers: PairedAnswers, names: Sequence[s
 
 
 def largest_disagreements(answers: PairedAnswers, count: int) -> list[int]:
-    """Choose the pictures on which the two differ most.
+    """Choose the images on which the two differ most.
 
     Those with outputs that are not finite come first, then those of another class, then by divergence.
 
@@ -182,7 +182,7 @@ def largest_disagreements(answers: PairedAnswers, count: int) -> list[int]:
 def disagreement_figures(
     indices: Sequence[int], labels: Classes, answers: PairedAnswers, ids: Sequence[str], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return `disagreements` of report.json: those pictures with what each of the two said."""
+    """Return `disagreements` of report.json: those images with what each of the two said."""
     divergence = divergence_nats(answers.reference_logits, answers.candidate_logits)
     found = []
     for index in indices:

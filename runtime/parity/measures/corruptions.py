@@ -1,7 +1,7 @@
-"""What a camera does to a picture: seeded corruptions at three severities, as pure functions.
+"""What a camera does to an image: seeded corruptions at three severities, as pure functions.
 
-Each takes a uint8 `[H, W, 3]` RGB picture and gives one of the same shape. Reaches in pixels are shares of the
-picture's side, so that a severity means the same for every size.
+Each takes a uint8 `[H, W, 3]` RGB image and gives one of the same shape. Reaches in pixels are shares of the
+image's side, so that a severity means the same for every size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Corruption = Callable[[Image, int, Generator], Image]
 
 
 def corrupt(image: Image, kind: str, severity: int, seed: int) -> Image:
-    """Corrupt a picture.
+    """Corrupt an image.
 
     Args:
         image: uint8 `[H, W, 3]` RGB; it is not changed.
         kind: one of `CORRUPTIONS`.
         severity: 1, 2 or 3.
-        seed: the same one gives the same picture; another one other noise.
+        seed: the same one gives the same image; another one other noise.
 
     Returns:
         uint8 `[H, W, 3]`.
@@ -88,7 +88,7 @@ def _jpeg(image: Image, level: int, generator: Generator) -> Image:
 
 
 def _fog(image: Image, level: int, generator: Generator) -> Image:
-    """Lay bright clouds over the picture: smooth noise of several scales."""
+    """Lay bright clouds over the image: smooth noise of several scales."""
     density = (0.3, 0.45, 0.6)[level]
     height, width = image.shape[:2]
     clouds = np.zeros((height, width), np.float32)
@@ -110,7 +110,7 @@ def _pixelation(image: Image, level: int, generator: Generator) -> Image:
 
 
 def _rotation(image: Image, level: int, generator: Generator) -> Image:
-    """Turn the picture a little, one way or the other."""
+    """Turn the image a little, one way or the other."""
     degrees = (4.0, 8.0, 15.0)[level] * (1 if generator.random() < 0.5 else -1)
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)

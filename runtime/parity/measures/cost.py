@@ -36,7 +36,7 @@ def cost_figures(
 
     Args:
         pair: the two.
-        batches: pictures, uint8 `[1, S, S, 3]` each, of each role's input size; as many for both.
+        batches: images, uint8 `[1, S, S, 3]` each, of each role's input size; as many for both.
         threads: numbers of CPU threads to measure with; the first is that of the verdict.
         rounds: measured runs of each artifact with each number of threads.
         starts: fresh processes that each artifact is started in.
@@ -73,7 +73,7 @@ def _latency_figures(
     rounds: int,
     missing: dict[str, str],
 ) -> list[dict[str, Any]]:
-    # Each finds its own pictures by their place in turn, as two networks may have inputs of different sizes.
+    # Each finds its own images by their place in turn, as two networks may have inputs of different sizes.
     turns = [np.full((1, 1, 1, 3), index, np.uint8) for index in range(len(batches["reference"]))]
     figures = []
     for count in threads:
@@ -91,7 +91,7 @@ def _latency_figures(
 
 
 class _Feeding:
-    """An engine that takes the number of a picture for the picture."""
+    """An engine that takes the number of an image for the image."""
 
     def __init__(self, engine: Engine, batches: Sequence[NDArray[np.uint8]]) -> None:
         self._engine, self._batches = engine, batches
@@ -174,7 +174,7 @@ def _add_energy(
 def energy_mj(
     engine: Engine, batches: Sequence[NDArray[np.uint8]], meter: EnergyMeter, lasting_s: float = ENERGY_S
 ) -> float:
-    """Measure the energy of one picture: of all processor packages, and so of all else that runs on them.
+    """Measure the energy of one image: of all processor packages, and so of all else that runs on them.
 
     Args:
         engine: runs over and over.
@@ -183,7 +183,7 @@ def energy_mj(
         lasting_s: how long it runs, in seconds.
 
     Returns:
-        Millijoules a picture.
+        Millijoules an image.
     """
     end_s, runs = perf_counter() + lasting_s, 0
     meter.start()

@@ -1,4 +1,4 @@
-"""Which layer is to blame: what flows between the layers of two TFLite artifacts, compared on the same pictures.
+"""Which layer is to blame: what flows between the layers of two TFLite artifacts, compared on the same images.
 
 The artifacts themselves are asked, tensor by tensor, with the delegate switched off: it keeps what is inside its
 partitions to itself. So a fault is found wherever it came in, by training, conversion or a damaged file, and without
@@ -185,7 +185,7 @@ def blame_figures(
         reference: a .tflite artifact.
         candidate: another one of the same network.
         batches: uint8 `[1, S, S, 3]` each.
-        source: what these pictures are, in words.
+        source: what these images are, in words.
         ranking: the network's products by their sensitivity to int8, the most sensitive first; may be empty.
 
     Returns:
@@ -204,7 +204,7 @@ def blame_figures(
         raise ArtifactError("the two artifacts have no layer of one name and shape in common")
     sums = {layer: _Layer(*np.zeros((2, first.outputs[layer].shape[-1]))) for layer in shared}
     histograms = _Histograms(second)
-    for batch in tqdm(batches, desc="layers", unit="picture", disable=None, leave=False):
+    for batch in tqdm(batches, desc="layers", unit="image", disable=None, leave=False):
         first.run(batch)
         second.run(batch)
         for layer in shared:
@@ -231,7 +231,7 @@ def blame_figures(
     # What makes outputs of the last layers has no layer's name, and nobody can retrain it.
     adding = [entry for entry in adding if entry["layer"] in first.named] or adding
     return {
-        "pictures": len(batches),
+        "images": len(batches),
         "source": source,
         # Where nothing is lost anywhere, the two are the same network.
         "lowest_sqnr_db": min(known, default=SAME_DB),

@@ -1,4 +1,4 @@
-"""Whether two networks look at the same places: their maps compared picture by picture.
+"""Whether two networks look at the same places: their maps compared image by image.
 
 Three figures, because each is blind to something. Cosine similarity does not see a map's strength, SSIM sees local
 structure and strength, and rank correlation sees only which cell is above which.
@@ -22,7 +22,7 @@ FIGURES = ("cosine", "ssim", "rank_correlation")
 
 @dataclass(frozen=True)
 class MapSimilarity:
-    """How alike M maps of two networks are, on N pictures: float64 `[N, M]` each, 1 for the same map.
+    """How alike M maps of two networks are, on N images: float64 `[N, M]` each, 1 for the same map.
 
     Attributes:
         cosine: -1..1.
@@ -43,7 +43,7 @@ def compare_maps(first: NDArray[np.float32], second: NDArray[np.float32]) -> Map
         second: the same shape, the candidate's.
 
     Returns:
-        The three figures of every map on every picture.
+        The three figures of every map on every image.
 
     Raises:
         FocalEdgeError: the shapes differ, or a value is not finite.

@@ -14,7 +14,7 @@ from runtime.bundle.manifest import PRECISIONS
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import load_interpreter
 
-# A picture of this side with so many channels, by a square matrix: large enough to reach the peak, and in 10 ms.
+# An image of this side with so many channels, by a square matrix: large enough to reach the peak, and in 10 ms.
 PRODUCT_SIDE, PRODUCT_CHANNELS = 48, 256
 PRODUCT_MACS = PRODUCT_SIDE**2 * PRODUCT_CHANNELS**2
 PRODUCT_FILES = {precision: Path(__file__).with_name(f"product_{precision}.tflite") for precision in PRECISIONS}
@@ -22,7 +22,7 @@ ROUNDS = 30
 
 
 class Product:
-    """One of the two models, opened; runs on what it holds, whatever picture it is given."""
+    """One of the two models, opened; runs on what it holds, whatever image it is given."""
 
     def __init__(self, precision: str, threads: int) -> None:
         """Open the model of a precision.

@@ -1,4 +1,4 @@
-"""What two artifacts say about the same pictures."""
+"""What two artifacts say about the same images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MAP_BATCH = 256
 
 @dataclass(frozen=True)
 class PairedAnswers:
-    """What a reference and a candidate say about N pictures.
+    """What a reference and a candidate say about N images.
 
     Attributes:
         reference_logits: float64 `[N, K]`, finite.
         candidate_logits: float64 `[N, K]`; NaN in every place where any of its outputs is not finite.
-        similarity: of M maps on each picture: focal levels, global gate, modulator; 0 where the candidate's outputs
+        similarity: of M maps on each image: focal levels, global gate, modulator; 0 where the candidate's outputs
             are not finite. `None` where the two have maps of other kinds.
     """
 
@@ -57,7 +57,7 @@ class PairedAnswers:
 def ask(
     reference: Engine, candidate: Engine, images: Sequence[Image], classes: int, task: str = "comparing"
 ) -> PairedAnswers:
-    """Run two engines on every picture.
+    """Run two engines on every image.
 
     Args:
         reference: the engine that is compared with.
@@ -75,7 +75,7 @@ def ask(
     logits: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     waiting: list[tuple[Outputs, Outputs]] = []
     compared: list[MapSimilarity | None] = []
-    for image in tqdm(images, desc=task, unit="picture", disable=None, leave=False):
+    for image in tqdm(images, desc=task, unit="image", disable=None, leave=False):
         batch = preprocess(image, reference.input_spec)
         other = batch if candidate.input_spec == reference.input_spec else preprocess(image, candidate.input_spec)
         answers = reference.run(batch), candidate.run(other)
@@ -83,7 +83,7 @@ def ask(
             _check_logits(engine, outputs, classes)
         if not answers[0].is_finite():
             raise ArtifactError(
-                f"the {reference.precision} artifact gives non-finite outputs (picture {len(logits)}), so there is "
+                f"the {reference.precision} artifact gives non-finite outputs (image {len(logits)}), so there is "
                 "nothing to compare with; train and export it anew"
             )
         sound = answers[1].is_finite()
@@ -110,7 +110,7 @@ def _check_logits(engine: Engine, outputs: Outputs, classes: int) -> None:
 
 
 def stacked_maps(outputs: Outputs) -> NDArray[np.float32]:
-    """Stack the maps of a picture to `[M, h, w]`: focal levels, global gate, modulator."""
+    """Stack the maps of an image to `[M, h, w]`: focal levels, global gate, modulator."""
     return np.concatenate([np.moveaxis(outputs.gates, -1, 0), outputs.modulator[np.newaxis]])
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.core.errors import FocalEdgeError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import FocalEdgeError
 from runtime.core.machine import memory_bytes
 from runtime.engines.engine import open_engine
 

@@ -29,7 +29,7 @@ def corruption_figures(
         images: uint8 `[H, W, 3]` RGB each, the same ones for every corruption.
         labels: int64 `[N]`.
         classes: the number of logits.
-        seed: of the corruptions; picture i is corrupted by seed + i.
+        seed: of the corruptions; image i is corrupted by seed + i.
 
     Returns:
         Both accuracies clean and under each corruption and severity, and by how much the candidate's drop grows.
@@ -44,7 +44,7 @@ def corruption_figures(
         cells.append({"kind": kind, "severity": severity, **_cell(labels, answers)})
         extra += (_losses(labels, answers) - losses) / len(grid)
     return {
-        "pictures": len(images),
+        "images": len(images),
         "seed": seed,
         "severities": list(SEVERITIES),
         "clean": _cell(labels, clean),

@@ -1,4 +1,4 @@
-"""The figures of parity of sight: every map's similarity over pictures, and where it is worst."""
+"""The figures of parity of sight: every map's similarity over images, and where it is worst."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.parity.measures.map_similarity import FIGURES, MapSimilarity
 
 # Uneven, because nearly all similarities of a sound export lie above 0.98.
 EDGES = (-1.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
-WORST_PICTURES = 3
+WORST_IMAGES = 3
 
 
 def map_names(maps: int) -> list[str]:
@@ -25,7 +25,7 @@ def sight_figures(similarity: MapSimilarity, ids: Sequence[str]) -> dict[str, An
     """Return `sight` of report.json.
 
     Args:
-        similarity: of M maps on N pictures.
+        similarity: of M maps on N images.
         ids: N names.
 
     Returns:
@@ -43,11 +43,11 @@ def sight_figures(similarity: MapSimilarity, ids: Sequence[str]) -> dict[str, An
         "lowest_p5_cosine": min(entry["cosine"]["p5"] for entry in maps),
         "worst": [
             {
-                "id": ids[picture],
+                "id": ids[image],
                 "map": names[level],
-                **{key: float(getattr(similarity, key)[picture, level]) for key in FIGURES},
+                **{key: float(getattr(similarity, key)[image, level]) for key in FIGURES},
             }
-            for picture, level in worst_places(similarity)
+            for image, level in worst_places(similarity)
         ],
     }
 
@@ -62,8 +62,8 @@ def _summary(values: Floats) -> dict[str, Any]:
     }
 
 
-def worst_places(similarity: MapSimilarity, count: int = WORST_PICTURES) -> list[tuple[int, int]]:
-    """Return the pictures with the least similar map by cosine, and which map it is; each picture once."""
+def worst_places(similarity: MapSimilarity, count: int = WORST_IMAGES) -> list[tuple[int, int]]:
+    """Return the images with the least similar map by cosine, and which map it is; each image once."""
     lowest = similarity.cosine.argmin(axis=1)
     order = np.argsort(similarity.cosine.min(axis=1), kind="stable")[:count]
-    return [(int(picture), int(lowest[picture])) for picture in order]
+    return [(int(image), int(lowest[image])) for image in order]

@@ -40,25 +40,25 @@ SIGNS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail", "skip": "not 
 
 
 @dataclass(frozen=True)
-class PicturePanel:
-    """One picture with both networks' gates drawn over it, as JPEG files."""
+class ImagePanel:
+    """One image with both networks' gates drawn over it, as JPEG files."""
 
-    picture_id: str
+    image_id: str
     reason: str
     label: str
     reference_jpeg: bytes
     candidate_jpeg: bytes
 
 
-def render_report(report: Mapping[str, Any], panels: Mapping[str, Sequence[PicturePanel]]) -> str:
+def render_report(report: Mapping[str, Any], panels: Mapping[str, Sequence[ImagePanel]]) -> str:
     """Draw the page.
 
     Args:
         report: the content of report.json; see docs/parity.md.
-        panels: the pictures to show, `"disagreements"` and `"sight"`; may be none.
+        panels: the images to show, `"disagreements"` and `"sight"`; may be none.
 
     Returns:
-        HTML with inline styles, charts and pictures.
+        HTML with inline styles, charts and images.
     """
     reference, candidate = names(report)
     data = report["data"]
@@ -196,7 +196,7 @@ def _summary_table(report: Mapping[str, Any]) -> str:
         f"{interval(report, 'accuracy.agreement_interval', '.2f', 100)}"
     )
     only = (
-        "Right where the other is wrong, pictures",
+        "Right where the other is wrong, images",
         figure(report, "accuracy.only_reference_correct"),
         figure(report, "accuracy.only_candidate_correct"),
         noted("McNemar's test: p =", "mcnemar_p_value", ".2g"),
@@ -216,8 +216,8 @@ def _fake_quant_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if report["subjects"]["candidate"]["fake_quant_agreement"] is None:
         return []
     share = figure(report, "subjects.candidate.fake_quant_agreement", ".2f", 100)
-    pictures = figure(report, "subjects.candidate.fake_quant_pictures", ",")
-    return [("Same prediction as its fake-quantized network, %", "", share, f"{pictures} pictures, at export")]
+    images = figure(report, "subjects.candidate.fake_quant_images", ",")
+    return [("Same prediction as its fake-quantized network, %", "", share, f"{images} images, at export")]
 
 
 def _reliability(report: Mapping[str, Any]) -> str:
@@ -225,7 +225,7 @@ def _reliability(report: Mapping[str, Any]) -> str:
         role: [
             (each["confidence"], each["accuracy"])
             for each in report["accuracy"][role]["calibration_bins"]
-            if each["pictures"]
+            if each["images"]
         ]
         for role in ("reference", "candidate")
     }
@@ -266,7 +266,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         rows.append(
             (
                 escape(entry["label"]),
-                figure(report, f"{at}.pictures"),
+                figure(report, f"{at}.images"),
                 figure(report, f"{at}.top1_reference", ".2f", 100),
                 figure(report, f"{at}.top1_candidate", ".2f", 100),
                 figure(report, f"{at}.drop_pp", ".2f"),
@@ -275,7 +275,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
             )
         )
     reference, candidate = names(report)
-    head = ["class", "pictures", f"{reference}, %", f"{candidate}, %", "drop, pp", "interval, pp", "p"]
+    head = ["class", "images", f"{reference}, %", f"{candidate}, %", "drop, pp", "interval, pp", "p"]
     return table(head, rows)
 
 
@@ -283,13 +283,13 @@ def _confusion(report: Mapping[str, Any]) -> str:
     rows = []
     for index, entry in enumerate(report["confusion"]["list"]):
         at = f"confusion.list.{index}"
-        counts = [f"{role}_pictures" for role in ("reference", "candidate")]
+        counts = [f"{role}_images" for role in ("reference", "candidate")]
         rows.append(
             (
                 escape(entry["label"]),
                 escape(entry["predicted"]),
                 *(figure(report, f"{at}.{key}") for key in counts),
-                figure(report, f"{at}.change_pictures", "+d"),
+                figure(report, f"{at}.change_images", "+d"),
             )
         )
     if not rows:
@@ -313,7 +313,7 @@ def _sight(report: Mapping[str, Any]) -> str:
         histogram(f"{entry['map'].capitalize()}: {titles['cosine']}", sight["edges"], entry["cosine"]["histogram"])
         for entry in sight["maps"]
     ]
-    note = "<p>How the pictures spread over cosine similarity; the intervals narrow towards 1.</p>"
+    note = "<p>How the images spread over cosine similarity; the intervals narrow towards 1.</p>"
     return f'{table(head, rows, "dense")}{note}<div class="charts">{"".join(charts)}</div>'
 
 
@@ -354,7 +354,7 @@ def _corruptions(report: Mapping[str, Any]) -> str:
         f"<p>On average over these corruptions, the drop grows by "
         f"{figure(report, 'corruptions.extra_drop_pp', '.2f')} percentage points (95% interval "
         f"{interval(report, 'corruptions.extra_drop_interval_pp', '.2f')}), on "
-        f"{figure(report, 'corruptions.pictures', ',')} pictures.</p>"
+        f"{figure(report, 'corruptions.images', ',')} images.</p>"
     )
     details = f"<details><summary>All figures</summary>{table([*head, 'least similar map'], rows)}</details>"
     return f'{note}{_legend(report)}<div class="charts small">{"".join(charts)}</div>{details}'
@@ -405,7 +405,7 @@ def _blame(report: Mapping[str, Any]) -> str:
     ]
     noisiest = escape(blame["noisiest_layer"] or "none")
     note = (
-        f"<p>On {figure(report, 'blame.pictures', ',')} pictures ({escape(blame['source'])}). "
+        f"<p>On {figure(report, 'blame.images', ',')} images ({escape(blame['source'])}). "
         f"Most noise is added by <code>{noisiest}</code>. Of {len(blame['layers'])} layers, the {len(rows)} worst:</p>"
     )
     ranking = ""
@@ -456,7 +456,7 @@ def _resources(report: Mapping[str, Any]) -> str:
         ("Operators", "operators", "", 1.0),
         ("Delegate partitions", "delegate_partitions", "", 1.0),
         ("Multiply-accumulates, millions", "macs", ".2f", 1e-6),
-        ("Energy of a picture, mJ", "energy_mj", ".3f", 1.0),
+        ("Energy of an image, mJ", "energy_mj", ".3f", 1.0),
     )
     rows = []
     for title, key, form, scale in kinds:
@@ -499,22 +499,22 @@ def _disagreement_table(report: Mapping[str, Any]) -> str:
         ]
         divergence = figure(report, f"{at}.divergence_nats", ".3f")
         rows.append((escape(entry["id"]), escape(entry["label"]), *said, divergence))
-    return table(["picture", "true class", *names(report), "divergence, nats"], rows)
+    return table(["image", "true class", *names(report), "divergence, nats"], rows)
 
 
-def _panels(panels: Sequence[PicturePanel]) -> str:
-    return "\n".join(_panel(panel) for panel in panels) or "<p>No picture is shown.</p>"
+def _panels(panels: Sequence[ImagePanel]) -> str:
+    return "\n".join(_panel(panel) for panel in panels) or "<p>No image is shown.</p>"
 
 
-def _panel(panel: PicturePanel) -> str:
-    caption = f"{panel.picture_id}, labelled {panel.label} ({panel.reason})"
+def _panel(panel: ImagePanel) -> str:
+    caption = f"{panel.image_id}, labelled {panel.label} ({panel.reason})"
     images = "".join(
         f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" '
-        f'alt="{escape(f"{role}: prediction and gates of {panel.picture_id}")}">'
+        f'alt="{escape(f"{role}: prediction and gates of {panel.image_id}")}">'
         for role, jpeg in (("reference", panel.reference_jpeg), ("candidate", panel.candidate_jpeg))
     )
     return (
-        f'<figure class="picture"><figcaption>{escape(caption)}</figcaption>'
+        f'<figure class="image"><figcaption>{escape(caption)}</figcaption>'
         f'<div class="scroll" tabindex="0">{images}</div></figure>'
     )
 
@@ -523,9 +523,9 @@ def _facts_table(report: Mapping[str, Any]) -> str:
     data, cost = report["data"], report["cost"]
     rows = [
         ("Data", f"{escape(data['dataset'])}, {escape(data['split'])} split, {escape(data['sampling'])}"),
-        ("Pictures compared", figure(report, "data.pictures")),
-        ("Pictures with non-finite outputs", figure(report, "accuracy.non_finite_pictures")),
-        ("Calibration pictures among them", _leaks(report)),
+        ("Images compared", figure(report, "data.images")),
+        ("Images with non-finite outputs", figure(report, "accuracy.non_finite_images")),
+        ("Calibration images among them", _leaks(report)),
         ("Processor", escape(cost["cpu"])),
         ("Latency", f"{figure(report, 'cost.rounds')} runs each, all taking turns"),
         ("Load average", _load(report)),
@@ -540,9 +540,9 @@ def _facts_table(report: Mapping[str, Any]) -> str:
 
 
 def _leaks(report: Mapping[str, Any]) -> str:
-    if report["calibration"]["leaked_pictures"] is None:
-        return escape(f"not known: {why_missing(report, 'calibration.leaked_pictures')}")
-    return figure(report, "calibration.leaked_pictures")
+    if report["calibration"]["leaked_images"] is None:
+        return escape(f"not known: {why_missing(report, 'calibration.leaked_images')}")
+    return figure(report, "calibration.leaked_images")
 
 
 def _load(report: Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"bad light: the drop grows by {corruptions['extra_drop_pp']:.2f} pp "
             f"({interval['low']:.2f} to {interval['high']:.2f}) over {len(corruptions['list'])} corruptions of "
-            f"{corruptions['pictures']} pictures"
+            f"{corruptions['images']} images"
         )
     if blame := report["blame"]:
         worst = ", ".join(
@@ -137,7 +137,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"### {SIGNS[verdict['outcome']]}: {_plain(names[1])} against {_plain(names[0])}",
         "",
         _plain(
-            f"{data['pictures']:,} pictures of {data['dataset']}, {data['split']} split; "
+            f"{data['images']:,} images of {data['dataset']}, {data['split']} split; "
             f"{report['subjects']['candidate']['interpreter']} on {report['cost']['cpu']}"
         ),
         "",

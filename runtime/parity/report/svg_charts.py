@@ -88,12 +88,12 @@ def shortened(label: str, longest: int = 17) -> str:
 
 
 def histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Draw a distribution as the share of pictures in each interval.
+    """Draw a distribution as the share of images in each interval.
 
     Args:
         title: what is shown.
         edges: the B+1 ends of the intervals, ascending.
-        counts: how many pictures each of the B intervals holds, >= 0.
+        counts: how many images each of the B intervals holds, >= 0.
 
     Returns:
         An HTML figure with an SVG chart; the intervals are drawn equally wide and are labelled.
@@ -112,12 +112,12 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
             text = percent(count / total)
             parts.append(f'<text text-anchor="middle" x="{middle:.1f}" y="{floor - height - 4:.1f}">{text}</text>')
         parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{floor + 15}">{bound}</text>')
-    return chart(title, "share of pictures", CHART_WIDTH, floor + 20, parts)
+    return chart(title, "share of images", CHART_WIDTH, floor + 20, parts)
 
 
 def percent(share: float) -> str:
     """Write a share in whole percent, as HTML."""
-    # A few pictures must not read as none, nor nearly all as all.
+    # A few images must not read as none, nor nearly all as all.
     if share < 0.01:
         return "&lt;1%"
     return "&gt;99%" if 0.99 < share < 1 else f"{share:.0%}"

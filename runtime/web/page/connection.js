@@ -1,4 +1,4 @@
-// One WebSocket that comes back by itself, and asks for a picture only when it can show one.
+// One WebSocket that comes back by itself, and asks for an image only when it can show one.
 
 const MAX_ASKED = 2;
 const FIRST_RETRY_MS = 500;
@@ -11,7 +11,7 @@ const NORMAL_CLOSE_CODES = new Map([
 ]);
 
 export class Connection {
-  // show(status, jpeg) shows a picture and may return a promise; tell(message) shows an error;
+  // show(status, jpeg) shows an image and may return a promise; tell(message) shows an error;
   // report(state, text) is told how the connection is: connecting, live, waiting, retrying or locked.
   constructor(url, { show, tell, report }) {
     Object.assign(this, { url, show, tell, report });
@@ -53,7 +53,7 @@ export class Connection {
         return;
       }
       const belonging = status;
-      // In order: two pictures may be decoded at once.
+      // In order: two images may be decoded at once.
       shown = shown.then(() => this.receive(socket, belonging, data));
     };
     socket.onclose = ({ code, reason }) => {
@@ -69,7 +69,7 @@ export class Connection {
     try {
       await this.show(status, jpeg);
     } catch {
-      this.tell("a picture could not be shown");
+      this.tell("an image could not be shown");
     }
     if (this.socket !== socket) return;
     this.asked -= 1;

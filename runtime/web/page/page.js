@@ -49,15 +49,15 @@ function socketUrl() {
 
 async function show(status, jpeg) {
   const bitmap = await createImageBitmap(jpeg);
-  drawPicture(bitmap);
+  drawImage(bitmap);
   state.jpeg = jpeg;
   state.status = status;
   state.seen.push(performance.now());
   showStatus(status);
 }
 
-function drawPicture(bitmap) {
-  const canvas = byId("picture");
+function drawImage(bitmap) {
+  const canvas = byId("image");
   if (canvas.width !== bitmap.width || canvas.height !== bitmap.height || !byId("empty").hidden) {
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
@@ -85,7 +85,7 @@ function showClasses({ top5, true_label: truth, frame }) {
   const [name, probability] = top5[0] ?? ["not finite", null];
   setText("class", name);
   setText("confidence", percent(probability));
-  byId("picture").setAttribute("aria-label", `${frame}: ${name}`);
+  byId("image").setAttribute("aria-label", `${frame}: ${name}`);
   document.title = `${name} · FocalEdge`;
   [...byId("top5").children].forEach((row, index) => {
     const entry = top5[index];
@@ -250,7 +250,7 @@ function toggleFullscreen() {
 
 // On a phone, all maps side by side would be too small to see.
 function chooseSize() {
-  const { width, height } = byId("picture");
+  const { width, height } = byId("image");
   if (!state.sizeChosen) enlarge(width > WIDE * height && innerWidth < NARROW_PX);
 }
 

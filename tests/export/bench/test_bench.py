@@ -28,8 +28,9 @@ from export.bench.peers import FAMILIES, Family, installed_version, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
 from export.bench.setup import representative_set
 from runtime.benchmark import Latency
-from runtime.core.errors import ConfigError, run_cli
-from tests.support.tiny_run import TEST_PICTURES
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError
+from tests.support.tiny_run import TEST_IMAGES
 from train.data.dataset import Split
 
 
@@ -56,7 +57,7 @@ RESULT = Benchmark(
     data={
         "dataset": "blobs",
         "split": "test",
-        "pictures": 2000,
+        "images": 2000,
         "float_top1": 0.9,
         "representative": 512,
         "representative_is_the_bundles": True,
@@ -70,7 +71,7 @@ RESULT = Benchmark(
 )
 
 
-def test_the_bundles_own_pictures_are_found_by_name_or_as_many_drawn() -> None:
+def test_the_bundles_own_images_are_found_by_name_or_as_many_drawn() -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     train = Split(images, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
     # One of those drawn could not be read, say: no draw of eleven would find the rest.
@@ -110,7 +111,7 @@ def test_the_table_has_a_line_for_every_row_and_names_what_was_not_measured() ->
         "1,234,567",
     ]
     assert found[FLOOR] == ["", "", "", "0.200", "0.300", "0.40", "0.100", "0.150", "0.29", ""]
-    for word in ("peer three", "pip install '.[bench]'", "2,000 pictures", "load average 0.10 before", "someone 1.2"):
+    for word in ("peer three", "pip install '.[bench]'", "2,000 images", "load average 0.10 before", "someone 1.2"):
         assert word in text
     assert "the bundle's own" in text
 
@@ -156,19 +157,19 @@ CLASS = st.integers(0, 3)
 
 
 @given(st.lists(st.tuples(st.integers(-1, 3), CLASS, CLASS), min_size=1, max_size=30))
-def test_accuracy_is_counted_picture_by_picture(pictures: list[tuple[int, int, int]]) -> None:
-    found = accuracy_of(*(np.asarray(column) for column in zip(*pictures, strict=True)))
-    right = [predicted == label for predicted, label, _ in pictures]
-    reference = [float_predicted == label for _, label, float_predicted in pictures]
-    assert found.top1 == sum(right) / len(pictures)
+def test_accuracy_is_counted_image_by_image(images: list[tuple[int, int, int]]) -> None:
+    found = accuracy_of(*(np.asarray(column) for column in zip(*images, strict=True)))
+    right = [predicted == label for predicted, label, _ in images]
+    reference = [float_predicted == label for _, label, float_predicted in images]
+    assert found.top1 == sum(right) / len(images)
     lost = [before - after for before, after in zip(reference, right, strict=True)]
     assert found.drop_pp == pytest.approx(100 * np.mean(lost))
     assert found.drop_standard_error_pp == pytest.approx(100 * np.std(lost) / math.sqrt(len(lost)), abs=1e-6)
-    assert found.agreement == np.mean([predicted == reference for predicted, _, reference in pictures])
+    assert found.agreement == np.mean([predicted == reference for predicted, _, reference in images])
 
 
 class Fixed:
-    """Gives the logits that a picture's first pixel points at."""
+    """Gives the logits that an image's first pixel points at."""
 
     def __init__(self, logits: list[list[float]]) -> None:
         self._logits = np.asarray(logits, np.float32)
@@ -179,10 +180,10 @@ class Fixed:
 
 
 def test_a_logit_that_is_not_finite_is_no_prediction() -> None:
-    pictures = np.zeros((4, 2, 2, 3), np.uint8)
-    pictures[:, 0, 0, 0] = range(4)
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = range(4)
     classifier = Fixed([[1, 2, 3], [1, math.nan, 0], [5, 4, math.inf], [-1, -math.inf, -2]])
-    assert classify(classifier.run, pictures, "fixed").tolist() == [2, -1, -1, -1]
+    assert classify(classifier.run, images, "fixed").tolist() == [2, -1, -1, -1]
 
 
 def network() -> FloatNetwork:
@@ -236,7 +237,7 @@ def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 2, 3), (4, 3, 3, 3)])
-def test_pictures_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"expected uint8 \[N, 2, 2, 3\], N at least 1"):
         FloatNetwork(network().model, np.zeros(shape, np.uint8))
     with pytest.raises(ConfigError, match="float32"):
@@ -248,7 +249,7 @@ def test_no_two_rows_share_a_name() -> None:
     assert len({*names, OURS, FLOOR}) == len(names) + 2
 
 
-@pytest.mark.parametrize("wrong", [["--pictures", "0"], ["--rounds", "0"], ["--threads", "0"], ["--threads", "1", "1"]])
+@pytest.mark.parametrize("wrong", [["--images", "0"], ["--rounds", "0"], ["--threads", "0"], ["--threads", "1", "1"]])
 def test_the_command_refuses_bad_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
     assert run_cli(bench.main, ["--bundle", str(tmp_path), *wrong]) == 2
     captured = capsys.readouterr()
@@ -263,7 +264,7 @@ def test_the_command_names_a_bundle_that_is_not_there(tmp_path: Path, capsys: py
 
 def test_the_command_measures_a_bundle_with_what_is_installed(
     tiny_export: Path,
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -275,12 +276,12 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     shutil.copyfile(bundle / "float.safetensors", bundle / "qat.safetensors")
     absent = Family("planted_absent", ("no-such-distribution",), ("absent",))
     monkeypatch.setattr(bench, "FAMILIES", (FAMILIES[0], absent))
-    options = ["--data-dir", str(picture_folder), "--pictures", "6", "--rounds", "3", "--threads", "1", "--json"]
+    options = ["--data-dir", str(image_folder), "--images", "6", "--rounds", "3", "--threads", "1", "--json"]
     assert bench.main(["--bundle", str(bundle), "--out", str(tmp_path / "out"), *options]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((tmp_path / "out" / "bench.json").read_text())
     assert content["bundle"] == "mine"
-    assert content["data"]["pictures"] == 6 < TEST_PICTURES
+    assert content["data"]["images"] == 6 < TEST_IMAGES
     assert content["data"]["representative_is_the_bundles"] is True
     rows = {each["name"]: each for each in content["rows"]}
     made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]

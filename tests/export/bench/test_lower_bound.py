@@ -75,7 +75,7 @@ def test_its_multiply_accumulates_are_those_of_the_networks_products(floor: byte
 def test_it_is_one_chain(floor: bytes) -> None:
     graph = read(floor).subgraphs[0]
     sources = {int(operator.inputs[0]) for operator in graph.operators}
-    # The picture, and what was pooled for the head: no product before them has such a shape.
+    # The image, and what was pooled for the head: no product before them has such a shape.
     assert len(graph.inputs) == 2 < len(sources)
     seen = set(map(int, graph.inputs))
     for operator in graph.operators:

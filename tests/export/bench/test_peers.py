@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.bench.candidate import FloatNetwork
 from export.bench.peers import FAMILIES, Family
 from export.quantize.fake_quant import build_stock
-from tests.support.tiny_run import draw_weights, soft_pictures, spread_logits
+from tests.support.tiny_run import draw_weights, soft_images, spread_logits
 from train.model.config import PRESETS, FocalNetConfig
 from train.model.fold_norms import fold_weights, folded
 
@@ -29,7 +29,7 @@ def tiny_network(config: FocalNetConfig) -> FloatNetwork:
 
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(config, keras)).items()}
     model = build_stock(folded(config), fold_weights(draw_weights(shapes, seed=4), config), "test")
-    network = FloatNetwork(model, soft_pictures(48, seed=1))
+    network = FloatNetwork(model, soft_images(48, seed=1))
     spread_logits(model_weights(model), logits(network, network.representative))
     return network
 
@@ -44,12 +44,12 @@ def needs(family: Family) -> None:
         pytest.skip(f"{', '.join(missing)} not installed: the extra `bench`")
 
 
-def logits(network: FloatNetwork, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(network.model.predict_on_batch(pictures.astype(np.float32)))
+def logits(network: FloatNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(network.model.predict_on_batch(images.astype(np.float32)))
 
 
-def run_all(classifier: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.stack([classifier.run(picture[np.newaxis]) for picture in pictures])
+def run_all(classifier: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.stack([classifier.run(image[np.newaxis]) for image in images])
 
 
 def least_sqnr_db(name: str) -> float:
@@ -64,29 +64,29 @@ def least_sqnr_db(name: str) -> float:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.module)
 def test_a_familys_peers_predict_what_keras_does(family: Family, edge: FloatNetwork, tmp_path: Path) -> None:
     needs(family)
-    pictures = soft_pictures(60, seed=2)
-    expected = logits(edge, pictures)
+    images = soft_images(60, seed=2)
+    expected = logits(edge, images)
     assert len(set(expected.argmax(axis=1).tolist())) == EDGE.classes
     peers = list(family.make(edge, tmp_path))
     assert tuple(peer.name for peer in peers) == family.peers
     for peer in peers:
-        found = run_all(peer.open(1), pictures)
+        found = run_all(peer.open(1), images)
         assert (found.dtype, found.shape) == (np.float32, expected.shape)
         sqnr_db = 10 * np.log10((expected**2).sum() / ((found - expected) ** 2).sum())
         assert sqnr_db > least_sqnr_db(peer.name), peer.name
         # Chance would be 0.2.
         assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.65, peer.name
         assert peer.size_bytes == sum(path.stat().st_size for path in peer.files) > 1000
-        np.testing.assert_array_equal(run_all(peer.open(2), pictures[:5]).argmax(axis=1), found[:5].argmax(axis=1))
+        np.testing.assert_array_equal(run_all(peer.open(2), images[:5]).argmax(axis=1), found[:5].argmax(axis=1))
 
 
 def test_tf2onnx_is_given_gelu_in_a_form_that_it_knows(tmp_path: Path) -> None:
     (family,) = (each for each in FAMILIES if each.module == "onnx_runtime")
     needs(family)
-    network, pictures = tiny_network(WITH_GELU), soft_pictures(8, seed=2)
+    network, images = tiny_network(WITH_GELU), soft_images(8, seed=2)
     peer = next(family.make(network, tmp_path))
     assert "erf" in peer.what
-    np.testing.assert_allclose(run_all(peer.open(1), pictures), logits(network, pictures), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run_all(peer.open(1), images), logits(network, images), rtol=0, atol=1e-4)
 
 
 def test_peers_get_keras_own_layers(edge: FloatNetwork) -> None:

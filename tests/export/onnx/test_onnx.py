@@ -32,14 +32,14 @@ PROPERTIES = {"labels": ["a", "b", "c"], "preprocessing": "none"}
 Outputs = dict[str, NDArray[np.float32]]
 
 
-def run(content: bytes, pictures: NDArray[np.uint8]) -> Outputs:
-    """What ONNX Runtime makes of pictures, stacked."""
+def run(content: bytes, images: NDArray[np.uint8]) -> Outputs:
+    """What ONNX Runtime makes of images, stacked."""
     options = onnxruntime.SessionOptions()
     # What a CPU without VNNI needs; it changes nothing of what one that has it says.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
-    said = [session.run(names, {"image": picture[np.newaxis]}) for picture in pictures]
+    said = [session.run(names, {"image": image[np.newaxis]}) for image in images]
     return {name: np.concatenate(values) for name, values in zip(names, zip(*said, strict=True), strict=True)}
 
 
@@ -58,7 +58,7 @@ def fused_kinds(content: bytes, folder: Path) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_run: Path) -> NDArray[np.uint8]:
+def images(tiny_run: Path) -> NDArray[np.uint8]:
     return read_split(tiny_run / "test.npz").images[:100]
 
 
@@ -77,9 +77,9 @@ def int8(tiny_float: Any, ranges: Any) -> bytes:
     return convert_int8(QuantizedNetwork(tiny_float, CONFIG, ranges, SELECTIVE), PROPERTIES)
 
 
-def test_float_is_the_keras_network(exact: bytes, tiny_float: Any, pictures: NDArray[np.uint8]) -> None:
-    expected = tiny_float.predict_on_batch(pictures.astype(np.float32))
-    received = run(exact, pictures)
+def test_float_is_the_keras_network(exact: bytes, tiny_float: Any, images: NDArray[np.uint8]) -> None:
+    expected = tiny_float.predict_on_batch(images.astype(np.float32))
+    received = run(exact, images)
     assert {name: values.shape[1:] for name, values in received.items()} == {
         "logits": (3,),
         "gates": (8, 8, 3),
@@ -180,9 +180,9 @@ def test_int8_kernels_are_tflites_to_the_bit(int8: bytes, tiny_export: Path) -> 
     assert channels == tflite_channels((tiny_export / "artifacts" / "int8.tflite").read_bytes())
 
 
-def test_int8_says_what_tflite_says(int8: bytes, exact: bytes, tiny_export: Path, pictures: NDArray[np.uint8]) -> None:
-    other = run_artifact((tiny_export / "artifacts" / "int8.tflite").read_bytes(), pictures)
-    received, floats = run(int8, pictures), run(exact, pictures)
+def test_int8_says_what_tflite_says(int8: bytes, exact: bytes, tiny_export: Path, images: NDArray[np.uint8]) -> None:
+    other = run_artifact((tiny_export / "artifacts" / "int8.tflite").read_bytes(), images)
+    received, floats = run(int8, images), run(exact, images)
     assert (received["logits"].argmax(axis=-1) == other["logits"].argmax(axis=-1)).mean() >= 0.98
     errors = received["logits"] - floats["logits"], other["logits"] - floats["logits"]
     # It rounds less, as what products give is read as float; what it does round, it rounds alike.
@@ -202,12 +202,12 @@ def test_onnx_runtime_fuses_every_product(int8: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", [INTEGER_ONLY, DYNAMIC], ids=lambda scheme: scheme.name)
 def test_the_other_schemes(
-    scheme: Scheme, tiny_float: Any, ranges: Any, exact: bytes, pictures: NDArray[np.uint8], tmp_path: Path
+    scheme: Scheme, tiny_float: Any, ranges: Any, exact: bytes, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     network = QuantizedNetwork(tiny_float, CONFIG, ranges, scheme)
     content = convert_int8(network, PROPERTIES)
-    expected = run_artifact(convert_int8_tflite(network), pictures)["logits"]
-    floats, received = run(exact, pictures)["logits"], run(content, pictures)["logits"]
+    expected = run_artifact(convert_int8_tflite(network), images)["logits"]
+    floats, received = run(exact, images)["logits"], run(content, images)["logits"]
     if expected.dtype == np.float32:
         assert (received.argmax(axis=-1) == expected.argmax(axis=-1)).mean() >= 0.95
     assert (received.argmax(axis=-1) == floats.argmax(axis=-1)).mean() >= 0.9
@@ -256,8 +256,8 @@ def test_a_published_network_exports_and_runs() -> None:
 
     config = PRESETS["focalnet_tiny_srf"].model
     network = untrained(config)
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    batch = pictures.astype(np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    batch = images.astype(np.float32)
     seen = tf_keras.Model(network.input, [layer.output for layer in network.layers])(batch)
     ranges = {
         layer.name: (min(float(np.min(values)), 0.0), max(float(np.max(values)), 0.0))
@@ -267,5 +267,5 @@ def test_a_published_network_exports_and_runs() -> None:
     exact = convert_float(network, config, PROPERTIES)
     int8 = convert_int8(QuantizedNetwork(network, config, ranges, SELECTIVE), PROPERTIES)
     assert len(int8) <= 0.35 * len(exact)
-    np.testing.assert_allclose(run(exact, pictures)["logits"], expected, atol=1e-4)
-    assert np.corrcoef(run(int8, pictures)["logits"].ravel(), expected.ravel())[0, 1] > 0.99
+    np.testing.assert_allclose(run(exact, images)["logits"], expected, atol=1e-4)
+    assert np.corrcoef(run(int8, images)["logits"].ravel(), expected.ravel())[0, 1] > 0.99

@@ -73,9 +73,9 @@ def test_weights_are_rounded_to_their_channels_scale(artifact: bytes, tiny_float
 
 
 def test_it_says_nearly_what_the_float_network_says(artifact: bytes, tiny_float: Any, tiny_run: Path) -> None:
-    pictures = read_split(tiny_run / "test.npz").images[:60]
-    expected = tiny_float.predict_on_batch(pictures.astype(np.float32))
-    noise = run_artifact(artifact, pictures)["logits"] - expected
+    images = read_split(tiny_run / "test.npz").images[:60]
+    expected = tiny_float.predict_on_batch(images.astype(np.float32))
+    noise = run_artifact(artifact, images)["logits"] - expected
     assert np.abs(noise).max() > 1e-3
     assert 10 * np.log10((expected**2).sum() / (noise**2).sum()) > 20
 

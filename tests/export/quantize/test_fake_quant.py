@@ -14,7 +14,7 @@ from calibration.calibration_file import read_calibration
 from export.quantize.fake_quant import PREFIX, build_fake_quant, build_float, fake_quant_weights, settle_weights
 from export.quantize.schemes import SELECTIVE, Rule, match_rules
 from runtime.core.errors import ArtifactError, ConfigError
-from tests.support.tiny_run import CONFIG, draw_weights, soft_pictures
+from tests.support.tiny_run import CONFIG, draw_weights, soft_images
 from train.model.config import FocalNetConfig
 from train.model.weights import Tensors, model_weights, read_tensors
 
@@ -31,7 +31,7 @@ def weights(tiny_run: Path) -> Tensors:
 
 @pytest.fixture(scope="module")
 def outputs(tiny_fake_quant: Any) -> dict[str, NDArray[np.float32]]:
-    """What every quantized layer reads ("name/input") and gives ("name") for 40 pictures."""
+    """What every quantized layer reads ("name/input") and gives ("name") for 40 images."""
     import tf_keras
 
     quantized = [layer for layer in tiny_fake_quant.layers if layer.name.startswith(PREFIX)]
@@ -42,7 +42,7 @@ def outputs(tiny_fake_quant: Any) -> dict[str, NDArray[np.float32]]:
         if not isinstance(layer.input, list)
     }
     views = tf_keras.Model(tiny_fake_quant.input, tensors)
-    return dict(views.predict_on_batch(soft_pictures(40, seed=9).astype(np.float32)))
+    return dict(views.predict_on_batch(soft_images(40, seed=9).astype(np.float32)))
 
 
 def int8_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -114,17 +114,17 @@ def test_the_residual_stream_is_float(outputs: dict[str, NDArray[np.float32]]) -
         assert len(np.unique(outputs[name])) > 2000, name
 
 
-def test_the_picture_loses_nothing(tiny_fake_quant: Any) -> None:
+def test_the_image_loses_nothing(tiny_fake_quant: Any) -> None:
     import tf_keras
 
     normalise = tf_keras.Model(tiny_fake_quant.input, tiny_fake_quant.get_layer("quant_normalise").output)
     values = np.arange(256, dtype=np.float32)
-    picture = np.broadcast_to(values.reshape(1, 16, 16, 1), (1, 16, 16, 3))
-    np.testing.assert_allclose(normalise.predict_on_batch(picture)[0, ..., 1].ravel(), values / 255.0, atol=1e-6)
+    image = np.broadcast_to(values.reshape(1, 16, 16, 1), (1, 16, 16, 3))
+    np.testing.assert_allclose(normalise.predict_on_batch(image)[0, ..., 1].ravel(), values / 255.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("std", [0.25])
-def test_the_pictures_range_follows_mean_and_std_not_the_calibration(
+def test_the_images_range_follows_mean_and_std_not_the_calibration(
     std: float, ranges: dict[str, tuple[float, float]], weights: Tensors
 ) -> None:
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(std, std, std))
@@ -135,16 +135,16 @@ def test_the_pictures_range_follows_mean_and_std_not_the_calibration(
 
 
 def test_the_float_network_is_unchanged(tiny_run: Path, tiny_float: Any, tiny_fake_quant: Any) -> None:
-    pictures = soft_pictures(8, seed=4).astype(np.float32)
+    images = soft_images(8, seed=4).astype(np.float32)
     fresh = build_float(CONFIG, read_tensors(tiny_run / "float.safetensors"), "test")
-    np.testing.assert_array_equal(tiny_float.predict_on_batch(pictures), fresh.predict_on_batch(pictures))
+    np.testing.assert_array_equal(tiny_float.predict_on_batch(images), fresh.predict_on_batch(images))
     student = [id(variable) for variable in tiny_fake_quant.variables]
     assert not {id(variable) for variable in tiny_float.variables} & set(student)
 
 
 def test_predicts_nearly_as_float(tiny_float: Any, tiny_fake_quant: Any) -> None:
-    pictures = soft_pictures(200, seed=4).astype(np.float32)
-    exact, quantized = (model.predict_on_batch(pictures) for model in (tiny_float, tiny_fake_quant))
+    images = soft_images(200, seed=4).astype(np.float32)
+    exact, quantized = (model.predict_on_batch(images) for model in (tiny_float, tiny_fake_quant))
     assert (exact.argmax(axis=-1) == quantized.argmax(axis=-1)).mean() >= 0.9
     assert 0 < np.abs(exact - quantized).mean() < 0.2 * exact.std()
 
@@ -181,7 +181,7 @@ def test_kernel_ranges_follow_the_kernels(tiny_float: Any, ranges: dict[str, tup
 def test_a_layer_that_is_always_zero_does_no_harm(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     name = "stage1.block0.gate1"
     student = build_fake_quant(tiny_float, CONFIG, ranges | {name: (0.0, 0.0)}, SELECTIVE)
-    assert np.isfinite(student.predict_on_batch(soft_pictures(2, seed=4).astype(np.float32))).all()
+    assert np.isfinite(student.predict_on_batch(soft_images(2, seed=4).astype(np.float32))).all()
 
 
 def test_refuses_a_calibration_that_lacks_a_range(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:

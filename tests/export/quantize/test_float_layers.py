@@ -19,12 +19,12 @@ from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE, match_rules
 from export.sensitivity.switchable import build_switched
 from runtime.core.errors import ArtifactError, ConfigError
-from tests.support.tiny_run import CONFIG, draw_weights, run_artifact, soft_pictures
+from tests.support.tiny_run import CONFIG, draw_weights, run_artifact, soft_images
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.weights import model_weights
 
-PICTURES = soft_pictures(30, seed=12)
+IMAGES = soft_images(30, seed=12)
 STEM = dataclasses.replace(
     CONFIG,
     stem="conv",
@@ -61,7 +61,7 @@ def relu_network() -> tuple[Any, dict[str, Range]]:
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(STEM, tf_keras)).items()}
     model = build_float(STEM, draw_weights(shapes, seed=6), "the drawn weights")
     views = tf_keras.Model(model.input, {layer.name: layer.output for layer in model.layers[1:]})
-    seen = views.predict_on_batch(PICTURES.astype(np.float32))
+    seen = views.predict_on_batch(IMAGES.astype(np.float32))
     return model, {name: (min(float(v.min()), 0.0), max(float(v.max()), 0.0)) for name, v in seen.items()}
 
 
@@ -129,9 +129,9 @@ def test_exactly_these_products_are_float_and_nothing_is_rounded_for_them(
     # The interpreter rounds in its own way, by less than int8 itself changes.
     switched = build_switched(model, config, ranges, SELECTIVE.rules)
     switched.switch([name for name in switched.products if name not in float_layers])
-    simulated = switched.model.predict_on_batch(PICTURES.astype(np.float32))
-    exact = model.predict_on_batch(PICTURES.astype(np.float32))
-    found = run_artifact(content, PICTURES)["logits"]
+    simulated = switched.model.predict_on_batch(IMAGES.astype(np.float32))
+    exact = model.predict_on_batch(IMAGES.astype(np.float32))
+    found = run_artifact(content, IMAGES)["logits"]
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
 
 
@@ -150,11 +150,11 @@ def test_the_fake_quantized_network_is_the_switched_one(
     student = build_fake_quant(model, config, ranges, SELECTIVE.leaving_float(float_layers))
     switched = build_switched(model, config, ranges, SELECTIVE.rules)
     switched.switch([name for name in switched.products if name not in float_layers])
-    pictures = PICTURES.astype(np.float32)
-    found = student.predict_on_batch(pictures)
-    np.testing.assert_allclose(found, switched.model.predict_on_batch(pictures), rtol=1e-4, atol=1e-4)
+    images = IMAGES.astype(np.float32)
+    found = student.predict_on_batch(images)
+    np.testing.assert_allclose(found, switched.model.predict_on_batch(images), rtol=1e-4, atol=1e-4)
     switched.switch(switched.products)
-    assert np.abs(found - switched.model.predict_on_batch(pictures)).max() > 1e-3
+    assert np.abs(found - switched.model.predict_on_batch(images)).max() > 1e-3
     exact = {name: variable.numpy() for name, variable in model_weights(model).items()}
     kept = fake_quant_weights(student)
     assert kept.keys() == exact.keys()

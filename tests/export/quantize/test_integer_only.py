@@ -43,23 +43,23 @@ def manifest(tiny_export: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_run: Path) -> NDArray[np.uint8]:
+def images(tiny_run: Path) -> NDArray[np.uint8]:
     return read_split(tiny_run / "test.npz").images
 
 
-def keras_outputs(model: Any, prefix: str, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def keras_outputs(model: Any, prefix: str, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     import tf_keras
 
     gates, modulator = overlay_tensors(model, CONFIG, prefix)
     views = tf_keras.Model(model.input, {"logits": model.output, "gates": gates, "modulator": modulator})
-    outputs = views.predict_on_batch(pictures.astype(np.float32))
+    outputs = views.predict_on_batch(images.astype(np.float32))
     norms = np.linalg.norm(outputs["modulator"], axis=-1)
     return {"logits": outputs["logits"], "gates": np.concatenate(outputs["gates"], axis=-1), "modulator": norms}
 
 
-def engine_outputs(artifact: Path, manifest: Manifest, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def engine_outputs(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     engine = LiteRTEngine(artifact, manifest, precision="int8", threads=1)
-    said = [engine.run(picture[np.newaxis]) for picture in pictures]
+    said = [engine.run(image[np.newaxis]) for image in images]
     return {name: np.stack([getattr(each, name) for each in said]) for name in ("logits", "gates", "modulator")}
 
 
@@ -105,10 +105,10 @@ def test_depthwise_kernels_have_a_scale_per_channel(artifact: Path) -> None:
 
 
 def test_it_says_what_the_fake_quantized_network_says(
-    artifact: Path, manifest: Manifest, tiny_float: Any, ranges: Ranges, pictures: NDArray[np.uint8]
+    artifact: Path, manifest: Manifest, tiny_float: Any, ranges: Ranges, images: NDArray[np.uint8]
 ) -> None:
-    expected = keras_outputs(build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY), PREFIX, pictures)["logits"]
-    found = engine_outputs(artifact, manifest, pictures)["logits"]
+    expected = keras_outputs(build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY), PREFIX, images)["logits"]
+    found = engine_outputs(artifact, manifest, images)["logits"]
     low, high = ranges["logits"]
     steps = np.abs(found - expected) / (high - low) * 255.0
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1)).mean() >= 0.95
@@ -117,9 +117,9 @@ def test_it_says_what_the_fake_quantized_network_says(
 
 
 def test_it_says_nearly_what_the_float_network_says(
-    artifact: Path, manifest: Manifest, tiny_float: Any, pictures: NDArray[np.uint8]
+    artifact: Path, manifest: Manifest, tiny_float: Any, images: NDArray[np.uint8]
 ) -> None:
-    expected, found = keras_outputs(tiny_float, "", pictures), engine_outputs(artifact, manifest, pictures)
+    expected, found = keras_outputs(tiny_float, "", images), engine_outputs(artifact, manifest, images)
     noise = found["logits"] - expected["logits"]
     assert 10 * np.log10((expected["logits"] ** 2).sum() / (noise**2).sum()) > 15  # weights drawn at random magnify
     for level in range(3):
@@ -127,19 +127,19 @@ def test_it_says_nearly_what_the_float_network_says(
     assert cosine(found["modulator"], expected["modulator"]) > 0.99
 
 
-def test_pictures_of_one_colour_are_no_exception(artifact: Path, manifest: Manifest) -> None:
+def test_images_of_one_colour_are_no_exception(artifact: Path, manifest: Manifest) -> None:
     plain = np.stack([np.full((16, 16, 3), value, np.uint8) for value in (0, 127, 255)])
     assert all(np.isfinite(values).all() for values in engine_outputs(artifact, manifest, plain).values())
 
 
-def test_outputs_are_dequantized(artifact: Path, manifest: Manifest, pictures: NDArray[np.uint8]) -> None:
+def test_outputs_are_dequantized(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(artifact))
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pictures[:1])
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
     interpreter.invoke()
-    outputs = engine_outputs(artifact, manifest, pictures[:1])
+    outputs = engine_outputs(artifact, manifest, images[:1])
     for detail in interpreter.get_output_details():
         scale, zero_point = detail["quantization"]
         stored = interpreter.get_tensor(detail["index"])

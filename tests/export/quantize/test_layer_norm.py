@@ -38,5 +38,5 @@ def test_a_lowered_network_is_a_copy_with_the_same_weights() -> None:
     assert [layer.name for layer in lowered.layers] == [layer.name for layer in model.layers]
     assert [type(layer) is ChannelNorm for layer in lowered.layers] == [False, False, True, True]
     assert not any(isinstance(layer, ChannelNorm) for layer in model.layers)
-    pictures = np.random.default_rng(1).normal(size=(3, 4, 4, 6)).astype(np.float32)
-    np.testing.assert_allclose(lowered(pictures), model(pictures), rtol=1e-4, atol=1e-5)
+    images = np.random.default_rng(1).normal(size=(3, 4, 4, 6)).astype(np.float32)
+    np.testing.assert_allclose(lowered(images), model(images), rtol=1e-4, atol=1e-5)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from calibration.calibration_file import read_calibration
 from export.quantize.fake_quant import build_fake_quant, fake_quant_weights, settle_weights
-from export.quantize.qat import PictureBatches, QatConfig, QatEpoch, Validated, Validator, best_epoch, finetune, logits
+from export.quantize.qat import LazyBatches, QatConfig, QatEpoch, Validated, Validator, best_epoch, finetune, logits
 from export.quantize.schemes import SELECTIVE
 from runtime.core.errors import ConfigError, TrainingError
-from tests.support.tiny_run import CONFIG, RUN, soft_pictures
+from tests.support.tiny_run import CONFIG, RUN, soft_images
 from train.data.dataset import Split
 from train.model.weights import model_weights
 
@@ -32,12 +32,12 @@ def student(tiny_run: Path, tiny_float: Any) -> Any:
 
 
 @pytest.fixture
-def batches() -> PictureBatches:
-    pictures = soft_pictures(64, seed=5, size=20)
-    return PictureBatches(Split(pictures, np.zeros(64, np.int64), tuple(map(str, range(64)))), CONFIG, RUN.recipe)
+def batches() -> LazyBatches:
+    images = soft_images(64, seed=5, size=20)
+    return LazyBatches(Split(images, np.zeros(64, np.int64), tuple(map(str, range(64)))), CONFIG, RUN.recipe)
 
 
-VALIDATION = soft_pictures(100, seed=6)
+VALIDATION = soft_images(100, seed=6)
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def validate(tiny_float: Any) -> Validator:
 
 
 def divergence(teacher: Any, student: Any) -> float:
-    """Mean Kullback-Leibler divergence on pictures apart from the training ones, in NumPy."""
-    pictures = VALIDATION.astype(np.float32)
-    target, found = (log_softmax(model.predict_on_batch(pictures)) for model in (teacher, student))
+    """Mean Kullback-Leibler divergence on images apart from the training ones, in NumPy."""
+    images = VALIDATION.astype(np.float32)
+    target, found = (log_softmax(model.predict_on_batch(images)) for model in (teacher, student))
     return float((np.exp(target) * (target - found)).sum(axis=-1).mean())
 
 
@@ -59,7 +59,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("ema_momentum", [0.0, 0.7])
 def test_learns_to_agree_with_the_teacher(
-    ema_momentum: float, student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator
+    ema_momentum: float, student: Any, tiny_float: Any, batches: LazyBatches, validate: Validator
 ) -> None:
     teacher_before = [variable.numpy() for variable in tiny_float.variables]
     before = divergence(tiny_float, student)
@@ -78,7 +78,7 @@ def test_learns_to_agree_with_the_teacher(
 
 @pytest.mark.slow
 def test_averages_move_less_than_the_weights(
-    tiny_float: Any, tiny_run: Path, batches: PictureBatches, validate: Validator
+    tiny_float: Any, tiny_run: Path, batches: LazyBatches, validate: Validator
 ) -> None:
     def moved(ema_momentum: float) -> float:
         student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
@@ -99,7 +99,7 @@ def test_averages_move_less_than_the_weights(
     assert 0.1 < moved(0.9) / moved(0.0) < 0.4
 
 
-def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any, batches: PictureBatches) -> None:
+def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any, batches: LazyBatches) -> None:
     scores = iter([3.0, 2.0, 5.0, 4.0])
     seen: list[dict[str, NDArray[np.float32]]] = []
 
@@ -116,7 +116,7 @@ def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any
 
 
 def test_training_that_only_harms_leaves_the_calibrated_network(
-    tiny_run: Path, tiny_float: Any, batches: PictureBatches, validate: Validator
+    tiny_run: Path, tiny_float: Any, batches: LazyBatches, validate: Validator
 ) -> None:
     student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
     before, logits_before = fake_quant_weights(student), logits(student, VALIDATION)
@@ -134,7 +134,7 @@ def test_the_earliest_of_equal_epochs_is_the_best() -> None:
     assert best_epoch([QatEpoch(epoch=i, loss=0.0, val=each) for i, each in enumerate(val)]).epoch == 1
 
 
-def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator) -> None:
+def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: LazyBatches, validate: Validator) -> None:
     before = fake_quant_weights(student)
     assert [each.epoch for each in finetune(student, tiny_float, batches, validate, QatConfig(epochs=0))] == [0]
     after = fake_quant_weights(student)
@@ -143,7 +143,7 @@ def test_no_epochs_change_nothing(student: Any, tiny_float: Any, batches: Pictur
 
 
 def test_a_loss_that_is_not_finite_is_an_error(
-    student: Any, tiny_float: Any, batches: PictureBatches, validate: Validator
+    student: Any, tiny_float: Any, batches: LazyBatches, validate: Validator
 ) -> None:
     kernel = model_weights(student)["stage0.block0.focal0/kernel"]
     kernel.assign(kernel * np.nan)
@@ -172,9 +172,9 @@ def test_refuses_a_recipe_that_cannot_run(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 250, 251])
-def test_logits_of_any_number_of_pictures(count: int, tiny_float: Any) -> None:
-    pictures = soft_pictures(count, seed=7)
-    expected = [np.asarray(tiny_float(pictures[i : i + 1].astype(np.float32)))[0] for i in (0, count - 1)]
-    found = logits(tiny_float, pictures)
+def test_logits_of_any_number_of_images(count: int, tiny_float: Any) -> None:
+    images = soft_images(count, seed=7)
+    expected = [np.asarray(tiny_float(images[i : i + 1].astype(np.float32)))[0] for i in (0, count - 1)]
+    found = logits(tiny_float, images)
     assert found.shape == (count, CONFIG.classes)
     np.testing.assert_allclose([found[0], found[-1]], expected, atol=1e-5)

@@ -14,7 +14,8 @@ import export.bundle
 from export.bench import untrained
 from export.quantize import size_limit
 from export.quantize.size_limit import check_parameters_fit, check_weights_fit
-from runtime.core.errors import ArtifactError, ConfigError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ArtifactError, ConfigError
 from tests.support.tiny_run import RUN
 from train.model.weights import read_tensors, write_tensors
 
@@ -58,7 +59,7 @@ def test_the_commands_refuse_before_any_work(
     monkeypatch.setattr(size_limit, "LIMIT_BYTES", 1000)
     for module in (export.bundle, export.__main__):
         monkeypatch.setattr(module, "build_float", None)
-    if command == "export":  # without pictures: it does not come to fine-tuning
+    if command == "export":  # without images: it does not come to fine-tuning
         assert run_cli(export.__main__.main, ["--run", str(run), "--data-dir", "/nowhere"]) == 2
     else:
         assert run_cli(export.bundle.main, ["--source", str(run)]) == 2

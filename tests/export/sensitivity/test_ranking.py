@@ -17,11 +17,11 @@ from export.quantize.fake_quant import build_fake_quant, build_float
 from export.quantize.schemes import SELECTIVE
 from export.sensitivity.ranking import Judge, output_sqnr_db, rank_products
 from export.sensitivity.switchable import SwitchedNetwork, build_switched
-from tests.support.tiny_run import CONFIG, soft_pictures
+from tests.support.tiny_run import CONFIG, soft_images
 from train.model.weights import read_tensors
 
-PICTURES = soft_pictures(120, seed=11)
-LABELS = np.zeros(len(PICTURES), np.int64)
+IMAGES = soft_images(120, seed=11)
+LABELS = np.zeros(len(IMAGES), np.int64)
 RELU = dataclasses.replace(CONFIG, activation="relu")
 
 
@@ -47,7 +47,7 @@ def numpy_sqnr_db(model: Any, product: str, source: Range, target: Range, relu: 
     import tf_keras
 
     layer = model.get_layer(product)
-    x = tf_keras.Model(model.input, layer.input).predict_on_batch(PICTURES.astype(np.float32)).astype(np.float64)
+    x = tf_keras.Model(model.input, layer.input).predict_on_batch(IMAGES.astype(np.float32)).astype(np.float64)
     kernel, bias = (weight.astype(np.float64) for weight in layer.get_weights())
     step = np.abs(kernel).max(axis=(0, 1, 2)) / 127.0
     exact = x @ kernel[0, 0] + bias
@@ -69,7 +69,7 @@ def numpy_sqnr_db(model: Any, product: str, source: Range, target: Range, relu: 
 def test_sqnr_is_numpys(
     product: str, source: str, network: SwitchedNetwork, tiny_float: Any, ranges: dict[str, Range]
 ) -> None:
-    found = output_sqnr_db(network, PICTURES)[product]
+    found = output_sqnr_db(network, IMAGES)[product]
     assert found == pytest.approx(
         numpy_sqnr_db(tiny_float, product, ranges[source], ranges[product], relu=False), abs=0.1
     )
@@ -80,12 +80,12 @@ def test_the_sqnr_of_a_product_with_its_relu_is_that_of_the_relu(tiny_run: Path)
 
     model = build_float(RELU, read_tensors(tiny_run / "float.safetensors"), "the tiny run")
     views = tf_keras.Model(model.input, {layer.name: layer.output for layer in model.layers[1:]})
-    seen = views.predict_on_batch(PICTURES.astype(np.float32))
+    seen = views.predict_on_batch(IMAGES.astype(np.float32))
     ranges = {name: (min(float(v.min()), 0.0), max(float(v.max()), 0.0)) for name, v in seen.items()}
     network = build_switched(model, RELU, ranges, SELECTIVE.rules)
     name, source, act = (f"stage0.block0.{each}" for each in ("expand", "norm2", "mlp_act"))
     expected = numpy_sqnr_db(model, name, ranges[source], ranges[act], relu=True)
-    assert output_sqnr_db(network, PICTURES)[name] == pytest.approx(expected, abs=0.1)
+    assert output_sqnr_db(network, IMAGES)[name] == pytest.approx(expected, abs=0.1)
     # As a product without one it would have lost all that is negative.
     assert expected > 20
 
@@ -95,7 +95,7 @@ def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchedNetwork, tiny
     silent = build_switched(tiny_float, CONFIG, ranges, SELECTIVE.rules)
     layer = silent.model.get_layer("logits")
     layer.set_weights([np.zeros_like(weight) if weight.shape else weight for weight in layer.get_weights()])
-    found = output_sqnr_db(silent, PICTURES[:10])
+    found = output_sqnr_db(silent, IMAGES[:10])
     assert found["logits"] is None
     # What is 0 after rounding, and was not before, has lost all of itself.
     assert found["stage0.block0.query"] == pytest.approx(0.0)
@@ -103,7 +103,7 @@ def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchedNetwork, tiny
 
 def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchedNetwork, ranges: dict[str, Range]) -> None:
     name = "stage1.block0.query"
-    sound = rank_products(network, PICTURES, Judge(network, PICTURES, LABELS))
+    sound = rank_products(network, IMAGES, Judge(network, IMAGES, LABELS))
     assert {each.layer for each in sound} == set(network.products)
     assert sound[0].layer != name
     divergences = [each.answers.divergence_nats for each in sound]
@@ -111,7 +111,7 @@ def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchedNetwork
     assert divergences[-1] > 0
     low, high = ranges[name]
     narrow = build_switched(tiny_float, CONFIG, ranges | {name: (low / 200, high / 200)}, SELECTIVE.rules)
-    damaged = rank_products(narrow, PICTURES, Judge(narrow, PICTURES, LABELS))
+    damaged = rank_products(narrow, IMAGES, Judge(narrow, IMAGES, LABELS))
     assert damaged[0].layer == name
     assert min(damaged, key=lambda each: each.sqnr_db or math.inf).layer == name
     by_name = {each.layer: each.sqnr_db for each in sound}
@@ -123,10 +123,10 @@ def test_answers_are_those_of_the_fake_quantized_network(
 ) -> None:
     left = ("stage0.block0.query", "stage1.block0.contract", "stage1.block0.gate0")
     student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE.leaving_float(left))
-    exact, found = (model.predict_on_batch(PICTURES.astype(np.float32)) for model in (tiny_float, student))
+    exact, found = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (tiny_float, student))
     labels = exact.argmax(axis=-1)
     labels[::3] = (labels[::3] + 1) % 3
-    answers = Judge(network, PICTURES, labels)([name for name in network.products if name not in left])
+    answers = Judge(network, IMAGES, labels)([name for name in network.products if name not in left])
     p, q = (
         np.exp(v.astype(np.float64)) / np.exp(v.astype(np.float64)).sum(axis=-1, keepdims=True) for v in (exact, found)
     )

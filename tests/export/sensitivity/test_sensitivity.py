@@ -26,8 +26,8 @@ from export.sensitivity.plot import draw_curve, draw_ranking
 from export.sensitivity.ranking import Answers, Sensitivity
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from runtime.benchmark import Latency
-from runtime.core.errors import run_cli
-from tests.support.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_pictures
+from runtime.core.cli import run_cli
+from tests.support.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_images
 from train.data.dataset import resize_all
 from train.data.registry import load_dataset
 
@@ -70,7 +70,7 @@ def sample_report(count: int) -> Report:
         machine={"cpu": "a processor", "cores": 2, "interpreter": "one", "load_before": 0.0, "load_after": 0.0},
         command=export_command(Path("runs/my run"), names[:2]),
     )
-    data = {"dataset": "blobs", "split": "val", "pictures": 100, "float_top1": 0.9}
+    data = {"dataset": "blobs", "split": "val", "images": 100, "float_top1": 0.9}
     return Report(created_utc="now", run="runs/my run", scheme="selective", data=data, layers=layers, budget=budget)
 
 
@@ -87,15 +87,15 @@ def damaged_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set whose classes are those that the float network is surest of; 60 pictures to validate on."""
+    """A data set whose classes are those that the float network is surest of; 60 images to validate on."""
     folder = tmp_path_factory.mktemp("labelled")
-    pictures = soft_pictures(600, seed=21, size=RUN.image_size)
-    logits = tiny_float.predict_on_batch(resize_all(pictures, CONFIG.input_spec).astype(np.float32))
+    images = soft_images(600, seed=21, size=RUN.image_size)
+    logits = tiny_float.predict_on_batch(resize_all(images, CONFIG.input_spec).astype(np.float32))
     for index in clearest(logits, 66):
         split = ("train", "test", *["val"] * 9)[index % 11]
         path = folder / split / CLASSES[logits[index].argmax()] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), pictures[index][..., ::-1])
+        cv2.imwrite(str(path), images[index][..., ::-1])
     return folder
 
 
@@ -128,27 +128,27 @@ def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_m
     assert len(artifact) == chosen["size_bytes"]
     val = load_dataset("folder", data_dir=labelled, image_size=RUN.image_size).val
     predicted = run_artifact(artifact, resize_all(val.images, CONFIG.input_spec))["logits"].argmax(axis=-1)
-    assert content["data"]["pictures"] == len(val.labels) > 30
+    assert content["data"]["images"] == len(val.labels) > 30
     assert chosen["accuracy"]["top1"] == np.mean(predicted == val.labels)
 
 
 def test_without_a_budget_there_is_no_curve_and_none_of_an_earlier_one_stays(
-    tiny_run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     (run / "sensitivity").mkdir()
     (run / "sensitivity" / "curve.png").write_text("of an earlier one")
-    assert run_cli(main, ["--run", str(run), "--data-dir", str(picture_folder), "--pictures", "5"]) == 0
+    assert run_cli(main, ["--run", str(run), "--data-dir", str(image_folder), "--images", "5"]) == 0
     content = json.loads((run / "sensitivity" / "sensitivity.json").read_text())
     assert content["budget"] is None
-    assert content["data"]["pictures"] == 5
+    assert content["data"]["images"] == 5
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in printed[4:]] == [each["layer"] for each in content["layers"]]
     assert {path.name for path in (run / "sensitivity").iterdir()} == {"sensitivity.json", "sensitivity.png"}
 
 
 @pytest.mark.parametrize("count", [4, 60])
-def test_the_pictures_are_legible(count: int, tmp_path: Path) -> None:
+def test_the_images_are_legible(count: int, tmp_path: Path) -> None:
     report = sample_report(count)
     assert report.budget is not None
     for figure in (draw_ranking(report), draw_curve(report, report.budget)):
@@ -198,7 +198,7 @@ def test_the_tables_say_what_was_chosen_and_how_to_export_it() -> None:
     [
         (("--max-drop", "-0.1"), "received a largest drop of -0.1 percentage points; expected 0 or more"),
         (("--max-drop", "nan"), "received a largest drop of nan percentage points"),
-        (("--pictures", "0"), "received --pictures 0; expected 1 or more"),
+        (("--images", "0"), "received --images 0; expected 1 or more"),
         (("--run", "/nowhere"), "/nowhere/config.json does not exist; make it with `python -m train`"),
     ],
 )

@@ -12,9 +12,9 @@ from calibration.calibration_file import read_calibration
 from export.quantize.schemes import SELECTIVE, Rule
 from export.sensitivity.switchable import SwitchedNetwork, build_switched
 from runtime.core.errors import ArtifactError, ConfigError
-from tests.support.tiny_run import CONFIG, soft_pictures
+from tests.support.tiny_run import CONFIG, soft_images
 
-PICTURES = soft_pictures(40, seed=8).astype(np.float32)
+IMAGES = soft_images(40, seed=8).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +24,15 @@ def network(tiny_run: Path, tiny_float: Any) -> SwitchedNetwork:
 
 def logits(network: SwitchedNetwork, int8: list[str]) -> Any:
     network.switch(int8)
-    return network.model.predict_on_batch(PICTURES)
+    return network.model.predict_on_batch(IMAGES)
 
 
 def test_all_off_is_the_float_network(network: SwitchedNetwork, tiny_float: Any) -> None:
-    np.testing.assert_allclose(logits(network, []), tiny_float.predict_on_batch(PICTURES), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits(network, []), tiny_float.predict_on_batch(IMAGES), rtol=1e-5, atol=1e-5)
 
 
 def test_all_on_is_the_fake_quantized_network(network: SwitchedNetwork, tiny_fake_quant: Any) -> None:
-    expected = tiny_fake_quant.predict_on_batch(PICTURES)
+    expected = tiny_fake_quant.predict_on_batch(IMAGES)
     found = logits(network, list(network.products))
     assert np.abs(found - logits(network, [])).max() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

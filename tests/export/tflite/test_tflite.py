@@ -42,7 +42,7 @@ def int8_artifact(tiny_export: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_run: Path) -> NDArray[np.uint8]:
+def images(tiny_run: Path) -> NDArray[np.uint8]:
     return read_split(tiny_run / "test.npz").images
 
 
@@ -54,14 +54,14 @@ def unmended(tiny_float: Any, tiny_run: Path) -> bytes:
         return convert_int8(QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE))
 
 
-def keras_outputs(model: Any, prefix: str, pictures: NDArray[np.uint8]) -> Outputs:
+def keras_outputs(model: Any, prefix: str, images: NDArray[np.uint8]) -> Outputs:
     """What a `tf_keras` network says, its modulator reduced to a norm by NumPy."""
     import tf_keras
 
     gates, modulator = overlay_tensors(model, CONFIG, prefix)
     joined = tf_keras.layers.Concatenate()(gates)
     views = tf_keras.Model(model.input, {"logits": model.output, "gates": joined, "modulator": modulator})
-    outputs = {name: np.asarray(v) for name, v in views.predict_on_batch(pictures.astype(np.float32)).items()}
+    outputs = {name: np.asarray(v) for name, v in views.predict_on_batch(images.astype(np.float32)).items()}
     return outputs | {"modulator": np.linalg.norm(outputs["modulator"], axis=-1)}
 
 
@@ -109,10 +109,10 @@ def interpreter_class(request: pytest.FixtureRequest) -> Any:
 
 
 def test_float_says_what_keras_says(
-    interpreter_class: Any, float_artifact: bytes, tiny_float: Any, pictures: NDArray[np.uint8]
+    interpreter_class: Any, float_artifact: bytes, tiny_float: Any, images: NDArray[np.uint8]
 ) -> None:
-    found = run_artifact(float_artifact, pictures[:60], interpreter_class)
-    expected = keras_outputs(tiny_float, "", pictures[:60])
+    found = run_artifact(float_artifact, images[:60], interpreter_class)
+    expected = keras_outputs(tiny_float, "", images[:60])
     assert found.keys() == expected.keys() == SHAPES.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-4, rtol=1e-5, err_msg=name)
@@ -125,17 +125,17 @@ def test_int8_says_what_the_fake_quantized_network_says(
     int8_artifact: bytes,
     tiny_fake_quant: Any,
     tiny_run: Path,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
 ) -> None:
-    found = run_artifact(int8_artifact, pictures, interpreter_class)
-    expected = keras_outputs(tiny_fake_quant, PREFIX, pictures)
+    found = run_artifact(int8_artifact, images, interpreter_class)
+    expected = keras_outputs(tiny_fake_quant, PREFIX, images)
     ranges = read_calibration(tiny_run).ranges
 
     def steps(name: str, difference: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = ranges[name]
         return np.abs(difference) / (high - low) * 255.0
 
-    assert len(pictures) == 200
+    assert len(images) == 200
     assert (found["logits"].argmax(axis=-1) == expected["logits"].argmax(axis=-1)).mean() >= 0.99
     logits = steps("logits", found["logits"] - expected["logits"])
     # One value rounded the other way early on reaches every logit: the head magnifies.
@@ -200,10 +200,10 @@ def test_int8_gelus_would_cut_the_partition(unmended: bytes) -> None:
 
 
 def test_float_gelus_change_no_value_by_more_than_a_step(
-    unmended: bytes, int8_artifact: bytes, tiny_run: Path, pictures: NDArray[np.uint8]
+    unmended: bytes, int8_artifact: bytes, tiny_run: Path, images: NDArray[np.uint8]
 ) -> None:
     assert any(name == "GELU" and is_int8(inputs[0]) for name, inputs, _ in operators(unmended))
-    before, after = run_artifact(unmended, pictures[:60]), run_artifact(int8_artifact, pictures[:60])
+    before, after = run_artifact(unmended, images[:60]), run_artifact(int8_artifact, images[:60])
     low, high = read_calibration(tiny_run).ranges["logits"]
     step = (high - low) / 255.0
     assert np.abs(before["logits"] - after["logits"]).max() <= 1.01 * step
@@ -234,10 +234,10 @@ def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes)
 
 
 def test_no_pixel_is_another_for_it(
-    interpreter_class: Any, reading_floats: bytes, int8_artifact: bytes, pictures: NDArray[np.uint8]
+    interpreter_class: Any, reading_floats: bytes, int8_artifact: bytes, images: NDArray[np.uint8]
 ) -> None:
-    extremes = np.stack([np.full_like(pictures[0], value) for value in (0, 1, 127, 128, 254, 255)])
-    seen = np.concatenate([pictures[:40], extremes])
+    extremes = np.stack([np.full_like(images[0], value) for value in (0, 1, 127, 128, 254, 255)])
+    seen = np.concatenate([images[:40], extremes])
     before, after = (run_artifact(content, seen, interpreter_class) for content in (reading_floats, int8_artifact))
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values, err_msg=name)

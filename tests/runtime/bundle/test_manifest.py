@@ -54,7 +54,7 @@ CONTENT: dict[str, Any] = {
             "accuracy": {
                 "dataset": "pets",
                 "split": "test",
-                "pictures": 100,
+                "images": 100,
                 "top1": 1,
                 "fake_quant_agreement": 0.99,
             },
@@ -155,7 +155,7 @@ def test_writes_the_contract(tmp_path: Path) -> None:
 
 
 def test_what_an_older_runtime_can_feed_is_written_as_it_reads_it(tmp_path: Path) -> None:
-    """One that knows nothing of crops would feed the whole picture, and nobody would be told."""
+    """One that knows nothing of crops would feed the whole image, and nobody would be told."""
     plain = {key: value for key, value in CONTENT["input"].items() if key not in ("crop_fraction", "interpolation")}
     content = CONTENT | {"schema_version": 1, "input": plain}
     write_content(tmp_path, content)
@@ -197,7 +197,7 @@ def test_older_schema_asks_for_a_new_bundle(tmp_path: Path) -> None:
         *(f"outputs.{key}" for key in CONTENT["outputs"]),
         *(f"overlay.{key}" for key in CONTENT["overlay"]),
         *(f"artifacts.0.{key}" for key in CONTENT["artifacts"][0] if key != "audit"),
-        *(f"artifacts.0.accuracy.{key}" for key in ("dataset", "split", "pictures", "top1")),
+        *(f"artifacts.0.accuracy.{key}" for key in ("dataset", "split", "images", "top1")),
         *(f"artifacts.0.audit.{key}" for key in CONTENT["artifacts"][0]["audit"]),
     ],
 )
@@ -216,7 +216,7 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("preset", 3, "preset"),
         ("config", [], "config"),
         ("input", [], "input"),
-        ("input.name", "picture", "input.name"),
+        ("input.name", "frame", "input.name"),
         ("input.dtype", "float32", "input.dtype"),
         ("input.colour", "BGR", "input.colour"),
         ("input.shape", [1, 48, 32, 3], "input.shape"),
@@ -259,7 +259,7 @@ def test_missing_field_is_named(tmp_path: Path, path: str) -> None:
         ("artifacts.0.accuracy.top1", 81.0, "artifacts[0].accuracy.top1"),
         ("artifacts.0.accuracy.top1", float("nan"), "artifacts[0].accuracy.top1"),
         ("artifacts.0.accuracy.fake_quant_agreement", 1.5, "artifacts[0].accuracy.fake_quant_agreement"),
-        ("artifacts.0.accuracy.pictures", 0, "artifacts[0].accuracy.pictures"),
+        ("artifacts.0.accuracy.images", 0, "artifacts[0].accuracy.images"),
         ("artifacts.0.audit", "fine", "artifacts[0].audit"),
         ("artifacts.0.audit.interpreter", None, "artifacts[0].audit.interpreter"),
         ("artifacts.0.audit.operators", ["MUL"], "artifacts[0].audit.operators"),

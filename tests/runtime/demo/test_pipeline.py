@@ -24,12 +24,12 @@ from tests.support.tiny_bundle import CELLS, LABELS, SIDE, tiny_onnx, write_bund
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 
 
-def picture(colour: str, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+def image(colour: str, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
     return np.full((height, width, 3), COLOURS[colour], np.uint8)
 
 
 def frames(*colours: str, true_label: str | None = None) -> list[Frame]:
-    return [Frame(picture(colour), f"frame:{i}", true_label) for i, colour in enumerate(colours)]
+    return [Frame(image(colour), f"frame:{i}", true_label) for i, colour in enumerate(colours)]
 
 
 def pipeline_of(
@@ -147,10 +147,10 @@ def test_what_the_pipeline_cannot_do_is_left_to_its_caller(tiny_bundle: Path) ->
 
 def test_accuracy_is_that_of_the_labels_the_network_knows(tiny_bundle: Path) -> None:
     shown = [
-        Frame(picture("red"), "1", "red"),
-        Frame(picture("green"), "2", "blue"),
-        Frame(picture("blue"), "3", "a class of another data set"),
-        Frame(picture("blue"), "4", "blue"),
+        Frame(image("red"), "1", "red"),
+        Frame(image("green"), "2", "blue"),
+        Frame(image("blue"), "3", "a class of another data set"),
+        Frame(image("blue"), "4", "blue"),
     ]
     pipeline, _ = pipeline_of(tiny_bundle, shown)
     results = list(pipeline)
@@ -178,7 +178,7 @@ def test_both_artifacts_agree_on_what_both_say(tiny_bundle: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "image",
+    "odd",
     [
         np.zeros((480, 1, 3), np.uint8),
         np.zeros((1, 640, 3), np.uint8),
@@ -186,15 +186,15 @@ def test_both_artifacts_agree_on_what_both_say(tiny_bundle: Path, monkeypatch: p
         np.zeros((31, 17, 3), np.uint8)[::2, ::-1],
     ],
 )
-def test_any_size_of_frame_and_its_change_are_shown(tiny_bundle: Path, image: NDArray[np.uint8]) -> None:
+def test_any_size_of_frame_and_its_change_are_shown(tiny_bundle: Path, odd: NDArray[np.uint8]) -> None:
     for settings in (Settings(), Settings(1, "single"), Settings(4, "blend"), Settings(2, "blend", compare=True)):
-        shown = [Frame(picture("red"), "before"), Frame(image, "odd"), Frame(picture("red", 90, 20), "after")]
+        shown = [Frame(image("red"), "before"), Frame(odd, "odd"), Frame(image("red", 90, 20), "after")]
         panels = [result.panel for result in pipeline_of(tiny_bundle, shown, settings)[0]]
         assert len({panel.shape for panel in panels}) == 1
         assert len(panels) == 3
 
 
-def test_a_command_shows_the_same_picture_again_without_counting_it(tiny_bundle: Path) -> None:
+def test_a_command_shows_the_same_image_again_without_counting_it(tiny_bundle: Path) -> None:
     pipeline, controls = pipeline_of(tiny_bundle, frames("red", "green", true_label="red"), fps=None)
     results = iter(pipeline)
     assert next(results).status.frame == "frame:0"
@@ -211,10 +211,10 @@ def test_a_source_that_stalls_is_told_of_and_commands_are_followed_meanwhile(tin
 
     def stalling() -> Iterator[Frame]:
         yield Frame(np.zeros((1, 1, 3), np.uint8), "none yet", stalled="opening")
-        yield Frame(picture("red"), "camera:0")
+        yield Frame(image("red"), "camera:0")
         controls.put(Command("level", "1"))
-        yield Frame(picture("red"), "camera:0", stalled="reconnecting")
-        yield Frame(picture("blue"), "camera:1")
+        yield Frame(image("red"), "camera:0", stalled="reconnecting")
+        yield Frame(image("blue"), "camera:1")
 
     pipeline = Pipeline(Artifacts(tiny_bundle), Source(stalling(), 30.0, live=True), controls, settings=Settings())
     results = list(pipeline)

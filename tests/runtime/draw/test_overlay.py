@@ -263,8 +263,8 @@ def test_blend_keeps_the_frame_where_a_gate_is_shut_and_dims_what_was_not_seen()
     frame = np.full((60, 120, 3), (90, 140, 40), np.uint8)
     panel = view_panel(frame, [View("int8", outputs)], LABELS, Settings(1, "blend"))
     height, width = 448, 597
-    picture = panel[46 + 20 :, 14 : 14 + width][:height]
-    row = picture[height // 2].astype(int)
+    image = panel[46 + 20 :, 14 : 14 + width][:height]
+    row = image[height // 2].astype(int)
     middle = width // 2
     assert np.abs(row[middle + 60] - (90, 140, 40)).max() <= 3
     # The network saw the square in the middle of a frame twice as wide: its left quarter is under the open gate.
@@ -301,9 +301,9 @@ def test_blend_lays_the_map_on_what_the_network_saw(fraction: float) -> None:
     frame = np.full((90, 120, 3), 200, np.uint8)
     panel = view_panel(frame, [View("int8", outputs)], LABELS, Settings(1, "blend"), seen_fraction=fraction)
     height, width = 448, 597
-    picture = panel[46 + 20 :, 14 : 14 + width][:height]
+    image = panel[46 + 20 :, 14 : 14 + width][:height]
     # A shut gate leaves the frame as it is; what was not seen is dimmed.
-    seen = (picture > 150).all(axis=2)
+    seen = (image > 150).all(axis=2)
     side = fraction * height
     assert np.count_nonzero(seen[height // 2]) == pytest.approx(side, abs=2)
     assert np.count_nonzero(seen[:, width // 2]) == pytest.approx(side, abs=2)

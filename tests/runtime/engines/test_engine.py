@@ -72,7 +72,7 @@ def test_outputs_outlive_the_next_run(tiny_bundle: Path) -> None:
     np.testing.assert_array_equal(outputs.gates, kept)
 
 
-def test_takes_a_picture_that_is_not_contiguous(tiny_bundle: Path) -> None:
+def test_takes_a_image_that_is_not_contiguous(tiny_bundle: Path) -> None:
     mirrored = random_image(0)[:, :, ::-1]
     outputs = open_engine(tiny_bundle).run(mirrored)
     np.testing.assert_allclose(outputs.gates, expected_outputs(mirrored)["gates"], atol=1e-5)

@@ -63,7 +63,7 @@ def test_refuses_another_shape_or_dtype(bundle: Path, image: Any) -> None:
         (b"not a model " * 50, "cannot be opened as an ONNX model"),
         (tiny_onnx()[:300], "cannot be opened as an ONNX model"),
         (tiny_onnx(opset=99), "upgrade onnxruntime"),
-        (tiny_onnx(image="picture"), "no tensor named 'image', only picture"),
+        (tiny_onnx(image="frame"), "no tensor named 'image', only frame"),
         (tiny_onnx(gates="doors"), "no tensor named 'gates', only doors, logits, modulator"),
     ],
     ids=["text", "half", "opset", "input", "output"],

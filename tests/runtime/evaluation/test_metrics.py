@@ -60,11 +60,11 @@ def test_agreement_counts_equal_predictions():
 
 
 @given(st.integers(1, 20000), st.data())
-def test_a_drop_equals_the_literal_of_its_exact_value(pictures, data):
-    float32 = data.draw(st.integers(0, pictures))
-    int8 = data.draw(st.integers(0, pictures))
-    exact = Fraction(100 * (float32 - int8), pictures)
-    assert drop_pp(float32, int8, pictures) == float(exact)
+def test_a_drop_equals_the_literal_of_its_exact_value(images, data):
+    float32 = data.draw(st.integers(0, images))
+    int8 = data.draw(st.integers(0, images))
+    exact = Fraction(100 * (float32 - int8), images)
+    assert drop_pp(float32, int8, images) == float(exact)
 
 
 def test_a_drop_at_the_limit_is_not_above_it_though_a_difference_of_accuracies_is():
@@ -83,7 +83,7 @@ def test_per_class_accuracy_against_a_table_made_by_hand():
     float32 = np.array([0, 0, 0, 1, 1, 0, 3])
     int8 = np.array([0, 0, 1, 1, 1, 1, -1])
     table = per_class_accuracy(labels, float32, int8, classes=4)
-    assert [entry.pictures for entry in table] == [4, 2, 0, 1]
+    assert [entry.images for entry in table] == [4, 2, 0, 1]
     assert [entry.top1_float32 for entry in table] == [0.75, 0.5, None, 1.0]
     assert [entry.top1_int8 for entry in table] == [0.5, 1.0, None, 0.0]
     assert [entry.drop_pp for entry in table] == [25.0, -50.0, None, 100.0]
@@ -149,7 +149,7 @@ def test_empty_input_is_refused_everywhere():
     with pytest.raises(FocalEdgeError, match="N at least 1"):
         per_class_accuracy(none, none, none, 2)
     for function in (drop_pp, drop_standard_error_pp):
-        with pytest.raises(FocalEdgeError, match="0 pictures"):
+        with pytest.raises(FocalEdgeError, match="0 images"):
             function(0, 0, 0)
 
 

@@ -44,7 +44,7 @@ def test_the_seed_decides() -> None:
     assert first.tolist() != class_balanced_indices(labels, 20, 8).tolist()
 
 
-def test_every_picture_has_the_same_chance() -> None:
+def test_every_image_has_the_same_chance() -> None:
     labels = np.array([0] * 10 + [1] * 40, dtype=np.int64)
     times = np.zeros(len(labels))
     for seed in range(2000):

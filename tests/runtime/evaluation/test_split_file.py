@@ -12,45 +12,45 @@ import numpy as np
 import pytest
 
 from runtime.core.errors import DataError, FocalEdgeError
-from runtime.evaluation.split_file import LabelledPictures, read_split, write_split
+from runtime.evaluation.split_file import LabelledImages, read_split, write_split
 
 
 @pytest.fixture
-def pictures() -> LabelledPictures:
-    images = np.random.default_rng(0).integers(0, 256, size=(5, 6, 6, 3)).astype(np.uint8)
+def images() -> LabelledImages:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(5, 6, 6, 3)).astype(np.uint8)
     ids = ("a:0", "a:1", "katze/ä b.jpg", "c:3", "犬/4.png")
-    return LabelledPictures(images, np.array([0, 1, 2, 1, 0]), ids, ("Katze", "犬", "c"), "my pets", "test")
+    return LabelledImages(pixels, np.array([0, 1, 2, 1, 0]), ids, ("Katze", "犬", "c"), "my pets", "test")
 
 
-def saved(tmp_path: Path, pictures: LabelledPictures, **changes: Any) -> Path:
+def saved(tmp_path: Path, split: LabelledImages, **changes: Any) -> Path:
     """Write a split file with NumPy alone, some of its arrays changed, or left out by `None`."""
     arrays: dict[str, Any] = {
-        "images": pictures.images,
-        "labels": pictures.labels,
-        "ids": np.array(pictures.ids),
-        "class_names": np.array(pictures.class_names),
-        "dataset": np.array(pictures.dataset),
-        "split": np.array(pictures.split),
+        "images": split.images,
+        "labels": split.labels,
+        "ids": np.array(split.ids),
+        "class_names": np.array(split.class_names),
+        "dataset": np.array(split.dataset),
+        "split": np.array(split.split),
     } | changes
     path = tmp_path / "changed.npz"
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
-def test_what_is_written_is_read(tmp_path: Path, pictures: LabelledPictures) -> None:
-    write_split(tmp_path / "new" / "test.npz", pictures)
+def test_what_is_written_is_read(tmp_path: Path, images: LabelledImages) -> None:
+    write_split(tmp_path / "new" / "test.npz", images)
     read = read_split(tmp_path / "new" / "test.npz")
-    assert np.array_equal(read.images, pictures.images)
+    assert np.array_equal(read.images, images.images)
     assert read.images.dtype == np.uint8
     assert read.labels.tolist() == [0, 1, 2, 1, 0]
     assert read.labels.dtype == np.int64
-    assert (read.ids, read.class_names) == (pictures.ids, pictures.class_names)
+    assert (read.ids, read.class_names) == (images.ids, images.class_names)
     assert (read.dataset, read.split) == ("my pets", "test")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.npz"]
 
 
-def test_the_file_is_plain_numpy_without_pickles(tmp_path: Path, pictures: LabelledPictures) -> None:
-    write_split(tmp_path / "test.npz", pictures)
+def test_the_file_is_plain_numpy_without_pickles(tmp_path: Path, images: LabelledImages) -> None:
+    write_split(tmp_path / "test.npz", images)
     with np.load(tmp_path / "test.npz", allow_pickle=False) as archive:
         assert sorted(archive.files) == ["class_names", "dataset", "ids", "images", "labels", "split"]
         assert {name: archive[name].dtype.kind for name in archive.files} == {
@@ -58,20 +58,20 @@ def test_the_file_is_plain_numpy_without_pickles(tmp_path: Path, pictures: Label
         }  # fmt: skip
 
 
-def test_a_file_by_numpy_alone_is_read(tmp_path: Path, pictures: LabelledPictures) -> None:
-    assert read_split(saved(tmp_path, pictures)).ids == pictures.ids
+def test_a_file_by_numpy_alone_is_read(tmp_path: Path, images: LabelledImages) -> None:
+    assert read_split(saved(tmp_path, images)).ids == images.ids
 
 
-def test_the_name_given_is_the_name_written(tmp_path: Path, pictures: LabelledPictures) -> None:
-    write_split(tmp_path / "test.split", pictures)
+def test_the_name_given_is_the_name_written(tmp_path: Path, images: LabelledImages) -> None:
+    write_split(tmp_path / "test.split", images)
     assert [path.name for path in tmp_path.iterdir()] == ["test.split"]
     assert read_split(tmp_path / "test.split").split == "test"
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, pictures: LabelledPictures) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, images: LabelledImages) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FocalEdgeError, match="cannot write"):
-        write_split(tmp_path / "file" / "test.npz", pictures)
+        write_split(tmp_path / "file" / "test.npz", images)
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -80,26 +80,26 @@ def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_refused(tmp_path: Path, pictures: LabelledPictures, kept: float) -> None:
-    path = saved(tmp_path, pictures)
+def test_a_truncated_file_is_refused(tmp_path: Path, images: LabelledImages, kept: float) -> None:
+    path = saved(tmp_path, images)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DataError, match="not a readable split file"):
         read_split(path)
 
 
-def test_a_flipped_pixel_is_noticed(tmp_path: Path, pictures: LabelledPictures) -> None:
-    path = saved(tmp_path, pictures)
+def test_a_flipped_pixel_is_noticed(tmp_path: Path, images: LabelledImages) -> None:
+    path = saved(tmp_path, images)
     content = bytearray(path.read_bytes())
-    at = content.index(pictures.images.tobytes()) + 100
+    at = content.index(images.images.tobytes()) + 100
     content[at] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match="CRC"):
         read_split(path)
 
 
-def test_a_pickle_is_not_opened(tmp_path: Path, pictures: LabelledPictures) -> None:
-    path = saved(tmp_path, pictures, ids=np.array([{"id": 1}, *"bcde"], dtype=object))
+def test_a_pickle_is_not_opened(tmp_path: Path, images: LabelledImages) -> None:
+    path = saved(tmp_path, images, ids=np.array([{"id": 1}, *"bcde"], dtype=object))
     with pytest.raises(DataError, match="not a readable split file"):
         read_split(path)
     (tmp_path / "plain.npz").write_bytes(pickle.dumps({"images": 1}))
@@ -119,9 +119,9 @@ def test_a_single_array_or_a_foreign_zip_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["images", "labels", "ids", "class_names", "dataset", "split"])
-def test_a_missing_array_is_named(tmp_path: Path, pictures: LabelledPictures, name: str) -> None:
+def test_a_missing_array_is_named(tmp_path: Path, images: LabelledImages, name: str) -> None:
     with pytest.raises(DataError, match=f"has no array {name};"):
-        read_split(saved(tmp_path, pictures, **{name: None}))
+        read_split(saved(tmp_path, images, **{name: None}))
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_a_missing_array_is_named(tmp_path: Path, pictures: LabelledPictures, na
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_file_named(
-    tmp_path: Path, pictures: LabelledPictures, changes: dict[str, np.ndarray], message: str
+    tmp_path: Path, images: LabelledImages, changes: dict[str, np.ndarray], message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"changed\.npz: .*{message}"):
-        read_split(saved(tmp_path, pictures, **changes))
+        read_split(saved(tmp_path, images, **changes))
 
 
-def test_pictures_are_checked_before_they_are_written(pictures: LabelledPictures) -> None:
+def test_images_are_checked_before_they_are_written(images: LabelledImages) -> None:
     with pytest.raises(DataError, match="2 class names"):
-        replace(pictures, class_names=("a", "b"))
+        replace(images, class_names=("a", "b"))

@@ -1,4 +1,4 @@
-"""Any picture becomes the network's input as its description says: as before, or as Pillow and torchvision do it."""
+"""Any image becomes the network's input as its description says: as before, or as Pillow and torchvision do it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runtime.core.errors import ConfigError
 from runtime.images.input_spec import InputSpec
-from runtime.images.preprocess import Image, centre_square, preprocess, read_picture, resize_square
+from runtime.images.preprocess import Image, centre_square, preprocess, read_image, resize_square
 from train.data.dataset import resize_all
 from train.data.folder import load_folder
 
@@ -30,17 +30,17 @@ def noise(height: int, width: int, seed: int = 0, *, binary: bool = False) -> Im
 def pillow(image: Image, spec: InputSpec) -> Image:
     """torchvision's `Resize(floor(size / crop_fraction), BICUBIC)` and `CenterCrop(size)`, by Pillow.
 
-    Across and then down: up to version 12 that is one call, and from 13 on it is unless a picture is very high.
+    Across and then down: up to version 12 that is one call, and from 13 on it is unless an image is very high.
     """
     height, width = image.shape[:2]
     short = math.floor(spec.size / spec.crop_fraction)
     resized = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-    picture = PIL.Image.fromarray(image)
+    opened = PIL.Image.fromarray(image)
     for size in ((resized[0], height), resized):
-        if size != picture.size:
-            picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)
+        if size != opened.size:
+            opened = opened.resize(size, PIL.Image.Resampling.BICUBIC)
     left, top = (round((side - spec.size) / 2.0) for side in resized)
-    return np.asarray(picture.crop((left, top, left + spec.size, top + spec.size)))
+    return np.asarray(opened.crop((left, top, left + spec.size, top + spec.size)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,7 +79,7 @@ def test_a_view_that_is_not_contiguous_gives_the_same() -> None:
 
 @pytest.mark.parametrize("spec", [InputSpec(32, 0.875, "bicubic"), InputSpec(32, 0.5), InputSpec(32)])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (31, 33), (500, 37)])
-def test_a_plain_picture_stays_plain(spec: InputSpec, shape: tuple[int, int]) -> None:
+def test_a_plain_image_stays_plain(spec: InputSpec, shape: tuple[int, int]) -> None:
     found = resize_square(np.full((*shape, 3), (3, 128, 255), np.uint8), spec)
     assert (found == (3, 128, 255)).all()
 
@@ -100,7 +100,7 @@ def test_area_with_a_crop_is_a_square_of_so_much_of_the_short_side() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bicubic"])
-def test_a_stored_picture_with_a_margin_is_cut_and_not_resized(interpolation: Any) -> None:
+def test_a_stored_image_with_a_margin_is_cut_and_not_resized(interpolation: Any) -> None:
     stored = noise(256, 256)
     found = resize_square(stored, InputSpec(224, 0.875, interpolation))
     np.testing.assert_array_equal(found, stored[16:-16, 16:-16])
@@ -108,7 +108,7 @@ def test_a_stored_picture_with_a_margin_is_cut_and_not_resized(interpolation: An
 
 @pytest.mark.parametrize("shape", [(60, 80), (81, 60), (45, 45), (40, 111)])
 def test_what_is_stored_for_training_is_evaluated_as_the_camera_sees_it(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """A folder's pictures, stored whole at 64 pixels, against the files themselves."""
+    """A folder's images, stored whole at 64 pixels, against the files themselves."""
     spec = InputSpec(56, 0.875, "bicubic")
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
@@ -118,7 +118,7 @@ def test_what_is_stored_for_training_is_evaluated_as_the_camera_sees_it(tmp_path
     for split in (dataset.train, dataset.val, dataset.test):
         assert split.images.shape[1:] == (64, 64, 3)
         for found, name in zip(resize_all(split.images, spec), split.ids, strict=True):
-            np.testing.assert_array_equal(found, preprocess(read_picture(str(tmp_path / name)), spec)[0])
+            np.testing.assert_array_equal(found, preprocess(read_image(str(tmp_path / name)), spec)[0])
 
 
 @pytest.mark.parametrize(

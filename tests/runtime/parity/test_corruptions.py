@@ -1,4 +1,4 @@
-"""Corruptions: seeded, pure, of three severities that grow, for pictures of any size."""
+"""Corruptions: seeded, pure, of three severities that grow, for images of any size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from runtime.core.errors import ConfigError
 from runtime.parity.measures.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """Shapes and a gradient, as corruptions of flat pictures change nothing."""
+def drawn(height: int, width: int) -> np.ndarray:
+    """Shapes and a gradient, as corruptions of flat images change nothing."""
     image = np.linspace(40, 200, height * width * 3).reshape(height, width, 3).astype(np.uint8)
     cv2.circle(image, (width // 2, height // 2), height // 3, (220, 60, 30), -1)
     cv2.rectangle(image, (2, 3), (width // 3, height // 4), (10, 90, 230), -1)
@@ -20,8 +20,8 @@ def picture(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 @pytest.mark.parametrize("size", [(32, 32), (90, 120), (224, 224), (3, 5)])
-def test_a_corruption_keeps_shape_and_type_and_leaves_the_picture_alone(kind: str, size: tuple[int, int]) -> None:
-    image = picture(*size)
+def test_a_corruption_keeps_shape_and_type_and_leaves_the_image_alone(kind: str, size: tuple[int, int]) -> None:
+    image = drawn(*size)
     before = image.copy()
     for severity in SEVERITIES:
         found = corrupt(image, kind, severity, 0)
@@ -31,7 +31,7 @@ def test_a_corruption_keeps_shape_and_type_and_leaves_the_picture_alone(kind: st
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_severities_grow(kind: str) -> None:
-    image = picture(64, 64)
+    image = drawn(64, 64)
     distances = [
         np.mean([np.abs(corrupt(image, kind, severity, seed).astype(float) - image).mean() for seed in range(12)])
         for severity in SEVERITIES
@@ -40,12 +40,12 @@ def test_severities_grow(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_the_same_seed_gives_the_same_picture(kind: str) -> None:
-    image = picture(48, 48)
+def test_the_same_seed_gives_the_same_image(kind: str) -> None:
+    image = drawn(48, 48)
     np.testing.assert_array_equal(corrupt(image, kind, 2, 5), corrupt(image, kind, 2, 5))
     others = [corrupt(image, kind, 2, seed) for seed in range(8)]
-    drawn = any((other != others[0]).any() for other in others)
-    assert drawn is (kind in ("sensor noise", "motion", "brightness", "fog", "rotation"))
+    random = any((other != others[0]).any() for other in others)
+    assert random is (kind in ("sensor noise", "motion", "brightness", "fog", "rotation"))
 
 
 def test_noise_differs_between_severities_by_more_than_its_strength() -> None:
@@ -62,4 +62,4 @@ def test_sensor_noise_grows_with_light() -> None:
 @pytest.mark.parametrize(("kind", "severity"), [("rain", 1), ("blur", 0), ("blur", 4)])
 def test_what_there_is_not_is_refused(kind: str, severity: int) -> None:
     with pytest.raises(ConfigError, match="expected one of sensor noise"):
-        corrupt(picture(8, 8), kind, severity, 0)
+        corrupt(drawn(8, 8), kind, severity, 0)

@@ -47,7 +47,7 @@ def test_a_machine_without_counters_says_so(tmp_path: Path) -> None:
     assert not EnergyMeter(tmp_path / "none").is_readable
 
 
-def test_the_energy_of_a_picture_is_shared_by_the_runs(tmp_path: Path) -> None:
+def test_the_energy_of_a_image_is_shared_by_the_runs(tmp_path: Path) -> None:
     meter = counters(tmp_path, **{"intel-rapl_0": 0})
 
     class Consumer:

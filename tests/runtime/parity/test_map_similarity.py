@@ -86,7 +86,7 @@ def test_what_is_not_finite_or_of_another_shape_is_refused(maps: np.ndarray) -> 
         compare_maps(maps, maps[:, :3])
 
 
-def test_figures_name_the_worst_picture_and_its_map() -> None:
+def test_figures_name_the_worst_image_and_its_map() -> None:
     cosine = np.full((9, 4), 0.999)
     cosine[5, 2], cosine[1, 3] = 0.2, 0.6
     similarity = MapSimilarity(cosine, np.ones((9, 4)), np.ones((9, 4)))

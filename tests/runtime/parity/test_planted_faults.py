@@ -19,17 +19,17 @@ from runtime.compare import Effort, Extras, compare
 from runtime.core.files import sha256_of
 from runtime.engines.engine import open_engine
 from runtime.engines.outputs import Outputs
-from runtime.evaluation.split_file import LabelledPictures
+from runtime.evaluation.split_file import LabelledImages
 from runtime.parity.pair import Pair, open_precisions
 from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
 from runtime.video.sample_clip import sample_frames
 from tests.support.paths import SHIPPED
 
-PICTURES = 240
+IMAGES = 240
 BUDGET = read_budget(DEFAULT_BUDGET, "quantization")
 # Those for slowness and for bad light have tests of their own, as they take long or need a machine at rest.
 TIMELESS = {name: limit for name, limit in BUDGET.items() if name not in ("min_speedup", "max_extra_drop_pp")}
-EFFORT = Effort(corrupted_pictures=0, layer_pictures=24, rounds=10)
+EFFORT = Effort(corrupted_images=0, layer_images=24, rounds=10)
 
 
 @pytest.fixture(autouse=True)
@@ -41,33 +41,31 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> LabelledPictures:
+def images() -> LabelledImages:
     """Crops of the sample clip and colour blobs, labelled with what the float artifact says of them."""
     engine, generator = open_engine(SHIPPED, precision="float32"), np.random.default_rng(0)
     frames = [frame for frame, _ in zip(sample_frames(), range(60), strict=False)]
-    images = []
-    for index in range(3 * PICTURES):
+    drawn = []
+    for index in range(3 * IMAGES):
         frame = frames[index % len(frames)]
         top, left = (int(generator.integers(0, side - 96)) for side in frame.shape[:2])
         crop = cv2.resize(frame[top : top + 96, left : left + 96], (32, 32), interpolation=cv2.INTER_AREA)
         blob = cv2.resize(
             generator.integers(0, 256, (4, 4, 3), dtype=np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC
         )
-        images.append(crop if index % 2 else blob)
-    logits = np.array([engine.run(image[np.newaxis]).logits for image in images])
+        drawn.append(crop if index % 2 else blob)
+    logits = np.array([engine.run(image[np.newaxis]).logits for image in drawn])
     # Where float is in no doubt, so that sound rounding changes no prediction.
     ordered = np.sort(logits, axis=1)
-    clearest = np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:PICTURES])
+    clearest = np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:IMAGES])
     labels = logits[clearest].argmax(axis=1).astype(np.int64)
-    ids = tuple(f"crop/{index}" for index in range(PICTURES))
-    return LabelledPictures(np.stack(images)[clearest], labels, ids, read_manifest(SHIPPED).labels, "crops", "test")
+    ids = tuple(f"crop/{index}" for index in range(IMAGES))
+    return LabelledImages(np.stack(drawn)[clearest], labels, ids, read_manifest(SHIPPED).labels, "crops", "test")
 
 
-def failed(
-    pair: Pair, pictures: LabelledPictures, *, budget: dict[str, Limit] = TIMELESS, extras: Any = None
-) -> set[str]:
-    """Compare, and return the rules that fail; those that rest on few layers' pictures may warn."""
-    return failures(compare(pair, pictures, budget, EFFORT, extras).report)
+def failed(pair: Pair, images: LabelledImages, *, budget: dict[str, Limit] = TIMELESS, extras: Any = None) -> set[str]:
+    """Compare, and return the rules that fail; those that rest on few layers' images may warn."""
+    return failures(compare(pair, images, budget, EFFORT, extras).report)
 
 
 def failures(report: dict[str, Any]) -> set[str]:
@@ -126,22 +124,22 @@ def pair() -> Pair:
     return open_precisions(SHIPPED, "tflite", 1)
 
 
-def test_what_is_sound_fails_by_no_rule(pair: Pair, pictures: LabelledPictures) -> None:
-    assert failed(pair, pictures) == set()
+def test_what_is_sound_fails_by_no_rule(pair: Pair, images: LabelledImages) -> None:
+    assert failed(pair, images) == set()
 
 
-def test_a_weight_tensor_of_which_the_scale_is_doubled(tmp_path: Path, pictures: LabelledPictures) -> None:
+def test_a_weight_tensor_of_which_the_scale_is_doubled(tmp_path: Path, images: LabelledImages) -> None:
     def double(model: Any) -> None:
         for tensor in convolution(model, "stage0.block1.expand"):
             tensor.quantization.scale = [2 * scale for scale in tensor.quantization.scale]
 
     damaged = open_damaged(tmp_path / "bundle", double)
-    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    report = compare(damaged, images, TIMELESS, EFFORT).report
     assert "min_layer_sqnr_db" in failures(report)
     assert report["blame"]["noisiest_layer"] == "stage0.block1.expand"
 
 
-def test_one_channel_that_is_zeroed(tmp_path: Path, pictures: LabelledPictures) -> None:
+def test_one_channel_that_is_zeroed(tmp_path: Path, images: LabelledImages) -> None:
     zeroed = []
 
     def zero(model: Any) -> None:
@@ -155,87 +153,85 @@ def test_one_channel_that_is_zeroed(tmp_path: Path, pictures: LabelledPictures) 
             buffer.data = values.reshape(-1).view(np.uint8)
 
     damaged = open_damaged(tmp_path / "bundle", zero)
-    report = compare(damaged, pictures, TIMELESS, EFFORT).report
+    report = compare(damaged, images, TIMELESS, EFFORT).report
     assert "min_channel_sqnr_db" in failures(report)
     worst = next(each for each in report["blame"]["layers"] if each["layer"] == "stage0.block1.context")
     assert worst["channel"] == zeroed[0]
     assert worst["channel_sqnr_db"] == pytest.approx(0, abs=1.5)
 
 
-def test_gates_that_are_permuted(pair: Pair, pictures: LabelledPictures) -> None:
+def test_gates_that_are_permuted(pair: Pair, images: LabelledImages) -> None:
     permuted = damage_output(pair, lambda out: dataclasses.replace(out, gates=np.roll(out.gates, 1, axis=-1)))
-    assert failed(permuted, pictures) == {"min_gate_cosine"}
+    assert failed(permuted, images) == {"min_gate_cosine"}
 
 
-def test_labels_that_are_shuffled(pair: Pair, pictures: LabelledPictures) -> None:
+def test_labels_that_are_shuffled(pair: Pair, images: LabelledImages) -> None:
     """Both artifacts are wrong alike then: nothing drops, and only the reference's skill tells."""
-    labels = np.random.default_rng(1).permutation(pictures.labels)
-    assert failed(pair, dataclasses.replace(pictures, labels=labels)) == {"min_reference_skill"}
+    labels = np.random.default_rng(1).permutation(images.labels)
+    assert failed(pair, dataclasses.replace(images, labels=labels)) == {"min_reference_skill"}
 
 
-def test_a_nan_in_the_logits_of_one_picture(pair: Pair, pictures: LabelledPictures) -> None:
+def test_a_nan_in_the_logits_of_one_image(pair: Pair, images: LabelledImages) -> None:
     seen = []
 
     def once(out: Outputs) -> Outputs:
         seen.append(out)
         return dataclasses.replace(out, logits=out.logits * np.nan) if len(seen) == 7 else out
 
-    assert failed(damage_output(pair, once), pictures) == {"max_non_finite"}
+    assert failed(damage_output(pair, once), images) == {"max_non_finite"}
 
 
-def test_an_artifact_that_is_really_float(tmp_path: Path, pictures: LabelledPictures) -> None:
+def test_an_artifact_that_is_really_float(tmp_path: Path, images: LabelledImages) -> None:
     shutil.copytree(SHIPPED, tmp_path / "bundle")
     shutil.copy(SHIPPED / "float.tflite", tmp_path / "bundle" / "int8.tflite")
-    assert failed(open_vouched(tmp_path / "bundle"), pictures) == {"min_size_ratio"}
+    assert failed(open_vouched(tmp_path / "bundle"), images) == {"min_size_ratio"}
 
 
-def test_an_artifact_that_is_slow(pair: Pair, pictures: LabelledPictures) -> None:
+def test_an_artifact_that_is_slow(pair: Pair, images: LabelledImages) -> None:
     def slowly(out: Outputs) -> Outputs:
         sleep(0.003)
         return out
 
-    few = dataclasses.replace(
-        pictures, images=pictures.images[:200], labels=pictures.labels[:200], ids=pictures.ids[:200]
-    )
+    few = dataclasses.replace(images, images=images.images[:200], labels=images.labels[:200], ids=images.ids[:200])
     assert failed(damage_output(pair, slowly), few, budget=TIMELESS | {"min_speedup": BUDGET["min_speedup"]}) == {
         "min_speedup"
     }
 
 
-def test_an_artifact_that_is_good_in_good_light_only(pair: Pair, pictures: LabelledPictures) -> None:
-    known = {image.tobytes() for image in pictures.images}
+def test_an_artifact_that_is_good_in_good_light_only(pair: Pair, images: LabelledImages) -> None:
+    known = {image.tobytes() for image in images.images}
 
     def blinded(out: Outputs, image: Any) -> Outputs:
         return out if image.tobytes() in known else dataclasses.replace(out, logits=np.roll(out.logits, 1))
 
     budget = TIMELESS | {"max_extra_drop_pp": BUDGET["max_extra_drop_pp"]}
-    effort = dataclasses.replace(EFFORT, corrupted_pictures=20)
-    report = compare(damage_output(pair, blinded, with_image=True), pictures, budget, effort).report
+    effort = dataclasses.replace(EFFORT, corrupted_images=20)
+    report = compare(damage_output(pair, blinded, with_image=True), images, budget, effort).report
     assert failures(report) == {"max_extra_drop_pp"}
     assert report["corruptions"]["extra_drop_interval_pp"]["low"] > 5
 
 
-def test_a_test_picture_that_was_calibrated_on(pair: Pair, pictures: LabelledPictures) -> None:
+def test_a_test_image_that_was_calibrated_on(pair: Pair, images: LabelledImages) -> None:
     calibrated = "data_batch_1:4"
-    named = dataclasses.replace(pictures, ids=(calibrated, *pictures.ids[1:]))
-    assert failed(pair, named) == {"max_leaked_pictures"}
-    # Under another name it is found where the calibration pictures are at hand.
-    calibration = dataclasses.replace(pictures, ids=tuple(f"train/{index}" for index in range(PICTURES)))
+    named = dataclasses.replace(images, ids=(calibrated, *images.ids[1:]))
+    assert failed(pair, named) == {"max_leaked_images"}
+    # Under another name it is found where the calibration images are at hand.
+    calibration = dataclasses.replace(images, ids=tuple(f"train/{index}" for index in range(IMAGES)))
     few = dataclasses.replace(
         calibration, images=calibration.images[5:8], labels=calibration.labels[5:8], ids=calibration.ids[5:8]
     )
-    report = compare(pair, pictures, TIMELESS, EFFORT, Extras(calibration=few)).report
-    assert failures(report) == {"max_leaked_pictures"}
+    report = compare(pair, images, TIMELESS, EFFORT, Extras(calibration=few)).report
+    assert failures(report) == {"max_leaked_images"}
     assert report["calibration"]["leaked_ids"] == ["crop/5", "crop/6", "crop/7"]
 
 
 def test_a_bundle_without_its_calibration_cannot_say_that_nothing_leaked(
-    tmp_path: Path, pictures: LabelledPictures
+    tmp_path: Path, images: LabelledImages
 ) -> None:
     shutil.copytree(SHIPPED, tmp_path / "run" / "bundle")
     (tmp_path / "run" / "bundle" / "calibration.json").unlink()
     alone = open_precisions(tmp_path / "run" / "bundle", "tflite", 1)
-    assert failed(alone, pictures) == {"max_leaked_pictures"}
+    assert failed(alone, images) == {"max_leaked_images"}
     # A run has it one folder up.
     shutil.copy(SHIPPED / "calibration.json", tmp_path / "run")
-    assert failed(alone, pictures) == set()
+    assert failed(alone, images) == set()

@@ -41,30 +41,30 @@ def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
     assert mcnemar_p_value(lost, gained) == pytest.approx(expected, rel=1e-6, abs=1e-300)
 
 
-@pytest.mark.parametrize(("lost", "gained", "pictures"), [(26, 24, 10_000), (60, 20, 1000), (30, 30, 500)])
-def test_the_interval_is_the_bootstrap_over_pictures(lost: int, gained: int, pictures: int) -> None:
-    losses = np.zeros(pictures)
+@pytest.mark.parametrize(("lost", "gained", "images"), [(26, 24, 10_000), (60, 20, 1000), (30, 30, 500)])
+def test_the_interval_is_the_bootstrap_over_images(lost: int, gained: int, images: int) -> None:
+    losses = np.zeros(images)
     losses[:lost], losses[lost : lost + gained] = 100, -100
     expected = stats.bootstrap(
         (losses,), np.mean, method="percentile", n_resamples=4000, batch=200, rng=np.random.default_rng(0)
     ).confidence_interval
-    found = drop_interval_pp(lost, gained, pictures)
+    found = drop_interval_pp(lost, gained, images)
     width = expected.high - expected.low
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.08 * width)
 
 
 @pytest.mark.parametrize(
-    ("only_reference", "only_candidate", "pictures"),
+    ("only_reference", "only_candidate", "images"),
     [(0.02, 0.01, 500), (0.003, 0.003, 1000), (0.05, 0.0, 200), (0.0026, 0.0024, 10_000)],
 )
 def test_intervals_hold_the_true_drop_as_often_as_they_say(
-    only_reference: float, only_candidate: float, pictures: int
+    only_reference: float, only_candidate: float, images: int
 ) -> None:
     generator = np.random.default_rng(7)
     shares = [only_reference, only_candidate, 1 - only_reference - only_candidate]
     draws, held = 200, 0
-    for lost, gained, _ in generator.multinomial(pictures, shares, draws):
-        interval = drop_interval_pp(int(lost), int(gained), pictures)
+    for lost, gained, _ in generator.multinomial(images, shares, draws):
+        interval = drop_interval_pp(int(lost), int(gained), images)
         held += interval.low - 1e-9 <= 100 * (only_reference - only_candidate) <= interval.high + 1e-9
     # Three standard errors of 200 draws below 95%; small counts are whole, so that it may hold somewhat more often.
     assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / draws) <= held / draws <= 0.995
@@ -104,9 +104,9 @@ def test_the_interval_of_a_mean_is_the_bootstrap() -> None:
 
 
 def test_wilson_is_scipys() -> None:
-    for successes, pictures in ((0, 10), (9932, 10_000), (5, 5), (3, 7)):
-        expected = stats.binomtest(successes, pictures).proportion_ci(method="wilson")
-        found = wilson_interval(successes, pictures)
+    for successes, images in ((0, 10), (9932, 10_000), (5, 5), (3, 7)):
+        expected = stats.binomtest(successes, images).proportion_ci(method="wilson")
+        found = wilson_interval(successes, images)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert normal_quantile(0.975) == pytest.approx(stats.norm.ppf(0.975))
 
@@ -136,7 +136,7 @@ def test_what_is_not_finite_has_no_cross_entropy_and_is_infinitely_far(logits: n
     broken[3] = np.nan
     assert cross_entropy_nats(broken, labels) is None
     assert np.isinf(divergence_nats(logits, broken)).tolist() == [index == 3 for index in range(300)]
-    assert sum(each.pictures for each in calibration_bins(broken, labels)) == 299
+    assert sum(each.images for each in calibration_bins(broken, labels)) == 299
 
 
 def test_top_k_counts_the_k_largest(logits: np.ndarray, labels: np.ndarray) -> None:
@@ -151,10 +151,10 @@ def test_top_k_counts_the_k_largest(logits: np.ndarray, labels: np.ndarray) -> N
 
 
 def test_calibration_error_is_counted_by_hand() -> None:
-    # Two pictures at 0.9 of which one is right, two at 0.6 that are both right.
+    # Two images at 0.9 of which one is right, two at 0.6 that are both right.
     chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     bins = calibration_bins(np.log(chances), np.array([0, 1, 0, 1]), bins=10)
-    assert [each.pictures for each in bins] == [0, 0, 0, 0, 0, 2, 0, 0, 2, 0]
+    assert [each.images for each in bins] == [0, 0, 0, 0, 0, 2, 0, 0, 2, 0]
     assert expected_calibration_error(bins) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
     assert expected_calibration_error(calibration_bins(np.full((1, 2), np.nan), np.array([0]))) is None
 

@@ -13,19 +13,19 @@ from runtime.parity.rules import DEFAULT_BUDGET, RULES, TABLES, Limit, read_budg
 from runtime.parity.verdict import figure_at, judge
 
 
-def report(figure: object, pictures: int = 1000) -> dict:
+def report(figure: object, images: int = 1000) -> dict:
     return {
         "created_utc": "2026-01-01T00:00:00+00:00",
         "subjects": {"reference": {"name": "float32"}, "candidate": {"name": "int8 <new>"}},
-        "data": {"pictures": pictures},
+        "data": {"images": images},
         "accuracy": {"drop_pp": figure, "agreement": figure},
         "cost": {"speedup": figure},
         "missing": {"blame": "no interpreter shows tensors"},
     }
 
 
-def outcome(rule: str, figure: object, limit: Limit, pictures: int = 1000) -> str:
-    verdict = judge(report(figure, pictures), {rule: limit}, "tflite")
+def outcome(rule: str, figure: object, limit: Limit, images: int = 1000) -> str:
+    verdict = judge(report(figure, images), {rule: limit}, "tflite")
     (entry,) = verdict["rules"]
     assert verdict["passed"] is (entry["outcome"] != "fail")
     return entry["outcome"]
@@ -56,11 +56,11 @@ def test_what_was_not_measured_fails_and_says_why() -> None:
     assert "missing (no interpreter shows tensors)" in entry["text"]
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.pictures])
-def test_no_rule_passes_on_few_pictures_without_a_warning(rule: str) -> None:
-    def filled(pictures: int) -> dict:
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.images])
+def test_no_rule_passes_on_few_images_without_a_warning(rule: str) -> None:
+    def filled(images: int) -> dict:
         content: dict = {"missing": {}}
-        for path, value in ((RULES[rule].figure, 0.5), (str(RULES[rule].pictures), pictures)):
+        for path, value in ((RULES[rule].figure, 0.5), (str(RULES[rule].images), images)):
             *parents, last = path.split(".")
             place = content
             for key in parents:
@@ -69,7 +69,7 @@ def test_no_rule_passes_on_few_pictures_without_a_warning(rule: str) -> None:
         return content
 
     limit = Limit(1.0 if RULES[rule].is_maximum else 0.0)
-    outcomes = [judge(filled(pictures), {rule: limit}, "tflite")["outcome"] for pictures in (199, 200)]
+    outcomes = [judge(filled(images), {rule: limit}, "tflite")["outcome"] for images in (199, 200)]
     assert outcomes == ["warn", "pass"]
 
 

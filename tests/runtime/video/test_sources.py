@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.core.errors import SourceError
-from runtime.evaluation.split_file import LabelledPictures, write_split
+from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.video.camera import Camera
 from runtime.video.sources import Frame, is_live, open_source
 
@@ -29,7 +29,7 @@ def collect(spec: Path | str, skipped: list[str] | None = None) -> list[Frame]:
         return list(source.frames)
 
 
-def write_picture(path: Path, rgb: tuple[int, int, int]) -> None:
+def write_image(path: Path, rgb: tuple[int, int, int]) -> None:
     cv2.imwrite(str(path), np.full((4, 6, 3), rgb[::-1], np.uint8))
 
 
@@ -45,14 +45,14 @@ def test_sample_is_the_same_every_time_and_moves() -> None:
         assert moved.sum() > 20
 
 
-def test_picture_is_rgb(tmp_path: Path) -> None:
-    write_picture(tmp_path / "red.png", (250, 10, 20))
+def test_image_is_rgb(tmp_path: Path) -> None:
+    write_image(tmp_path / "red.png", (250, 10, 20))
     (frame,) = collect(tmp_path / "red.png")
     assert frame.name == "red.png"
     assert frame.image_rgb[0, 0].tolist() == [250, 10, 20]
 
 
-def test_grey_and_transparent_pictures_are_rgb(tmp_path: Path) -> None:
+def test_grey_and_transparent_images_are_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "1.png"), np.full((5, 5), 77, np.uint8))
     cv2.imwrite(str(tmp_path / "2.png"), np.full((5, 5, 4), (3, 2, 1, 128), np.uint8))
     grey, transparent = collect(tmp_path)
@@ -62,11 +62,11 @@ def test_grey_and_transparent_pictures_are_rgb(tmp_path: Path) -> None:
 
 def test_folder_is_sorted_and_skips_what_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    write_picture(tmp_path / "b.png", (0, 0, 255))
-    write_picture(tmp_path / "a" / "z.JPG", (255, 0, 0))
+    write_image(tmp_path / "b.png", (0, 0, 255))
+    write_image(tmp_path / "a" / "z.JPG", (255, 0, 0))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but no more")
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     skipped: list[str] = []
     frames = collect(tmp_path, skipped)
     assert [frame.name for frame in frames] == [str(Path("a") / "z.JPG"), "b.png"]
@@ -75,10 +75,10 @@ def test_folder_is_sorted_and_skips_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["broken.png"], ["notes.txt"]])
-def test_folder_without_pictures(tmp_path: Path, names: list[str]) -> None:
+def test_folder_without_images(tmp_path: Path, names: list[str]) -> None:
     for name in names:
-        (tmp_path / name).write_text("no picture")
-    with pytest.raises(SourceError, match="no readable picture"):
+        (tmp_path / name).write_text("no image")
+    with pytest.raises(SourceError, match="no readable image"):
         collect(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_video_gives_every_frame_at_its_rate(video: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no video " * 100, b"\xff\xd8\xff\xe0 no JPEG either"])
-def test_file_that_is_neither_picture_nor_video(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_neither_image_nor_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.mp4").write_bytes(content)
     with pytest.raises(SourceError, match="cannot be read"):
         collect(tmp_path / "file.mp4")
@@ -122,16 +122,16 @@ def test_missing_camera_fails_at_once(spec: str) -> None:
     assert time.monotonic() - start_s < 1.0
 
 
-def test_pattern_is_sorted_and_takes_pictures_alone(tmp_path: Path) -> None:
+def test_pattern_is_sorted_and_takes_images_alone(tmp_path: Path) -> None:
     for name in ("b1.png", "a1.jpg", "a2.png"):
-        write_picture(tmp_path / name, (9, 9, 9))
+        write_image(tmp_path / name, (9, 9, 9))
     (tmp_path / "a3.txt").touch()
     assert [Path(frame.name).name for frame in collect(tmp_path / "a*")] == ["a1.jpg", "a2.png"]
     assert [Path(frame.name).name for frame in collect(tmp_path / "[b]?.png")] == ["b1.png"]
 
 
 @pytest.mark.parametrize("pattern", ["nothing*.png", "**png"])
-def test_pattern_without_pictures(tmp_path: Path, pattern: str) -> None:
+def test_pattern_without_images(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(SourceError, match="pattern"):
         collect(tmp_path / pattern)
 
@@ -139,7 +139,7 @@ def test_pattern_without_pictures(tmp_path: Path, pattern: str) -> None:
 def test_split_has_its_true_labels(tmp_path: Path) -> None:
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     labels = np.array([1, 0])
-    write_split(tmp_path / "t.npz", LabelledPictures(images, labels, ("p", "q"), ("cat", "dog"), "pets", "test"))
+    write_split(tmp_path / "t.npz", LabelledImages(images, labels, ("p", "q"), ("cat", "dog"), "pets", "test"))
     first, second = collect(tmp_path / "t.npz")
     assert (first.name, first.true_label) == ("test:p", "dog")
     assert (second.name, second.true_label) == ("test:q", "cat")
@@ -153,7 +153,7 @@ def test_damaged_split_is_no_source(tmp_path: Path) -> None:
 
 
 def test_what_ends_can_begin_again(tmp_path: Path, video: Path) -> None:
-    write_picture(tmp_path / "one.png", (1, 2, 3))
+    write_image(tmp_path / "one.png", (1, 2, 3))
     for spec, count in ((str(video), 4), (str(tmp_path / "one.png"), 1), (str(tmp_path), 1)):
         with open_source(spec, on_skip=pytest.fail, loop=True) as source:
             names = [frame.name for frame in itertools.islice(source.frames, 3 * count)]
@@ -244,7 +244,7 @@ def test_leaving_early_closes_the_video(video: Path, monkeypatch: pytest.MonkeyP
 
 
 class FakeCapture:
-    """A camera whose `frames` are values to paint, pictures, `None` for a failed read, or a callable to wait for."""
+    """A camera whose `frames` are values to paint, images, `None` for a failed read, or a callable to wait for."""
 
     def __init__(self, frames: Iterator[Any], opened: bool = True) -> None:
         self.frames = frames
@@ -329,7 +329,7 @@ def test_camera_comes_back_after_a_failed_read() -> None:
     assert seen == {1, 2, 3}
 
 
-def test_frozen_picture_is_reopened() -> None:
+def test_frozen_image_is_reopened() -> None:
     # As an unplugged camera does: `read` goes on "succeeding" with the last frame.
     frozen = FakeCapture(itertools.repeat(5))
     seen, message, _ = read_until_error(fake_camera([frozen, FakeCapture(iter([]), opened=False)]))
@@ -412,7 +412,7 @@ def test_a_camera_of_nothing_usable_says_what_it_gives() -> None:
     assert "gave no frame for 0.4 s" in message and "uint16" in message
 
 
-def test_a_still_picture_of_a_stream_is_no_failure() -> None:
+def test_a_still_image_of_a_stream_is_no_failure() -> None:
     capture = FakeCapture(itertools.repeat(5))
     with Camera("stream", lambda: capture, timeout_s=0.05, may_stand_still=True) as camera:
         until_s = time.monotonic() + 0.3

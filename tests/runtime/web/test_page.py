@@ -159,7 +159,7 @@ def choose(browser: WebDriver, action: str, value: str) -> None:
 def pixel(browser: WebDriver, x: int, y: int) -> list[int]:
     # Read from a copy: reading would change how the browser keeps the page's own canvas.
     script = """const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-    copy.drawImage(document.getElementById("picture"), -arguments[0], -arguments[1]);
+    copy.drawImage(document.getElementById("image"), -arguments[0], -arguments[1]);
     return [...copy.getImageData(0, 0, 1, 1).data];"""
     return browser.execute_script(script, x, y)
 
@@ -168,7 +168,7 @@ def errors(browser: WebDriver) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
-def test_the_picture_is_that_of_the_panel_and_changes(browser: WebDriver, demo: Demo) -> None:
+def test_the_image_is_that_of_the_panel_and_changes(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     seen = set()
 
@@ -178,7 +178,7 @@ def test_the_picture_is_that_of_the_panel_and_changes(browser: WebDriver, demo: 
 
     wait_for(changes)
     assert np.abs(np.array(pixel(browser, 20, 60)[:3]) - (250, 140, 20)).max() < 12
-    assert browser.execute_script("return [picture.width, picture.height]") == [480, 120]
+    assert browser.execute_script("return [image.width, image.height]") == [480, 120]
     assert errors(browser) == []
 
 
@@ -345,15 +345,15 @@ def test_a_refused_command_is_told(browser: WebDriver, demo: Demo) -> None:
     assert demo.commands == []
 
 
-def test_snapshot_is_the_picture(browser: WebDriver, demo: Demo, downloads: Path) -> None:
+def test_snapshot_is_the_image(browser: WebDriver, demo: Demo, downloads: Path) -> None:
     open_page(browser, demo)
     browser.find_element(By.ID, "snapshot").click()
     wait_for(lambda: list(downloads.glob("focaledge-sample-*.jpg")))
     (path,) = downloads.glob("focaledge-sample-*.jpg")
-    picture = cv2.imread(str(path))
-    assert picture is not None
+    image = cv2.imread(str(path))
+    assert image is not None
     number = int(path.stem.rpartition("-")[2])
-    difference = np.abs(picture[..., ::-1].astype(int) - panel(number))
+    difference = np.abs(image[..., ::-1].astype(int) - panel(number))
     assert difference[:, 80:].max() < 8 and difference[:, :50].max() < 12
     assert demo.commands == []
     assert errors(browser) == []
@@ -396,7 +396,7 @@ def test_token_is_asked_for_and_then_hidden(browser: WebDriver) -> None:
         wait_for(lambda: "wrong" in browser.current_url)
         browser.get_log("browser")
         browser.find_element(By.ID, "token").send_keys(TOKEN + Keys.ENTER)
-        wait_for(lambda: browser.find_elements(By.ID, "picture") and text(browser, "connection") == "live")
+        wait_for(lambda: browser.find_elements(By.ID, "image") and text(browser, "connection") == "live")
         assert browser.current_url == bare
         assert TOKEN not in browser.execute_script("return document.cookie")
         browser.get(bare)

@@ -90,17 +90,17 @@ def in_browser(main: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]]
     return asyncio.run(run())
 
 
-async def next_picture(ws: aiohttp.ClientWebSocketResponse) -> tuple[dict[str, Any], Image]:
+async def next_image(ws: aiohttp.ClientWebSocketResponse) -> tuple[dict[str, Any], Image]:
     await ws.send_json({"action": "next"})
-    return await received_picture(ws)
+    return await received_image(ws)
 
 
-async def received_picture(ws: aiohttp.ClientWebSocketResponse) -> tuple[dict[str, Any], Image]:
+async def received_image(ws: aiohttp.ClientWebSocketResponse) -> tuple[dict[str, Any], Image]:
     status = await ws.receive_json(timeout=WAIT_S)
     jpeg = np.frombuffer(await ws.receive_bytes(timeout=WAIT_S), np.uint8)
-    picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-    assert picture is not None
-    return status, np.asarray(picture, dtype=np.uint8)
+    image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert image is not None
+    return status, np.asarray(image, dtype=np.uint8)
 
 
 @contextmanager
@@ -159,20 +159,20 @@ def test_page_and_its_files(view: View) -> None:
     in_browser(main)
 
 
-def test_a_picture_and_its_status_belong_together(view: View) -> None:
+def test_a_image_and_its_status_belong_together(view: View) -> None:
     colours = np.zeros(SHAPE, np.uint8)
     colours[:, :64] = (250, 10, 20)
 
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             view.publish(colours, numbered(7))
-            status, picture = await next_picture(ws)
+            status, image = await next_image(ws)
             assert status["type"] == "status"
             assert status["frame"] == "sample:7"
             assert status["top5"][0] == ["cat", 0.9]
-            assert picture.shape == SHAPE
+            assert image.shape == SHAPE
             # OpenCV reads BGR.
-            assert np.abs(picture[32, 20].astype(int) - (20, 10, 250)).max() < 12
+            assert np.abs(image[32, 20].astype(int) - (20, 10, 250)).max() < 12
             # Nothing newer: a viewer waits, and does not get the same again.
             await ws.send_json({"action": "next"})
             with pytest.raises(asyncio.TimeoutError):
@@ -185,12 +185,12 @@ def test_a_panel_may_be_drawn_on_again(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             view.publish(painted(1), numbered(1))
-            await next_picture(ws)
+            await next_image(ws)
             panel = painted(200)
             view.publish(panel, numbered(2))
             panel[:] = 0
-            _, picture = await next_picture(ws)
-            assert picture.mean() > 190
+            _, image = await next_image(ws)
+            assert image.mean() > 190
 
     in_browser(main)
 
@@ -207,7 +207,7 @@ def test_a_panel_is_encoded_once_and_only_for_somebody(view: View, monkeypatch: 
             view.publish(painted(11), numbered(11))
             await asyncio.sleep(0.1)
             assert encoded == []
-            for status, _ in await asyncio.gather(*map(next_picture, viewers)):
+            for status, _ in await asyncio.gather(*map(next_image, viewers)):
                 assert status["frames"] == 11
             view.publish(painted(12), numbered(12))
             await asyncio.sleep(0.1)
@@ -234,7 +234,7 @@ class ExitStackOfViewers:
 
 def test_twenty_viewers_get_the_newest_and_publishing_never_waits(view: View) -> None:
     async def watch(ws: aiohttp.ClientWebSocketResponse) -> list[int]:
-        return [(await next_picture(ws))[0]["frames"] for _ in range(10)]
+        return [(await next_image(ws))[0]["frames"] for _ in range(10)]
 
     async def main(session: aiohttp.ClientSession) -> list[list[int]]:
         async with ExitStackOfViewers(session, view, 20) as viewers:
@@ -253,19 +253,19 @@ def test_twenty_viewers_get_the_newest_and_publishing_never_waits(view: View) ->
 def test_a_slow_viewer_gets_the_newest_and_slows_nobody(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with ExitStackOfViewers(session, view, 2) as (slow, fast):
-            first, _ = await next_picture(slow)
+            first, _ = await next_image(slow)
             start_s = time.monotonic()
             for _ in range(15):
-                before, _ = await next_picture(fast)
+                before, _ = await next_image(fast)
             assert time.monotonic() - start_s < 2.0
-            after, _ = await next_picture(slow)
+            after, _ = await next_image(slow)
             assert after["frames"] >= before["frames"] > first["frames"] + 15
 
     with publishing(view):
         in_browser(main)
 
 
-def test_no_more_than_two_pictures_wait_for_a_viewer(view: View) -> None:
+def test_no_more_than_two_images_wait_for_a_viewer(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             for _ in range(40):
@@ -274,7 +274,7 @@ def test_no_more_than_two_pictures_wait_for_a_viewer(view: View) -> None:
             for number in (1, 2, 3, 4):
                 view.publish(painted(number), numbered(number))
                 await asyncio.sleep(0.08)
-            assert [(await received_picture(ws))[0]["frames"] for _ in range(2)] == [1, 2]
+            assert [(await received_image(ws))[0]["frames"] for _ in range(2)] == [1, 2]
             with pytest.raises(asyncio.TimeoutError):
                 await ws.receive(timeout=0.1)
 
@@ -330,10 +330,10 @@ def test_too_many_viewers(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
             async with session.ws_connect(view.url + "view") as extra:
                 assert (await extra.receive(timeout=WAIT_S)).type == aiohttp.WSMsgType.CLOSE
                 assert extra.close_code == aiohttp.WSCloseCode.TRY_AGAIN_LATER
-            assert (await next_picture(viewers[0]))[0]["frames"] == 9
+            assert (await next_image(viewers[0]))[0]["frames"] == 9
             await viewers[1].close()
             async with session.ws_connect(view.url + "view") as again:
-                assert (await next_picture(again))[0]["frames"] == 9
+                assert (await next_image(again))[0]["frames"] == 9
 
     in_browser(main)
 
@@ -411,7 +411,7 @@ def test_a_message_too_large_ends_its_connection_alone(view: View) -> None:
             await large.send_str("x" * (server.MAX_MESSAGE_BYTES + 1))
             await large.receive(timeout=WAIT_S)
             assert large.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
-            assert (await next_picture(other))[0]["frames"] == 1
+            assert (await next_image(other))[0]["frames"] == 1
 
     in_browser(main)
 
@@ -507,7 +507,7 @@ def test_token_once_and_then_a_cookie(controls: Controls) -> None:
             async with session.get(bare) as answer:
                 assert answer.status == 200
             async with session.ws_connect(bare + "view") as ws:
-                assert (await next_picture(ws))[0]["frames"] == 3
+                assert (await next_image(ws))[0]["frames"] == 3
 
         in_browser(main)
 
@@ -563,7 +563,7 @@ def test_panels_of_odd_sizes(view: View, shape: tuple[int, ...]) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             view.publish(painted(5, shape)[::-1], STATUS)
-            assert (await next_picture(ws))[1].shape == shape
+            assert (await next_image(ws))[1].shape == shape
 
     in_browser(main)
 
@@ -577,7 +577,7 @@ def test_ends_soon_with_viewers_connected(controls: Controls, capfd: pytest.Capt
         async with ExitStackOfViewers(session, view, 4) as viewers:
             with websocket(view), connect(view), publishing(view):
                 for each in viewers[:2]:
-                    await next_picture(each)
+                    await next_image(each)
                 await viewers[2].send_json({"action": "next"})
                 closing = [asyncio.create_task(each.receive()) for each in (*viewers[:2], viewers[3])]
                 start_s = time.monotonic()
@@ -622,7 +622,7 @@ def test_messages_are_those_that_the_docs_name(view: View) -> None:
 
     async def main(session: aiohttp.ClientSession) -> dict[str, Any]:
         async with session.ws_connect(view.url + "view") as ws:
-            return (await next_picture(ws))[0]
+            return (await next_image(ws))[0]
 
     status = in_browser(main)
     assert json.loads(json.dumps(status)) == status

@@ -1,4 +1,4 @@
-"""What a step is fed: every picture once an epoch, in an order that seed and epoch decide."""
+"""What a step is fed: every image once an epoch, in an order that seed and epoch decide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def batches(count: int = 22, epoch: int = 0, **changes: Any) -> TrainBatches:
 
 
 def indices(each: TrainBatches) -> list[int]:
-    """The pictures of an epoch, in order."""
+    """The images of an epoch, in order."""
     return [int(value) for index in range(len(each)) for value in each[index][0]["indices"]]
 
 
@@ -52,7 +52,7 @@ def test_many_classes_take_no_table_of_classes_by_classes(kind: str) -> None:
     assert targets.sum() == 4
 
 
-def test_an_epoch_takes_each_picture_at_most_once() -> None:
+def test_an_epoch_takes_each_image_at_most_once() -> None:
     each = batches(count=22)
     assert len(each) == 4
     for _ in range(3):
@@ -61,17 +61,17 @@ def test_an_epoch_takes_each_picture_at_most_once() -> None:
         each.on_epoch_end()
 
 
-def test_an_epoch_of_whole_batches_takes_every_picture() -> None:
+def test_an_epoch_of_whole_batches_takes_every_image() -> None:
     assert sorted(indices(batches(count=20))) == list(range(20))
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
     each = batches(count=3)
     assert len(each) == 1
     assert sorted(indices(each)) == [0, 1, 2]
 
 
-def test_over_the_epochs_no_picture_is_left_out() -> None:
+def test_over_the_epochs_no_image_is_left_out() -> None:
     each = batches(count=22)
     seen: set[int] = set()
     for _ in range(10):
@@ -93,10 +93,10 @@ def test_the_end_of_an_epoch_leads_to_the_next_one_s_order() -> None:
         assert indices(each) == indices(batches(epoch=epoch))
 
 
-def test_validation_takes_every_picture_in_order() -> None:
+def test_validation_takes_every_image_in_order() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
     each = EvalBatches(images, np.arange(7) % 3, classes=3, batch_size=3)
     parts = [each[index] for index in range(len(each))]
     assert [len(labels) for _, labels in parts] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate([inputs["pictures"] for inputs, _ in parts]), images)
+    np.testing.assert_array_equal(np.concatenate([inputs["images"] for inputs, _ in parts]), images)
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]).argmax(axis=1), np.arange(7) % 3)

@@ -74,7 +74,7 @@ def test_every_record_comes_once_with_its_own_pixels_and_label(dataset: Dataset)
     stems = [*(f"data_batch_{number}" for number in (1, 2, 3, 4, 5)), "test_batch"]
     assert every_id == {f"{stem}:{index}" for stem in stems for index in range(10_000)}
     for split in (dataset.train, dataset.val, dataset.test):
-        at = [picture.split(":") for picture in split.ids]
+        at = [image.split(":") for image in split.ids]
         numbers = np.array([stems.index(stem) + 1 for stem, _ in at])
         index = np.array([int(record) for _, record in at])
         assert np.array_equal(split.images[:, 0, 0, 0], numbers)

@@ -39,12 +39,12 @@ def test_an_empty_split_is_named(dataset: Dataset, name: str) -> None:
 
 
 def test_an_id_in_two_splits_is_named_with_both(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match="picture 1 is in train and again in test"):
+    with pytest.raises(DataError, match="image 1 is in train and again in test"):
         check_dataset(replace(dataset, test=make_split(["4", "1"])))
 
 
 def test_an_id_twice_in_one_split_is_refused(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match="picture 3 is in val and again in val"):
+    with pytest.raises(DataError, match="image 3 is in val and again in val"):
         check_dataset(replace(dataset, val=make_split(["3", "3"])))
 
 
@@ -97,14 +97,14 @@ def test_another_class_does_not_move_a_class() -> None:
 
 
 def test_a_class_too_small_for_every_part_is_named() -> None:
-    with pytest.raises(DataError, match=r"class dog has 2 different picture\(s\); expected at least 3"):
+    with pytest.raises(DataError, match=r"class dog has 2 different image\(s\); expected at least 3"):
         stratified_split(np.array([0, 0, 0, 1, 1]), [0.15, 0.15], 0, ["cat", "dog"])
 
 
-def test_resizing_gives_each_picture_in_its_place() -> None:
-    pictures = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 200)]
-    pictures[1][:, :4] = 100
-    resized = resize_all(pictures, InputSpec(4))
+def test_resizing_gives_each_image_in_its_place() -> None:
+    images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 200)]
+    images[1][:, :4] = 100
+    resized = resize_all(images, InputSpec(4))
     assert resized.shape == (2, 4, 4, 3)
     assert np.all(resized[0] == 10)
-    assert np.array_equal(resized[1], cv2.resize(pictures[1], (4, 4), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(resized[1], cv2.resize(images[1], (4, 4), interpolation=cv2.INTER_AREA))

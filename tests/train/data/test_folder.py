@@ -1,4 +1,4 @@
-"""A folder of pictures: its layouts, its splits and everything that can be wrong with it."""
+"""A folder of images: its layouts, its splits and everything that can be wrong with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.data.folder import load_folder
 
 
 def encoded(value: int, suffix: str = ".png", side: int = 8) -> bytes:
-    """Encode a picture of noise, another for each value."""
+    """Encode an image of noise, another for each value."""
     image = np.random.default_rng(value).integers(0, 256, size=(side, side, 3)).astype(np.uint8)
     return cv2.imencode(suffix, image)[1].tobytes()
 
@@ -64,7 +64,7 @@ def test_a_plain_folder_is_divided_class_by_class(pets: Path) -> None:
     assert counts == [{0: 14, 1: 6}, {0: 3, 1: 2}, {0: 3, 1: 2}]
 
 
-def test_pictures_stay_with_their_ids_and_labels(pets: Path) -> None:
+def test_images_stay_with_their_ids_and_labels(pets: Path) -> None:
     dataset = load_folder(pets, 8, seed=0)
     for split in (dataset.train, dataset.val, dataset.test):
         for image, label, name in zip(split.images, split.labels, split.ids, strict=True):
@@ -90,17 +90,17 @@ def test_the_division_depends_on_the_seed_and_not_on_the_file_system(
     assert by_split(load_folder(renamed, 8, seed=0)) == first
 
 
-def test_three_pictures_a_class_are_enough_and_two_are_not(tmp_path: Path) -> None:
+def test_three_images_a_class_are_enough_and_two_are_not(tmp_path: Path) -> None:
     fill(tmp_path / "cat", 3, first=0)
     fill(tmp_path / "dog", 3, first=10)
     dataset = load_folder(tmp_path, 8, seed=0)
     assert [split.labels.tolist() for split in (dataset.train, dataset.val, dataset.test)] == [[0, 1]] * 3
     (tmp_path / "dog" / "02.png").unlink()
-    with pytest.raises(DataError, match=r"class dog has 2 different picture\(s\); expected at least 3"):
+    with pytest.raises(DataError, match=r"class dog has 2 different image\(s\); expected at least 3"):
         load_folder(tmp_path, 8, seed=0)
 
 
-def test_pictures_of_any_shape_are_cropped_and_resized(tmp_path: Path, pets: Path) -> None:
+def test_images_of_any_shape_are_cropped_and_resized(tmp_path: Path, pets: Path) -> None:
     wide = np.zeros((10, 30, 3), dtype=np.uint8)
     wide[:, 10:20] = (255, 0, 0)  # blue, in OpenCV's order
     cv2.imwrite(str(pets / "cat" / "wide.png"), wide)
@@ -175,18 +175,18 @@ def test_a_class_that_train_has_not_is_named(divided: Path, split: str) -> None:
         load_folder(divided, 8, seed=0)
 
 
-def test_corrupt_pictures_are_listed_and_skipped(pets: Path) -> None:
+def test_corrupt_images_are_listed_and_skipped(pets: Path) -> None:
     (pets / "cat" / "empty.png").write_bytes(b"")
     (pets / "cat" / "half.png").write_bytes(encoded(900, side=64)[:6000])
-    (pets / "cat" / "text.jpg").write_text("no picture")
+    (pets / "cat" / "text.jpg").write_text("no image")
     (pets / "dog" / "half.webp").write_bytes(encoded(901, ".webp", side=64)[:1000])
     (pets / "dog" / "link.png").symlink_to(pets / "gone.png")
     dataset = load_folder(pets, 8, seed=0)
     assert dataset.skipped == (
-        "cat/empty.png: cannot be decoded as a picture",
-        "cat/half.png: cannot be decoded as a picture",
-        "cat/text.jpg: cannot be decoded as a picture",
-        "dog/half.webp: cannot be decoded as a picture",
+        "cat/empty.png: cannot be decoded as an image",
+        "cat/half.png: cannot be decoded as an image",
+        "cat/text.jpg: cannot be decoded as an image",
+        "dog/half.webp: cannot be decoded as an image",
         "dog/link.png: no such file, or not a plain one",
     )
     assert len(sum(by_split(dataset), ())) == 30
@@ -211,25 +211,25 @@ def test_a_jpeg_cut_short_is_skipped_although_it_decodes(pets: Path) -> None:
     assert {"cat/trailing.jpg", "cat/whole with thumbnail.jpg"} <= set(sum(by_split(dataset), ()))
 
 
-def test_the_same_picture_is_kept_once_in_a_plain_folder(pets: Path) -> None:
+def test_the_same_image_is_kept_once_in_a_plain_folder(pets: Path) -> None:
     for name in ("cat/z1.png", "cat/z2.png", "dog/z.png"):
         (pets / name).write_bytes(encoded(3))
     dataset = load_folder(pets, 8, seed=0)
     assert dataset.skipped == tuple(
-        f"{name}: same picture as cat/03.png" for name in ("cat/z1.png", "cat/z2.png", "dog/z.png")
+        f"{name}: same image as cat/03.png" for name in ("cat/z1.png", "cat/z2.png", "dog/z.png")
     )
     assert len(sum(by_split(dataset), ())) == 30
 
 
-def test_the_same_picture_stays_in_the_earlier_split(divided: Path) -> None:
+def test_the_same_image_stays_in_the_earlier_split(divided: Path) -> None:
     (divided / "test/cat/leak1.png").write_bytes(encoded(3))  # train/cat/03.png
     (divided / "test/dog/leak2.png").write_bytes(encoded(1101))  # val/dog/01.png
     (divided / "val/cat/leak3.png").write_bytes(encoded(4))  # train/cat/04.png
     dataset = load_folder(divided, 8, seed=0)
     assert dataset.skipped == (
-        "val/cat/leak3.png: same picture as train/cat/04.png",
-        "test/cat/leak1.png: same picture as train/cat/03.png",
-        "test/dog/leak2.png: same picture as val/dog/01.png",
+        "val/cat/leak3.png: same image as train/cat/04.png",
+        "test/cat/leak1.png: same image as train/cat/03.png",
+        "test/dog/leak2.png: same image as val/dog/01.png",
     )
     assert [len(ids) for ids in by_split(dataset)] == [20, 4, 6]
 
@@ -238,7 +238,7 @@ def test_copies_do_not_make_a_class_large_enough(tmp_path: Path) -> None:
     fill(tmp_path / "cat", 3, first=0)
     fill(tmp_path / "dog", 2, first=10)
     (tmp_path / "dog" / "copy.png").write_bytes(encoded(10))
-    with pytest.raises(DataError, match=r"class dog has 2 different picture\(s\)"):
+    with pytest.raises(DataError, match=r"class dog has 2 different image\(s\)"):
         load_folder(tmp_path, 8, seed=0)
 
 
@@ -252,11 +252,11 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, classes: int) -> Non
 
 def test_an_empty_class_is_named(pets: Path) -> None:
     (pets / "bird").mkdir()
-    with pytest.raises(DataError, match=r"no readable training picture for class bird \(0 skipped\)"):
+    with pytest.raises(DataError, match=r"no readable training image for class bird \(0 skipped\)"):
         load_folder(pets, 8, seed=0)
 
 
-def test_a_class_of_corrupt_pictures_alone_is_named_with_the_first(pets: Path) -> None:
+def test_a_class_of_corrupt_images_alone_is_named_with_the_first(pets: Path) -> None:
     (pets / "bird").mkdir()
     (pets / "bird" / "a.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match=r"class bird \(1 skipped: bird/a\.png: cannot be decoded"):

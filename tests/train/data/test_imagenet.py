@@ -75,8 +75,8 @@ def test_a_tree_of_numbered_folders_has_the_labels_of_an_imagenet_network(tmp_pa
     for wnid in ("n01443537", "n01440764"):
         (tmp_path / wnid).mkdir()
         for index in range(8):
-            picture = drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            cv2.imwrite(str(tmp_path / wnid / f"{index}.png"), picture)
+            image = drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / wnid / f"{index}.png"), image)
     dataset = load_dataset("folder", data_dir=tmp_path, image_size=8)
     assert dataset.labels == imagenet_labels()[:2] == ("tench", "goldfish")
     for name, label in zip(dataset.train.ids, dataset.train.labels, strict=True):

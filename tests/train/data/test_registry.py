@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import train.data.registry
-from runtime.core.errors import ConfigError, DataError, run_cli
+from runtime.core.cli import run_cli
+from runtime.core.errors import ConfigError, DataError
 from runtime.evaluation.split_file import read_split
 from tests.support.paths import ROOT
 from train.data.__main__ import main
@@ -71,7 +72,7 @@ def test_the_default_shapes_have_the_stated_sizes() -> None:
 def test_a_folder_is_loaded_from_its_place(pets: Path) -> None:
     dataset = load_dataset("folder", data_dir=pets, image_size=9)
     assert (dataset.name, dataset.labels) == ("pets", ("cat", "dog"))
-    assert dataset.skipped == ("cat/bad.png: cannot be decoded as a picture",)
+    assert dataset.skipped == ("cat/bad.png: cannot be decoded as an image",)
 
 
 def test_cifar10_is_looked_for_in_its_place(tmp_path: Path) -> None:
@@ -79,12 +80,12 @@ def test_cifar10_is_looked_for_in_its_place(tmp_path: Path) -> None:
         load_dataset("cifar10", data_dir=tmp_path, image_size=32)
 
 
-def test_splits_with_a_picture_in_common_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_with_a_image_in_common_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     split = Split(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64), ("same",))
     monkeypatch.setattr(
         train.data.registry, "load_shapes", lambda seed: Dataset("bad", ("a", "b"), split, split, split)
     )
-    with pytest.raises(DataError, match="picture same is in train and again in val"):
+    with pytest.raises(DataError, match="image same is in train and again in val"):
         load_dataset("shapes", data_dir=None, image_size=8)
 
 
@@ -127,13 +128,13 @@ def test_the_command_names_and_counts_the_skipped(
     ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "skipped cat/bad.png: cannot be decoded as a picture" in printed
-    assert "2 pictures of 2 classes, test split of pets, 1 skipped" in printed
+    assert "skipped cat/bad.png: cannot be decoded as an image" in printed
+    assert "2 images of 2 classes, test split of pets, 1 skipped" in printed
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["pictures"] == 2
+    assert figures["images"] == 2
     assert figures["class_names"] == ["cat", "dog"]
-    assert figures["skipped"] == ["cat/bad.png: cannot be decoded as a picture"]
+    assert figures["skipped"] == ["cat/bad.png: cannot be decoded as an image"]
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

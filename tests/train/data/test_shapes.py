@@ -1,4 +1,4 @@
-"""The rendered data set: the same everywhere, balanced, without a picture in two splits."""
+"""The rendered data set: the same everywhere, balanced, without an image in two splits."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_the_sizes_are_those_asked_for_and_classes_are_balanced(dataset: Dataset
         assert counts.max() - counts.min() <= 1
 
 
-def test_no_picture_comes_twice(dataset: Dataset) -> None:
+def test_no_image_comes_twice(dataset: Dataset) -> None:
     every = [digest for name in ("train", "val", "test") for digest in digests(dataset.split(name))]
     assert len(set(every)) == len(every) == 705
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone(dataset: Dataset) -> None:
+def test_a_image_depends_on_seed_split_and_index_alone(dataset: Dataset) -> None:
     fewer = load_shapes(seed=0, train=20, val=10, test=10)
     assert digests(fewer.train) == digests(dataset.train)[:20]
     assert digests(fewer.test) == digests(dataset.test)[:10]

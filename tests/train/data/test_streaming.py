@@ -1,4 +1,4 @@
-"""Pictures that stay on disk: the same batches as from memory, in the memory of a batch, whatever is broken."""
+"""Images that stay on disk: the same batches as from memory, in the memory of a batch, whatever is broken."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ import numpy as np
 import pytest
 
 from calibration.representative_set import draw_representative_set
-from export.quantize.qat import PictureBatches
-from runtime.core.errors import DataError, TrainingError, run_cli
+from export.quantize.qat import LazyBatches
+from runtime.core.cli import run_cli
+from runtime.core.errors import DataError, TrainingError
 from runtime.core.machine import Memory
 from runtime.evaluation.split_file import read_split
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_training import NETWORK, RECIPE, RUN
 from train.data import dataset as splits
 from train.data import folder
-from train.data import lazy_images as picture_files
+from train.data import lazy_images as lazy_images
 from train.data import packed_paths as file_names
 from train.data import registry as data
 from train.data.batches import EvalBatches, TrainBatches
 from train.data.dataset import Dataset, check_dataset, draw, resident, resize_all
 from train.data.folder import choose_residence, load_folder
-from train.data.lazy_images import PictureFiles
+from train.data.lazy_images import LazyImages
 from train.data.prefetch import AHEAD, Ahead
 from train.distributed.placement import Placement, digest_of
 from train.distributed.shards import share
@@ -77,14 +78,14 @@ def copied(tree: Path, tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was read, by its path below the tree."""
     counts: Counter[str] = Counter()
-    lock, read = threading.Lock(), picture_files.read_content
+    lock, read = threading.Lock(), lazy_images.read_content
 
     def counted(path: Path) -> bytes:
         with lock:
             counts["/".join(path.parts[-2:])] += 1
         return read(path)
 
-    monkeypatch.setattr(picture_files, "read_content", counted)
+    monkeypatch.setattr(lazy_images, "read_content", counted)
     return counts
 
 
@@ -92,9 +93,9 @@ def both(root: Path) -> tuple[Dataset, Dataset]:
     return load_folder(root, SIZE, seed=0, stream=False), load_folder(root, SIZE, seed=0, stream=True)
 
 
-def files_of(dataset: Dataset, split: str = "train") -> PictureFiles:
+def files_of(dataset: Dataset, split: str = "train") -> LazyImages:
     images = dataset.split(split).images
-    assert isinstance(images, PictureFiles)
+    assert isinstance(images, LazyImages)
     return images
 
 
@@ -152,7 +153,7 @@ def test_what_does_not_fit_stays_on_disk_and_a_line_says_why(tree: Path, monkeyp
         assert dataset.train.streamed == dataset.test.streamed == streamed
         assert dataset.residence == choose_residence(TRAIN + VAL + TEST, SIZE, None)[1]
     assert choose_residence(1000, 100, None)[1] == (
-        "1,000 pictures of 100 px, 0.03 GB, stay on disk, read as they are needed: "
+        "1,000 images of 100 px, 0.03 GB, stay on disk, read as they are needed: "
         "more than 25% of the machine's 0.000144 GB"
     )
     assert choose_residence(1, 1, True)[1].endswith(
@@ -168,10 +169,10 @@ def epoch(batches: Any) -> list[Any]:
     return [batches[index] for index in range(len(batches))]
 
 
-def test_batches_are_those_of_the_pictures_in_memory_epoch_after_epoch(tree: Path) -> None:
+def test_batches_are_those_of_the_images_in_memory_epoch_after_epoch(tree: Path) -> None:
     memory, disk = both(tree)
     looked_up = TrainBatches(memory.train.labels, 3, RECIPE)
-    streamed = Ahead(TrainBatches(disk.train.labels, 3, RECIPE, pictures=files_of(disk)))
+    streamed = Ahead(TrainBatches(disk.train.labels, 3, RECIPE, images=files_of(disk)))
     for _ in range(3):
         streamed[0]  # as Keras does for its first build
         for (inputs, targets), (found, found_targets) in zip(epoch(looked_up), epoch(streamed), strict=True):
@@ -185,7 +186,7 @@ def test_batches_are_those_of_the_pictures_in_memory_epoch_after_epoch(tree: Pat
     for (inputs, _), (found, _) in zip(
         epoch(in_order), epoch(Ahead(EvalBatches(files_of(disk, "val"), disk.val.labels, 3, 7))), strict=True
     ):
-        np.testing.assert_array_equal(found["pictures"], inputs["pictures"])
+        np.testing.assert_array_equal(found["images"], inputs["images"])
 
 
 def test_the_next_batches_are_made_before_they_are_asked_for() -> None:
@@ -204,7 +205,7 @@ def test_the_next_batches_are_made_before_they_are_asked_for() -> None:
     assert sorted(made) == [0, *range(10)]
 
 
-def test_an_epoch_takes_the_memory_of_batches_and_not_of_the_pictures(tmp_path: Path) -> None:
+def test_an_epoch_takes_the_memory_of_batches_and_not_of_the_images(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     content = cv2.imencode(".png", noise)[1].tobytes()
     for label in range(2):
@@ -214,7 +215,7 @@ def test_an_epoch_takes_the_memory_of_batches_and_not_of_the_pictures(tmp_path: 
             path.write_bytes(content)
     dataset = load_folder(tmp_path, 64, seed=0, stream=True)
     recipe = dataclasses.replace(RECIPE, batch_size=16)
-    batches = Ahead(TrainBatches(dataset.train.labels, 2, recipe, pictures=files_of(dataset)))
+    batches = Ahead(TrainBatches(dataset.train.labels, 2, recipe, images=files_of(dataset)))
     batch_bytes, whole_bytes = (count * 64 * 64 * 3 for count in (16, len(dataset.train.labels)))
     tracemalloc.start()
     try:
@@ -244,7 +245,7 @@ def test_a_training_has_the_losses_of_one_from_memory(tree: Path, tmp_path: Path
 
 def test_processes_read_their_own_rows_alone_and_together_the_batch(tree: Path, decoded: Counter[str]) -> None:
     memory, disk = both(tree)
-    batches = TrainBatches(disk.train.labels, 3, RECIPE, pictures=files_of(disk))
+    batches = TrainBatches(disk.train.labels, 3, RECIPE, images=files_of(disk))
     shares = [share(batches, Placement(2, process_id, 4)) for process_id in (0, 1)]
     assert not decoded  # to know the shares, nothing is read
     for index in range(len(batches)):
@@ -258,13 +259,13 @@ def test_processes_read_their_own_rows_alone_and_together_the_batch(tree: Path, 
 
 def test_a_batch_that_is_filled_up_is_not_read_twice(tree: Path, decoded: Counter[str]) -> None:
     memory, disk = both(tree)
-    batches = EvalBatches(files_of(disk, "val"), disk.val.labels, 3, batch_size=7)  # 7, 7 and 4 pictures
+    batches = EvalBatches(files_of(disk, "val"), disk.val.labels, 3, batch_size=7)  # 7, 7 and 4 images
     shares = [share(batches, Placement(2, process_id, 6)) for process_id in (0, 1)]
     seen = []
     for index in range(3):
         for each in shares:
             inputs, _, weights = each[index]
-            seen += list(inputs["pictures"][weights > 0])
+            seen += list(inputs["images"][weights > 0])
     np.testing.assert_array_equal(np.stack(seen), memory.val.images)
     assert set(decoded) == set(disk.val.ids)
     assert set(decoded.values()) == {1}
@@ -288,12 +289,12 @@ def test_processes_agree_by_paths_labels_and_sizes_without_reading(copied: Path,
 BREAK: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-300]),
-    "text": lambda path: path.write_text("no picture"),
+    "text": lambda path: path.write_text("no image"),
     "gone": lambda path: path.unlink(),
 }
 
 
-def test_broken_pictures_are_stood_in_for_counted_and_said(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_stood_in_for_counted_and_said(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     memory, disk = both(copied)
     rows = [3, 10, 21, 70]
     for row, damage in zip(rows, BREAK.values(), strict=True):
@@ -305,7 +306,7 @@ def test_broken_pictures_are_stood_in_for_counted_and_said(copied: Path, capsys:
     np.testing.assert_array_equal(disk.train.images[rows], found[rows])  # always the same
     log = capsys.readouterr().err
     assert all(f"{disk.train.ids[row]}: " in log for row in rows)
-    assert log.count("another picture of its class stands in") == len(rows)
+    assert log.count("another image of its class stands in") == len(rows)
     assert disk.unreadable[-1] == "4 unreadable in all; others of their classes stood in for them"
     assert sorted(disk.unreadable[:-1]) == sorted(
         f"{disk.train.ids[row]}: {reason}" for row, reason in zip(rows, _reasons(disk, rows), strict=True)
@@ -319,31 +320,31 @@ def _next_sound(labels: Any, row: int, broken: list[int]) -> list[int]:
 
 
 def _reasons(dataset: Dataset, rows: list[int]) -> list[str]:
-    cut = "cut short" if dataset.train.ids[rows[1]].endswith(".jpg") else "cannot be decoded as a picture"
-    bad = "cannot be decoded as a picture"
+    cut = "cut short" if dataset.train.ids[rows[1]].endswith(".jpg") else "cannot be decoded as an image"
+    bad = "cannot be decoded as an image"
     return [bad, cut, bad, "no such file, or not a plain one"]
 
 
-def test_too_many_broken_pictures_end_the_run_in_one_line(copied: Path, tmp_path: Path) -> None:
+def test_too_many_broken_images_end_the_run_in_one_line(copied: Path, tmp_path: Path) -> None:
     dataset = load_folder(copied, SIZE, seed=0, stream=True)
     for name in dataset.train.ids[:40]:
         BREAK["empty"](copied / name)
-    with pytest.raises(TrainingError, match=r"1\d of 120 pictures cannot be read, at last .*; expected at most 10"):
+    with pytest.raises(TrainingError, match=r"1\d of 120 images cannot be read, at last .*; expected at most 10"):
         fit(PLAIN_RUN, dataset, tmp_path, resume=False)
 
 
-def test_a_class_without_a_readable_picture_is_named(copied: Path) -> None:
+def test_a_class_without_a_readable_image_is_named(copied: Path) -> None:
     for path in sorted((copied / "red").iterdir())[3:]:
         path.unlink()
     dataset = load_folder(copied, SIZE, seed=0, stream=True)
     for path in (copied / "red").iterdir():
         BREAK["empty"](path)
     (row,) = np.flatnonzero(dataset.train.labels == 2)
-    with pytest.raises(DataError, match=r"none of the 1 pictures of the class of red/\d+\.... can be read"):
+    with pytest.raises(DataError, match=r"none of the 1 images of the class of red/\d+\.... can be read"):
         dataset.train.images[[row]]
 
 
-def test_a_sample_has_no_picture_that_another_stands_in_for(copied: Path, decoded: Counter[str]) -> None:
+def test_a_sample_has_no_image_that_another_stands_in_for(copied: Path, decoded: Counter[str]) -> None:
     memory, disk = both(copied)
     sample = draw(disk.train, 12, seed=1)
     assert len(decoded) == sum(decoded.values()) == 12
@@ -369,11 +370,11 @@ def test_a_sample_of_a_split_on_disk_is_limited(
     assert len(decoded) == 6
 
 
-def test_fine_tuning_sees_the_same_pictures(tree: Path) -> None:
+def test_fine_tuning_sees_the_same_images(tree: Path) -> None:
     still = dataclasses.replace(RECIPE, resize_margin=0, flip=False, mixup_alpha=0.0, mix_rate=1.0)
     memory, disk = both(tree)
     network = dataclasses.replace(NETWORK, input_size=8)
-    pairs = [PictureBatches(each.train, network, still) for each in (memory, disk)]
+    pairs = [LazyBatches(each.train, network, still) for each in (memory, disk)]
     for _ in range(2):
         for index in range(len(pairs[0])):
             np.testing.assert_array_equal(*(each[index] for each in pairs))
@@ -390,20 +391,20 @@ def test_the_command_writes_a_sample_and_says_so(
     assert data.main([*arguments, "--out", str(out), "--stream", "true"]) == 0
     printed = capsys.readouterr().out
     assert "stay on disk, read as they are needed" in printed
-    assert f"6 pictures of 3 classes, test split of {tree.name}, 0 skipped, a sample of {TEST}" in printed
+    assert f"6 images of 3 classes, test split of {tree.name}, 0 skipped, a sample of {TEST}" in printed
     assert len(read_split(out).ids) == 6
 
 
 def test_the_command_measures_a_folder(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--dataset", "folder", "--data-dir", str(tree), "--image-size", str(SIZE), "--measure"]
-    assert data.main([*arguments, "--threads", "2", "--pictures", "50", "--json"]) == 0
+    assert data.main([*arguments, "--threads", "2", "--images", "50", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["files"], figures["pictures"], figures["threads"]) == (TRAIN + VAL + TEST, 50, 2)
+    assert (figures["files"], figures["images"], figures["threads"]) == (TRAIN + VAL + TEST, 50, 2)
     assert figures["images_per_s"] > 0
     assert 0 < figures["cpu_time_ms"] < 1000
     assert figures["files_per_s"] > 0
     assert data.main(arguments) == 0
-    assert f"read {TRAIN} pictures to {SIZE} px" in capsys.readouterr().out
+    assert f"read {TRAIN} images to {SIZE} px" in capsys.readouterr().out
     assert run_cli(data.main, [*arguments, "--threads", "0"]) == 2
     assert run_cli(data.main, ["--dataset", "shapes", "--measure"]) == 2
     assert "expected --dataset folder" in capsys.readouterr().err

@@ -53,7 +53,8 @@ needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from runtime.core.errors import run_cli
+from runtime.core.cli import run_cli
+
 from tests.support.tiny_training import NETWORK, RECIPE
 from train import batches, config
 from train.__main__ import main
@@ -125,7 +126,7 @@ class Workers:
             environment |= {ADDRESSES: f"127.0.0.1:{port}", PROCESSES: "2", PROCESS_ID: str(process_id)}
         if slow:
             environment["SLOW"] = "1"
-        given = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(self.folder / "pictures")]
+        given = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(self.folder / "images")]
         given += ["--run", str(run), "--epochs", str(EPOCHS), "--ema-momentum", "0.9", *more]
         out, err = (run.with_name(f"{run.name}.{process_id}.{kind}") for kind in ("out", "err"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
@@ -165,7 +166,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     (folder / "worker.py").write_text(WORKER)
     train = easy_dataset().train
     for index in range(68):  # 9 of them for validation, which two devices cannot share evenly
-        path = folder / "pictures" / LABELS[train.labels[index]] / f"{index:03}.png"
+        path = folder / "images" / LABELS[train.labels[index]] / f"{index:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), train.images[index][..., ::-1])
     workers = Workers(folder)
@@ -312,7 +313,7 @@ def test_other_backends_than_jax_join_no_processes(monkeypatch: pytest.MonkeyPat
 
 
 class Numbers(Batches):
-    """The numbers from 0, in batches, as pictures and as targets."""
+    """The numbers from 0, in batches, as images and as targets."""
 
     def __init__(self, count: int, batch: int) -> None:
         super().__init__()
@@ -327,7 +328,7 @@ class Numbers(Batches):
 
     def batch_of(self, rows: Any) -> Any:
         values = rows.astype(np.float32)
-        return {"pictures": values}, values[:, None]
+        return {"images": values}, values[:, None]
 
     def on_epoch_end(self) -> None:
         self.epochs += 1
@@ -340,7 +341,7 @@ def test_shares_in_their_order_are_the_batch() -> None:
         parts = [part[index] for part in shares]
         assert [len(part) for part in parts] == [2, 2]  # no weights
         inputs, targets = numbers[index]
-        np.testing.assert_array_equal(np.concatenate([part[0]["pictures"] for part in parts]), inputs["pictures"])
+        np.testing.assert_array_equal(np.concatenate([part[0]["images"] for part in parts]), inputs["images"])
         np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), targets)
     shares[0].on_epoch_end()
     assert numbers.epochs == 1
@@ -356,7 +357,7 @@ def test_batches_that_are_filled_up_have_the_mean_of_the_rows_they_had(
     seen: list[float] = []
     for index in range(len(shares[0])):
         parts = [part[index] for part in shares]
-        values = np.concatenate([part[0]["pictures"] for part in parts])
+        values = np.concatenate([part[0]["images"] for part in parts])
         weights = np.concatenate([part[2] for part in parts])
         assert len(values) % devices == 0
         assert len({len(part[1]) for part in parts}) == 1
@@ -377,7 +378,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused() -> None:
         check_batch(5, Placement(2, 0, 8))
 
 
-def test_a_digest_sees_pictures_and_labels() -> None:
+def test_a_digest_sees_images_and_labels() -> None:
     digest = digest_of(easy_dataset())
     assert digest == digest_of(easy_dataset())
     changed = easy_dataset()

@@ -1,4 +1,4 @@
-"""Augmentation inside the step: real crops of real pictures, and targets that are mixed as the pictures are."""
+"""Augmentation inside the step: real crops of real images, and targets that are mixed as the images are."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
-def augmented(pictures: Image, size: int, targets: Array | None = None, **recipe: Any) -> tuple[Array, Array]:
-    """What a fresh layer makes of a batch of pictures, each of a class of its own unless told otherwise."""
-    targets = np.eye(len(pictures), dtype=np.float32) if targets is None else targets
-    images, mixed = Augment(TrainConfig(**(PLAIN | recipe)), size)(pictures, targets)
+def augmented(mixed: Image, size: int, targets: Array | None = None, **recipe: Any) -> tuple[Array, Array]:
+    """What a fresh layer makes of a batch of images, each of a class of its own unless told otherwise."""
+    targets = np.eye(len(mixed), dtype=np.float32) if targets is None else targets
+    images, mixed = Augment(TrainConfig(**(PLAIN | recipe)), size)(mixed, targets)
     return np.asarray(images), np.asarray(mixed)
 
 
-def places(picture: Image, crop: Array) -> list[tuple[int, int]]:
-    """Every place of `picture` where `crop` lies."""
+def places(image: Image, crop: Array) -> list[tuple[int, int]]:
+    """Every place of `image` where `crop` lies."""
     size = crop.shape[0]
     return [
         (top, left)
-        for top in range(picture.shape[0] - size + 1)
-        for left in range(picture.shape[1] - size + 1)
-        if np.array_equal(picture[top : top + size, left : left + size], crop)
+        for top in range(image.shape[0] - size + 1)
+        for left in range(image.shape[1] - size + 1)
+        if np.array_equal(image[top : top + size, left : left + size], crop)
     ]
 
 
@@ -60,30 +60,30 @@ def test_crops_fall_on_every_place_and_a_half_is_mirrored() -> None:
     assert max(counts) < 80
 
 
-def test_every_crop_is_of_its_own_picture_and_unmirrored_when_not_asked() -> None:
+def test_every_crop_is_of_its_own_image_and_unmirrored_when_not_asked() -> None:
     images = noise(32, 6, 9)
     crops, targets = augmented(images, 5)
     assert all(len(places(image, crop)) == 1 for image, crop in zip(images, crops, strict=True))
     np.testing.assert_array_equal(targets, np.eye(32))
 
 
-def test_padding_mirrors_the_picture_outwards() -> None:
+def test_padding_mirrors_the_image_outwards() -> None:
     images = noise(64, 6, 6)
     crops, _ = augmented(images, 6, pad=2)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-    found = [places(picture, crop) for picture, crop in zip(padded, crops, strict=True)]
+    found = [places(image, crop) for image, crop in zip(padded, crops, strict=True)]
     assert all(found)
     assert len({each[0] for each in found}) > 15  # of 5 x 5 places
 
 
-def test_without_anything_pictures_are_only_cast() -> None:
+def test_without_anything_images_are_only_cast() -> None:
     images = noise(4, 6, 6)
     crops, _ = augmented(images, 6)
     np.testing.assert_array_equal(crops, images.astype(np.float32))
 
 
 @pytest.mark.parametrize("rate", [0.3, 1.0])
-def test_a_share_of_the_pictures_has_a_rectangle_erased(rate: float) -> None:
+def test_a_share_of_the_images_has_a_rectangle_erased(rate: float) -> None:
     images = np.zeros((400, 12, 12, 3), np.uint8)
     erased, _ = augmented(images, 12, np.ones((400, 1), np.float32), erase_rate=rate, erase_area=0.25)
     holes = (erased == ERASED).all(axis=-1)
@@ -98,7 +98,7 @@ def test_a_share_of_the_pictures_has_a_rectangle_erased(rate: float) -> None:
         assert columns.sum() <= 7
 
 
-def test_randaugment_changes_pictures_within_their_range() -> None:
+def test_randaugment_changes_images_within_their_range() -> None:
     images = noise(16, 8, 8)
     changed, targets = augmented(images, 8, rand_augment_ops=2, rand_augment_magnitude=0.6)
     assert changed.min() >= 0
@@ -107,7 +107,7 @@ def test_randaugment_changes_pictures_within_their_range() -> None:
     np.testing.assert_array_equal(targets, np.eye(16))
 
 
-def test_mixup_blends_pictures_by_the_share_it_gives_their_targets() -> None:
+def test_mixup_blends_images_by_the_share_it_gives_their_targets() -> None:
     levels = np.arange(10, dtype=np.float32) * 20
     images = np.broadcast_to(levels[:, None, None, None], (10, 4, 4, 3)).astype(np.uint8)
     mixed, targets = augmented(images, 4, mixup_alpha=1.0)
@@ -124,7 +124,7 @@ def test_cutmix_pastes_rectangles_by_the_share_it_gives_their_targets() -> None:
     mixed, targets = augmented(images, 16, cutmix_alpha=1.0)
     assert set(np.unique(mixed)) <= set(levels)
     areas = np.stack([(mixed[..., 0] == level).mean(axis=(1, 2)) for level in levels], axis=1)
-    # Keras' boxes may lie partly outside the picture by a row of rounding on each side.
+    # Keras' boxes may lie partly outside the image by a row of rounding on each side.
     np.testing.assert_allclose(targets, areas, atol=0.13)
     assert (targets.max(axis=1) < 0.99).sum() >= 4
 

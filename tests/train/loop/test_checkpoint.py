@@ -32,7 +32,7 @@ FILL_A_DISK = """
 import sys
 from pathlib import Path
 from runtime.core.errors import FocalEdgeError
-from tests.test_checkpoint import HISTORY, compiled, step, weights
+from tests.train.loop.test_checkpoint import HISTORY, compiled, step, weights
 from train.loop.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 path, model = Path(sys.argv[1]) / "checkpoint.safetensors", compiled()
@@ -62,11 +62,11 @@ def compiled(**changes: Any) -> Any:
 
 
 def answers(model: Any, training: bool) -> Any:
-    """Logits and targets of the same six pictures of the training split."""
+    """Logits and targets of the same six images of the training split."""
     targets = np.eye(len(LABELS), dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
-    pictures = np.arange(6, dtype=np.int32) if training else easy_dataset().train.images[:6, 2:10, 2:10]
-    name = "indices" if training else "pictures"
-    outputs = model({name: pictures, "targets": targets}, training=training)
+    images = np.arange(6, dtype=np.int32) if training else easy_dataset().train.images[:6, 2:10, 2:10]
+    name = "indices" if training else "images"
+    outputs = model({name: images, "targets": targets}, training=training)
     return np.concatenate([outputs["logits"], outputs["targets"]], axis=1)
 
 
@@ -126,7 +126,7 @@ def test_every_seed_that_a_step_moves_is_saved() -> None:
     assert sum(v.name == "seed_generator_state" for v in moved) >= 6 + 5
 
 
-def test_the_pictures_are_not_saved(path: Path) -> None:
+def test_the_images_are_not_saved(path: Path) -> None:
     assert path.stat().st_size < 200_000
     assert not any(value.dtype == np.uint8 for value in read_tensors(path).values())
 

@@ -13,7 +13,7 @@ import pytest
 from runtime.core.errors import FocalEdgeError
 from train.loop.confusion import confusion_matrix, draw_confusion, row_shares, write_confusion
 
-# A cat is taken for a dog once, a dog never; of the bird there is no picture.
+# A cat is taken for a dog once, a dog never; of the bird there is no image.
 MATRIX = np.array([[3, 1, 0], [0, 1000, 0], [0, 0, 0]])
 NAMES = ("cat", "dog", "bird")
 
@@ -55,7 +55,7 @@ def test_cells_have_their_share_s_colour_and_their_count() -> None:
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1,000"}
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(NAMES)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == list(NAMES)
-    assert axes.get_title() == "1,004 pictures, 99.90% right"
+    assert axes.get_title() == "1,004 images, 99.90% right"
 
 
 @pytest.mark.parametrize(("classes", "counts", "names"), [(20, 20, 20), (21, 0, 21), (151, 0, 0)])
@@ -74,11 +74,11 @@ def test_names_of_a_hundred_classes_do_not_run_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("matrix", [MATRIX, np.zeros((3, 3), dtype=np.int64)])
-def test_the_picture_is_written(tmp_path: Path, matrix: np.ndarray) -> None:
+def test_the_image_is_written(tmp_path: Path, matrix: np.ndarray) -> None:
     write_confusion(tmp_path / "new" / "confusion.png", matrix, NAMES)
-    picture = cv2.imread(str(tmp_path / "new" / "confusion.png"))
-    assert picture is not None
-    assert picture.std() > 5
+    image = cv2.imread(str(tmp_path / "new" / "confusion.png"))
+    assert image is not None
+    assert image.std() > 5
 
 
 def test_names_of_another_data_set_are_refused(tmp_path: Path) -> None:

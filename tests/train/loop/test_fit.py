@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.core.errors import ArtifactError, FocalEdgeError, TrainingError
-from tests.support.tiny_training import NETWORK, RECIPE, RUN, TRAIN_PICTURES, easy_dataset
+from tests.support.tiny_training import NETWORK, RECIPE, RUN, TRAIN_IMAGES, easy_dataset
 from train.distributed.device import device_name
 from train.loop import fit as fit_module
 from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
@@ -32,7 +32,7 @@ from train.model.config import TrainConfig
 from train.model.focalnet import build_focalnet
 from train.model.weights import read_tensors
 
-STEPS_PER_EPOCH = TRAIN_PICTURES // RECIPE.batch_size
+STEPS_PER_EPOCH = TRAIN_IMAGES // RECIPE.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,9 @@ def test_a_run_leaves_its_files(finished: Finished) -> None:
     panels = {"monitor/epoch_000.png", "monitor/epoch_002.png", "monitor/epoch_004.png"}
     assert files == {CHECKPOINT_FILE, "history.csv", "curves.png", *panels}
     for name in ("curves.png", *panels):
-        picture = cv2.imread(str(finished.folder / name))
-        assert picture is not None
-        assert picture.std() > 5
+        image = cv2.imread(str(finished.folder / name))
+        assert image is not None
+        assert image.std() > 5
 
 
 def test_the_history_has_a_row_an_epoch(finished: Finished) -> None:
@@ -327,7 +327,7 @@ def test_the_device_is_the_accelerator_if_there_is_one(
     assert device_name() == name
 
 
-def test_pictures_of_any_size_get_the_class_of_the_largest_logit() -> None:
+def test_images_of_any_size_get_the_class_of_the_largest_logit() -> None:
     model = build_focalnet(NETWORK, keras)
     for variable in model.get_layer("logits").weights:
         variable.assign(np.zeros(variable.shape))

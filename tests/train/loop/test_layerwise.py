@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.test_guard import SETTINGS, gradients, stepper, values, variables
 
 from runtime.core.errors import ConfigError
 from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
+from tests.train.loop.test_optimizer import SETTINGS, gradients, stepper, values, variables
 from train.loop.fit import compile_model
 from train.loop.layerwise import LayerwiseAdamW
 from train.loop.optimizer import GuardedAdamW

@@ -1,4 +1,4 @@
-"""The pictures of a run: drawn from the network's own outputs, when it is their turn, and joined in their order."""
+"""The images of a run: drawn from the network's own outputs, when it is their turn, and joined in their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from runtime.core.errors import TrainingError
 from runtime.engines.engine import Outputs
 from runtime.images.preprocess import Image
-from runtime.video.writer import save_picture
+from runtime.video.writer import save_image
 from tests.support.tiny_training import LABELS, NETWORK, easy_dataset
 from train.loop import monitor as monitor_module
 from train.loop.monitor import (
@@ -71,7 +71,7 @@ def test_samples_are_of_as_many_classes_as_there_are() -> None:
     assert sorted(sample_indices(labels, 100).tolist()) == list(range(7))
 
 
-def test_a_row_is_drawn_for_each_picture(model: Any) -> None:
+def test_a_row_is_drawn_for_each_image(model: Any) -> None:
     one, two = (draw_panels(model, NETWORK, IMAGES[:count], LABELS)[BANNER_HEIGHT_PX:] for count in (1, 2))
     assert (two.dtype, two.shape) == (np.uint8, (2 * one.shape[0], one.shape[1], 3))
     # Batches of 1 and 2 may round differently.
@@ -193,7 +193,7 @@ def test_the_averaged_weights_are_drawn(tmp_path: Path, model: Any, monkeypatch:
 
 
 def grey_panel(folder: Path, epoch: int, value: int, side_px: int = 16) -> None:
-    save_picture(folder / f"epoch_{epoch:03d}.png", np.full((side_px, side_px, 3), value, dtype=np.uint8))
+    save_image(folder / f"epoch_{epoch:03d}.png", np.full((side_px, side_px, 3), value, dtype=np.uint8))
 
 
 def frames_of(path: Path) -> list[tuple[float, int]]:
@@ -242,7 +242,7 @@ def test_a_long_series_is_thinned_but_keeps_its_ends(tmp_path: Path) -> None:
 
 def test_no_panels_make_no_animation(tmp_path: Path) -> None:
     assert write_animation(tmp_path / "missing") is None
-    save_picture(tmp_path / "other.png", IMAGES[0])
+    save_image(tmp_path / "other.png", IMAGES[0])
     assert write_animation(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["other.png"]
 
@@ -250,7 +250,7 @@ def test_no_panels_make_no_animation(tmp_path: Path) -> None:
 def test_a_damaged_panel_is_named(tmp_path: Path) -> None:
     grey_panel(tmp_path, 0, 100)
     (tmp_path / "epoch_001.png").write_bytes(b"half")
-    with pytest.raises(TrainingError, match=r"epoch_001\.png is no readable picture"):
+    with pytest.raises(TrainingError, match=r"epoch_001\.png is no readable image"):
         write_animation(tmp_path)
 
 

@@ -17,7 +17,7 @@ from train.loop.nonfinite import spoilt_gradient, spoilt_in_training, spoilt_out
 from train.loop.training_model import Trainee
 from train.model.focalnet import build_focalnet
 
-PICTURES = easy_dataset().val.images[:4, :8, :8].astype(np.float32)
+IMAGES = easy_dataset().val.images[:4, :8, :8].astype(np.float32)
 INPUTS = {"indices": np.arange(6, dtype=np.int32), "targets": np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]}
 
 
@@ -43,8 +43,8 @@ def plant(network: Any, layer: str, value: float, name: str = "kernel") -> None:
 
 
 def test_nothing_is_named_in_a_sound_network(network: Any) -> None:
-    assert spoilt_output(network, PICTURES, training=True) is None
-    assert spoilt_output(network, PICTURES, training=False) is None
+    assert spoilt_output(network, IMAGES, training=True) is None
+    assert spoilt_output(network, IMAGES, training=False) is None
 
 
 @pytest.mark.parametrize(
@@ -53,31 +53,31 @@ def test_nothing_is_named_in_a_sound_network(network: Any) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_the_layer_with_a_spoilt_weight_is_named(network: Any, layer: str, value: float) -> None:
     plant(network, layer, value)
-    assert spoilt_output(network, PICTURES, training=True) == layer
+    assert spoilt_output(network, IMAGES, training=True) == layer
 
 
 def test_the_first_of_several_is_named(network: Any) -> None:
     for layer in ("logits", "stage0.block1.query", "stage0.block0.contract"):
         plant(network, layer, np.nan)
-    assert spoilt_output(network, PICTURES, training=False) == "stage0.block0.contract"
+    assert spoilt_output(network, IMAGES, training=False) == "stage0.block0.contract"
 
 
 def test_finite_weights_that_overflow_are_found_where_they_do(network: Any) -> None:
     for layer in ("query", "modulator"):
         each = network.get_layer(f"stage0.block0.{layer}")
         each.bias.assign(np.full(each.bias.shape, 1e30))
-    assert spoilt_output(network, PICTURES, training=False) == "stage0.block0.modulate"
+    assert spoilt_output(network, IMAGES, training=False) == "stage0.block0.modulate"
 
 
 def test_training_and_evaluation_differ_by_the_statistics_of_batchnorm(network: Any) -> None:
     plant(network, "stage0.block1.norm2", np.nan, "moving_mean")
-    assert spoilt_output(network, PICTURES, training=True) is None
+    assert spoilt_output(network, IMAGES, training=True) is None
     plant(network, "stage0.block1.norm2", np.nan, "moving_mean")
-    assert spoilt_output(network, PICTURES, training=False) == "stage0.block1.norm2"
+    assert spoilt_output(network, IMAGES, training=False) == "stage0.block1.norm2"
 
 
-def test_pictures_that_are_not_finite_are_named_by_the_input(network: Any) -> None:
-    assert spoilt_output(network, PICTURES * np.float32(np.nan), training=True) == "image"
+def test_images_that_are_not_finite_are_named_by_the_input(network: Any) -> None:
+    assert spoilt_output(network, IMAGES * np.float32(np.nan), training=True) == "image"
 
 
 def test_the_gradient_nearest_to_the_loss_is_named(network: Any) -> None:

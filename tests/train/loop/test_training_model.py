@@ -1,4 +1,4 @@
-"""The fitted model: pictures by index, the loss of mixed targets, accuracy by the true ones."""
+"""The fitted model: images by index, the loss of mixed targets, accuracy by the true ones."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def batch(indices: list[int]) -> dict[str, Any]:
     }
 
 
-def test_training_looks_pictures_up_by_index() -> None:
+def test_training_looks_images_up_by_index() -> None:
     model, chosen = trainee(), [5, 0, 17]
     outputs = model(batch(chosen), training=True)
     np.testing.assert_allclose(outputs["logits"], logits_of(model, TRAIN.images[chosen]), rtol=1e-5, atol=1e-5)
 
 
-def test_validation_takes_pictures_as_they_are() -> None:
+def test_validation_takes_images_as_they_are() -> None:
     model = trainee(erase_rate=1.0, mixup_alpha=1.0)
-    inputs = {"pictures": TRAIN.images[:3], "targets": np.eye(3, dtype=np.float32)}
+    inputs = {"images": TRAIN.images[:3], "targets": np.eye(3, dtype=np.float32)}
     outputs = model(inputs, training=False)
     np.testing.assert_allclose(outputs["logits"], logits_of(model, TRAIN.images[:3]), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(outputs["targets"], np.eye(3))
@@ -82,7 +82,7 @@ def test_the_loss_of_a_mixed_batch_is_that_of_its_mixed_targets() -> None:
     assert loss == pytest.approx(cross_entropy(logits, smoothed), rel=1e-4)
 
 
-def test_a_step_trains_the_network_and_leaves_the_pictures_alone() -> None:
+def test_a_step_trains_the_network_and_leaves_the_images_alone() -> None:
     model = trainee(learning_rate=1e-2, warmup_fraction=0.0)
     before = [np.array(v) for v in model.network.trainable_variables]
     inputs, labels = TrainBatches(TRAIN.labels, CONFIG.classes, RECIPE)[0]
@@ -94,7 +94,7 @@ def test_a_step_trains_the_network_and_leaves_the_pictures_alone() -> None:
     )
 
 
-def test_its_state_is_the_network_s_and_every_seed_but_not_the_pictures() -> None:
+def test_its_state_is_the_network_s_and_every_seed_but_not_the_images() -> None:
     recipe = TrainConfig(rand_augment_ops=1, erase_rate=0.5, mixup_alpha=0.2, cutmix_alpha=1.0)
     model = Trainee(NETWORK, recipe, TRAIN)
     state = model.state()

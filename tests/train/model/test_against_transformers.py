@@ -1,4 +1,4 @@
-"""The chain from a checkpoint to the artifacts, against transformers' own FocalNet on the same pictures.
+"""The chain from a checkpoint to the artifacts, against transformers' own FocalNet on the same images.
 
 Each family of the published networks: short and long range, isotropic, norms after the branches with layer scale,
 overlapping patches, and all of these at once. Small, randomly initialised, with norms and biases that are not neutral.
@@ -30,7 +30,7 @@ from train.model.weights import assign_weights, model_weights
 torch = pytest.importorskip("torch", reason="transformers' FocalNet takes torch")
 transformers = pytest.importorskip("transformers", reason="it is the reference")
 
-SIDE, CLASSES, PICTURES = 64, 7, 4
+SIDE, CLASSES, IMAGES = 64, 7, 4
 FAMILIES: dict[str, dict[str, Any]] = {
     "short range": {},
     "long range": {"focal_levels": [3, 3]},
@@ -91,16 +91,16 @@ def described(config: Any) -> FocalNetConfig:
     )
 
 
-def through_tflite(content: bytes, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def through_tflite(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     _, interpreter_class = load_interpreter()
     interpreter = interpreter_class(model_content=content)
     classify = interpreter.get_signature_runner()
-    return np.concatenate([classify(image=picture[np.newaxis])["logits"] for picture in pictures])
+    return np.concatenate([classify(image=image[np.newaxis])["logits"] for image in images])
 
 
-def through_onnx(content: bytes, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def through_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["logits"], {"image": picture[np.newaxis]})[0] for picture in pictures])
+    return np.concatenate([session.run(["logits"], {"image": image[np.newaxis]})[0] for image in images])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,20 +113,20 @@ def test_a_checkpoint_gives_the_reference_s_logits_here_and_in_both_float_artifa
     network.save_pretrained(tmp_path)
     config = described(network.config)
     weights = import_tensors(read_checkpoint(tmp_path / "model.safetensors"), config, "test").weights
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, SIDE, SIDE, 3), dtype=np.uint8)
-    normalised = (pictures / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    normalised = (images / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     with torch.no_grad():
         expected = network(torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32)).logits.numpy()
     assert expected.std() > 0.1
 
     model = build_focalnet(config, keras)
     assign_weights(model_weights(model), weights, "test")
-    found = np.asarray(model(pictures.astype(np.float32), training=False))
+    found = np.asarray(model(images.astype(np.float32), training=False))
     base = build_float(folded(config), fold_weights(weights, config), "test")
     errors = {
         "keras": np.abs(found - expected).max(),
-        "float.tflite": np.abs(through_tflite(convert_float(base, folded(config)), pictures) - expected).max(),
-        "float.onnx": np.abs(through_onnx(onnx.convert_float(base, folded(config), {}), pictures) - expected).max(),
+        "float.tflite": np.abs(through_tflite(convert_float(base, folded(config)), images) - expected).max(),
+        "float.onnx": np.abs(through_onnx(onnx.convert_float(base, folded(config), {}), images) - expected).max(),
     }
     print(f"{family}: {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}")
     assert errors["keras"] <= 1e-4

@@ -21,9 +21,9 @@ from train.model.config import (
     config_from_dict,
     find_preset,
     finetuning,
-    picture_size,
-    picture_spec,
+    image_spec,
     recipe_for,
+    stored_image_size,
 )
 
 NETWORK: dict[str, Any] = {
@@ -262,7 +262,7 @@ def test_a_network_of_before_there_were_crops_sees_the_whole_square() -> None:
     assert (model.crop_fraction, model.interpolation) == (1.0, "area")
 
 
-def test_how_the_network_sees_a_picture_survives_json() -> None:
+def test_how_the_network_sees_a_image_survives_json() -> None:
     model = network(crop_fraction=0.875, interpolation="bicubic")
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
     assert model.input_spec == InputSpec(48, 0.875, "bicubic")
@@ -294,17 +294,17 @@ def test_a_field_of_another_type_is_refused(field: str, value: Any) -> None:
         config_from_dict(as_json(**{field: value}))
 
 
-def test_few_pictures_take_small_batches_at_a_rate_scaled_by_the_square_root() -> None:
+def test_few_images_take_small_batches_at_a_rate_scaled_by_the_square_root() -> None:
     recipe = TrainConfig(batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4)
     fitted = recipe_for(recipe, 4_000)
     assert (fitted.batch_size, fitted.learning_rate, fitted.warmup_learning_rate) == (32, 1e-3, 2e-4)
     assert dataclasses.replace(fitted, batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
 
 
-@pytest.mark.parametrize(("batch_size", "pictures"), [(128, 10_000), (1024, 40_000), (32, 50), (8, 50)])
-def test_enough_pictures_or_small_batches_leave_a_recipe_alone(batch_size: int, pictures: int) -> None:
+@pytest.mark.parametrize(("batch_size", "images"), [(128, 10_000), (1024, 40_000), (32, 50), (8, 50)])
+def test_enough_images_or_small_batches_leave_a_recipe_alone(batch_size: int, images: int) -> None:
     recipe = TrainConfig(batch_size=batch_size)
-    assert recipe_for(recipe, pictures) is recipe
+    assert recipe_for(recipe, images) is recipe
 
 
 def test_fine_tuning_halves_the_rates_and_nothing_else() -> None:
@@ -314,10 +314,10 @@ def test_fine_tuning_halves_the_rates_and_nothing_else() -> None:
     assert dataclasses.replace(tuning, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
 
 
-def test_training_pictures_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
+def test_training_images_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
     model = network(input_size=48)
-    assert picture_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
+    assert stored_image_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
     seen = network(input_size=48, crop_fraction=0.875, interpolation="bicubic")
-    assert picture_spec(seen, TrainConfig(resize_margin=4)) == InputSpec(52, 1.0, "bicubic")
-    with pytest.raises(ConfigError, match="received pad=52 for pictures of 52 pixels; expected less"):
-        picture_size(model, TrainConfig(resize_margin=4, pad=52))
+    assert image_spec(seen, TrainConfig(resize_margin=4)) == InputSpec(52, 1.0, "bicubic")
+    with pytest.raises(ConfigError, match="received pad=52 for images of 52 pixels; expected less"):
+        stored_image_size(model, TrainConfig(resize_margin=4, pad=52))

@@ -42,8 +42,8 @@ NETWORKS = {
 
 def profiled_macs(model: Any, size: int) -> int:
     """Half the floating-point operations that TensorFlow's profiler counts in convolutions and matrix products."""
-    picture = tf.TensorSpec((1, size, size, 3), tf.float32)
-    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(picture).graph
+    image = tf.TensorSpec((1, size, size, 3), tf.float32)
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(image).graph
     profiler = tf.compat.v1.profiler
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output()
     node = profiler.profile(graph, cmd="op", options=options.build())
@@ -113,7 +113,7 @@ def test_training_is_three_forward_passes_of_two_operations() -> None:
 
 
 def test_the_fraction_of_peak() -> None:
-    # 50 pictures a second of 6 * 10 million operations are 3 GFLOP/s.
+    # 50 images a second of 6 * 10 million operations are 3 GFLOP/s.
     assert fraction_of_peak(50.0, 10_000_000, 12e9) == pytest.approx(0.25)
 
 

@@ -128,7 +128,7 @@ def normalise(x: Array, weights: Weights, name: str, epsilon: float, config: Foc
 
 
 def depthwise(x: Array, kernel: Array) -> Array:
-    """Each channel with its own k x k kernel, zeros around the picture."""
+    """Each channel with its own k x k kernel, zeros around the image."""
     side, (_, height, width, _) = kernel.shape[0], x.shape
     reach = side // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -171,7 +171,7 @@ def end_branch(y: Array, weights: Weights, block: str, branch: int, config: Foca
 
 
 def overlapping(x: Array, weights: Weights, name: str, stride: int) -> Array:
-    """7x7 patches 4 apart, the first from 2 above and left of the picture; or 3x3 ones 2 apart, from 1."""
+    """7x7 patches 4 apart, the first from 2 above and left of the image; or 3x3 ones 2 apart, from 1."""
     kernel, before = weights[f"{name}.proj/kernel"], {4: 2, 2: 1}[stride]
     padded = np.pad(x, ((0, 0), (before, 9), (before, 9), (0, 0)))
     side, (height, width) = kernel.shape[0], (x.shape[1] // stride, x.shape[2] // stride)
@@ -255,7 +255,7 @@ def with_drawn_weights(config: FocalNetConfig, seed: int = 0) -> tuple[Any, Weig
     return model, {name: value.astype(np.float64) for name, value in drawn.items()}
 
 
-def pictures(config: FocalNetConfig, count: int = 3) -> Array:
+def inputs(config: FocalNetConfig, count: int = 3) -> Array:
     shape = (count, config.input_size, config.input_size, 3)
     return np.random.default_rng(7).integers(0, 256, shape).astype(np.float64)
 
@@ -311,7 +311,7 @@ def test_modulation_follows_the_paper_s_equations(name: str) -> None:
     ends = {
         f"{block} {end}": model.get_layer(f"{block}.{end}").output for block, _ in blocks for end in ("norm1", "proj")
     }
-    values = keras.Model(model.input, ends)(pictures(config), training=False)
+    values = keras.Model(model.input, ends)(inputs(config), training=False)
     for block, stage in blocks:
         seen = np.asarray(values[f"{block} norm1"], dtype=np.float64)
         expected = modulate(seen, weights, block, config, stage)["y"]
@@ -323,7 +323,7 @@ def test_modulation_follows_the_paper_s_equations(name: str) -> None:
 def test_the_whole_network_agrees_with_the_oracle(name: str) -> None:
     config = NETWORKS[name]
     model, weights = with_drawn_weights(config, seed=1)
-    images = pictures(config)
+    images = inputs(config)
     expected = oracle(images, weights, config)
     outputs = with_overlay(model, config, keras)(images, training=False)
     assert set(outputs) == set(expected)
@@ -337,7 +337,7 @@ def test_the_whole_network_agrees_with_the_oracle(name: str) -> None:
 def test_gates_are_linear_and_signed() -> None:
     config = NETWORKS["3 levels, 7x7, factor 4"]
     model, _ = with_drawn_weights(config)
-    gates = np.asarray(with_overlay(model, config, keras)(pictures(config), training=False)["gates"])
+    gates = np.asarray(with_overlay(model, config, keras)(inputs(config), training=False)["gates"])
     assert gates.min() < 0 < gates.max()
 
 
@@ -360,7 +360,7 @@ def test_overlay_shares_the_weights_of_its_network() -> None:
     model = build_focalnet(config, keras)
     overlay = with_overlay(model, config, keras)
     model_weights(model)["logits/bias"].assign([1.0, 2.0, 30.0])
-    assert np.asarray(overlay(pictures(config), training=False)["logits"]).argmax(axis=-1).tolist() == [2, 2, 2]
+    assert np.asarray(overlay(inputs(config), training=False)["logits"]).argmax(axis=-1).tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_every_variable_has_a_gradient(name: str) -> None:
     keras.utils.set_random_seed(0)
     model = build_focalnet(config, keras)
     with tf.GradientTape() as tape:
-        logits = model(pictures(config, count=8), training=True)
+        logits = model(inputs(config, count=8), training=True)
         losses = keras.losses.sparse_categorical_crossentropy(np.arange(8) % 3, logits, from_logits=True)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
@@ -409,7 +409,7 @@ def test_both_keras_give_the_same_outputs_from_the_same_weights(name: str, tmp_p
     legacy = build_focalnet(config, tf_keras)
     load_weights(legacy, tmp_path / "weights.safetensors")
     assert [layer.name for layer in legacy.layers] == [layer.name for layer in model.layers]
-    images = pictures(config).astype(np.float32)
+    images = inputs(config).astype(np.float32)
     ours = with_overlay(model, config, keras)(images, training=False)
     theirs = with_overlay(legacy, config, tf_keras)(images, training=False)
     for output in ("logits", "gates", "modulator"):
@@ -443,7 +443,7 @@ def test_without_drop_rates_there_is_no_dropout() -> None:
     assert [layer.name for layer in layers if isinstance(layer, keras.layers.Dropout)] == []
 
 
-def test_stochastic_depth_drops_a_whole_branch_of_a_picture() -> None:
+def test_stochastic_depth_drops_a_whole_branch_of_a_image() -> None:
     config = network(4, (1,), (3,), depths=(2,), drop_path_rate=0.5)
     layer = build_focalnet(config, keras).get_layer("stage0.block1.drop_path1")
     kept = np.asarray(layer(np.ones((64, 4, 4, 6), dtype=np.float32), training=True))

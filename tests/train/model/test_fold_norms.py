@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from tests.test_focalnet import network, pictures, with_drawn_weights
 
+from tests.train.model.test_focalnet import inputs, network, with_drawn_weights
 from train.model.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
@@ -27,8 +27,8 @@ NETWORKS = {
     "LayerNorm": network(4, (2, 1), (3, 3), block_norm_epsilon=0.3),
     "LayerNorm, conv stem": network(4, (2, 1), (3, 3), stem="conv", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "LayerNorm, none before the modulation": network(4, (2,), (3,), norm_before_modulation=False),
-    "BatchNorm, pictures normalised": network(4, (1,), (3,), norm="batch", mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "LayerNorm, pictures normalised": network(4, (2, 1), (3, 3), mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "BatchNorm, images normalised": network(4, (1,), (3,), norm="batch", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "LayerNorm, images normalised": network(4, (2, 1), (3, 3), mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "LayerNorm, layer scale": network(4, (2, 1), (3, 3), layer_scale=0.1, normalise_modulator=True),
     "LayerNorm, as in the large networks": network(
         8,
@@ -59,7 +59,7 @@ def folded_model(config: FocalNetConfig, weights: Any, framework: Any) -> Any:
 def test_folding_changes_no_logit(name: str, framework: Any) -> None:
     config = NETWORKS[name]
     model, weights = with_drawn_weights(config)
-    images = pictures(config).astype(np.float32)
+    images = inputs(config).astype(np.float32)
     before = np.asarray(model(images, training=False))
     after = np.asarray(folded_model(config, weights, framework)(images, training=False))
     assert before.std() > 0.05
@@ -106,11 +106,11 @@ def test_what_is_folded_has_nothing_to_fold(name: str) -> None:
     assert folded(config) == config
 
 
-def test_pictures_stay_normalised_before_a_convolution_that_pads() -> None:
-    """Zeros beside a normalised picture are its mean colour; beside a plain one they would be black."""
+def test_images_stay_normalised_before_a_convolution_that_pads() -> None:
+    """Zeros beside a normalised image are its mean colour; beside a plain one they would be black."""
     config = NETWORKS["LayerNorm, conv stem"]
     assert (folded(config).mean, folded(config).std) == (IMAGENET_MEAN, IMAGENET_STD)
-    assert folded(NETWORKS["LayerNorm, pictures normalised"]).mean == (0.0, 0.0, 0.0)
+    assert folded(NETWORKS["LayerNorm, images normalised"]).mean == (0.0, 0.0, 0.0)
 
 
 def test_every_edge_preset_deploys_without_batchnorms() -> None:

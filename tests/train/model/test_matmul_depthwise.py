@@ -89,5 +89,5 @@ def test_a_network_of_them_has_the_same_variables_and_logits() -> None:
         v.path for v in stock.variables if "seed" not in v.path
     ]
     ours.set_weights(stock.get_weights())
-    pictures = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
-    np.testing.assert_allclose(ours(pictures), stock(pictures), rtol=1e-4, atol=1e-5)
+    images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(ours(images), stock(images), rtol=1e-4, atol=1e-5)

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from tests.test_focalnet import with_drawn_weights
 
 from runtime.core.errors import ArtifactError
-from tests import test_fold
-from tests.support.tiny_run import soft_pictures
+from tests.support.tiny_run import soft_images
+from tests.train.model import test_fold_norms as test_fold
+from tests.train.model.test_focalnet import with_drawn_weights
 from train.model.config import PRESETS, FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
@@ -47,18 +47,18 @@ def logits(config: FocalNetConfig, weights: Any, images: Any, training: bool = F
 
 
 def unfolded(name: str, images: int = 70) -> tuple[FocalNetConfig, Any, Any, Any]:
-    """A network, pictures, its weights folded, and those unfolded again by the pictures."""
+    """A network, images, its weights folded, and those unfolded again by the images."""
     config = dataclasses.replace(NETWORKS[name], drop_rate=0.0, drop_path_rate=0.0)
     _, weights = with_drawn_weights(config)
     deployed = {k: np.float32(v) for k, v in fold_weights(weights, config).items()}
-    pictures = soft_pictures(images, 4, config.input_size)
-    return config, pictures, deployed, unfold_weights(deployed, config, pictures)
+    inputs = soft_images(images, 4, config.input_size)
+    return config, inputs, deployed, unfold_weights(deployed, config, inputs)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_unfolding_changes_no_logit(name: str) -> None:
     config, _, deployed, weights = unfolded(name)
-    others = soft_pictures(9, 5, config.input_size)  # not those of the statistics
+    others = soft_images(9, 5, config.input_size)  # not those of the statistics
     before = logits(folded(config), deployed, others, framework=tf_keras)
     assert before.std() > 0.02
     np.testing.assert_allclose(logits(config, weights, others), before, rtol=0, atol=1e-4)
@@ -71,15 +71,15 @@ def test_unfolding_changes_no_logit(name: str) -> None:
 
 @pytest.mark.parametrize("name", BATCH_NETWORKS)
 def test_a_batch_s_own_statistics_change_little(name: str) -> None:
-    config, pictures, deployed, weights = unfolded(name)
-    before = logits(folded(config), deployed, pictures)
-    # All pictures of the statistics in one batch: the same statistics.
-    np.testing.assert_allclose(logits(config, weights, pictures, training=True), before, rtol=0, atol=1e-3)
-    part = logits(config, weights, pictures[:32], training=True)
+    config, images, deployed, weights = unfolded(name)
+    before = logits(folded(config), deployed, images)
+    # All images of the statistics in one batch: the same statistics.
+    np.testing.assert_allclose(logits(config, weights, images, training=True), before, rtol=0, atol=1e-3)
+    part = logits(config, weights, images[:32], training=True)
     naive = {k: np.float32(v) for k, v in weights.items()}
     for key in naive.keys() - deployed.keys():  # as norms are made: the folded layers' scale is lost on a batch
         naive[key] = np.full_like(naive[key], key.endswith(("gamma", "moving_variance")))
-    lost = logits(config, naive, pictures[:32], training=True)
+    lost = logits(config, naive, images[:32], training=True)
     far = np.abs(lost - before[:32]).mean()
     assert np.abs(part - before[:32]).mean() < min(0.5 * before.std(), 0.5 * far)
 
@@ -106,19 +106,19 @@ def test_layer_norms_are_neutral_and_batch_norms_the_identity(name: str) -> None
 
 def test_normalisation_comes_out_of_the_patches_as_it_went_in() -> None:
     """The norm behind the embedding stays where it is, so the trained kernel and bias themselves come back."""
-    config = NETWORKS["LayerNorm, pictures normalised"]
+    config = NETWORKS["LayerNorm, images normalised"]
     _, trained = with_drawn_weights(config)
-    _, _, deployed, weights = unfolded("LayerNorm, pictures normalised", images=1)
+    _, _, deployed, weights = unfolded("LayerNorm, images normalised", images=1)
     for part in ("kernel", "bias"):
         key = f"embed.proj/{part}"
         assert np.abs(deployed[key] - trained[key]).max() > 0.1
         np.testing.assert_allclose(weights[key], trained[key], rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_are_those_of_all_pictures() -> None:
+def test_statistics_are_those_of_all_images() -> None:
     """After the embedding, by its definition: every patch times the kernel, plus the bias."""
-    config, pictures, _, weights = unfolded("BatchNorm, pictures normalised")
-    x = (pictures / 255.0 - np.array(config.mean)) / np.array(config.std)
+    config, images, _, weights = unfolded("BatchNorm, images normalised")
+    x = (images / 255.0 - np.array(config.mean)) / np.array(config.std)
     side, tokens = config.patch_size, config.input_size // config.patch_size
     patches = x.reshape(-1, tokens, side, tokens, side, 3).swapaxes(2, 3).reshape(-1, side * side * 3)
     values = patches @ weights["embed.proj/kernel"].reshape(side * side * 3, -1) + weights["embed.proj/bias"]
@@ -127,22 +127,22 @@ def test_statistics_are_those_of_all_pictures() -> None:
 
 
 def test_a_channel_that_never_moves_stays_finite() -> None:
-    config, pictures, deployed, _ = unfolded("BatchNorm", images=4)
+    config, images, deployed, _ = unfolded("BatchNorm", images=4)
     still = {**deployed, "embed.proj/kernel": np.zeros_like(deployed["embed.proj/kernel"])}
-    weights = unfold_weights(still, config, pictures)
+    weights = unfold_weights(still, config, images)
     assert (weights["embed.norm/moving_variance"] == 0).all()
-    expected = logits(folded(config), still, pictures)
-    np.testing.assert_allclose(logits(config, weights, pictures), expected, rtol=0, atol=1e-4)
+    expected = logits(folded(config), still, images)
+    np.testing.assert_allclose(logits(config, weights, images), expected, rtol=0, atol=1e-4)
 
 
 def test_weights_that_overflow_are_refused() -> None:
-    config, pictures, deployed, _ = unfolded("BatchNorm", images=4)
+    config, images, deployed, _ = unfolded("BatchNorm", images=4)
     loud = {**deployed, "embed.proj/kernel": deployed["embed.proj/kernel"] * 1e30}
     with pytest.raises(ArtifactError, match=r"values overflow at embed\.norm"):
-        unfold_weights(loud, config, pictures)
+        unfold_weights(loud, config, images)
 
 
 def test_tensors_of_another_network_are_refused() -> None:
-    config, pictures, deployed, _ = unfolded("BatchNorm", images=4)
+    config, images, deployed, _ = unfolded("BatchNorm", images=4)
     with pytest.raises(ArtifactError, match=r"unknown other/kernel"):
-        unfold_weights({**deployed, "other/kernel": deployed["logits/kernel"]}, config, pictures)
+        unfold_weights({**deployed, "other/kernel": deployed["logits/kernel"]}, config, images)

@@ -1,0 +1,82 @@
+"""Command lines: parsers, the options that commands share, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.core.errors import FocalEdgeError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+SHARED_OPTIONS: dict[str, dict[str, Any]] = {
+    "--data-dir": {"type": Path, "metavar": "FOLDER", "help": "folder of the images (default: $DATA_DIR)"},
+    "--run": {"type": Path, "metavar": "FOLDER", "required": True, "help": "folder of the run"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the random draw, 0 or more"},
+    "--threads": {"type": int, "default": 1, "metavar": "N", "help": "CPU threads of the interpreter, 1 or more"},
+    "--json": {"action": "store_true", "help": "print the result as JSON"},
+}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append an option's default to its help text, unless there is none or the text has it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or isinstance(action.default, bool) or "default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def command_parser(
+    prog: str, description: str, *, parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.ArgumentParser:
+    """Return the parser of a command.
+
+    Args:
+        prog: how the command is started, e.g. `"python -m train"`.
+        description: what the command does, one sentence.
+        parents: parsers of shared options, as `shared_options` returns them.
+    """
+    return argparse.ArgumentParser(
+        prog=prog, description=description, parents=list(parents), formatter_class=_HelpFormatter
+    )
+
+
+def shared_options(*names: str, **texts: str) -> argparse.ArgumentParser:
+    """Return a parent parser with some of the options that commands share.
+
+    Args:
+        names: keys of `SHARED_OPTIONS`, in the order of the help page.
+        texts: help texts of a command's own, by destination, e.g. `json="print the manifest as JSON"`.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    for name in names:
+        destination = name.removeprefix("--").replace("-", "_")
+        settings = SHARED_OPTIONS[name]
+        parser.add_argument(name, **settings | {"help": texts.get(destination, settings["help"])})
+    return parser
+
+
+def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command so that an expected error is one line on stderr and exit code 2.
+
+    Args:
+        main: the command, from its arguments to its exit code.
+        argv: the arguments without the program name; `None` takes those of the process.
+
+    Returns:
+        The exit code: `main`'s own, 2 after a `FocalEdgeError`, 130 after Ctrl-C.
+    """
+    try:
+        return main(argv)
+    except FocalEdgeError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -65,9 +65,9 @@ def test_it_holds_what_a_device_needs(bundle: Path, tmp_path: Path) -> None:
     assert sorted(str(path.relative_to(folder.parent)) for path in folder.rglob("*") if path.is_file()) == names
     there = {path.name for path in folder.iterdir()}
     assert there == {"LICENSE", "README.md", SERVICE, "requirements.txt", "models", "runtime"}
-    python = {path.name for path in (folder / "runtime").glob("*.py")}
-    assert python == {path.name for path in (ROOT / "runtime").glob("*.py")}
-    assert (folder / "runtime" / "report.html.template").is_file()
+    python = {path.relative_to(folder) for path in folder.rglob("*.py")}
+    assert python == {path.relative_to(ROOT) for path in (ROOT / "runtime").rglob("*.py")}
+    assert (folder / "runtime" / "parity" / "report" / "report.html.template").is_file()
     assert not list(folder.rglob("__pycache__"))
 
 
@@ -128,16 +128,12 @@ def test_the_web_view_is_required_if_there_is_one() -> None:
 
 
 def test_packages_below_the_runtime_come_along(tmp_path: Path) -> None:
-    (tmp_path / "runtime" / "web").mkdir(parents=True)
-    for name in ("runtime/a.py", "runtime/a.txt", "runtime/web/b.py", "runtime/web/page.html", "runtime/web/c.md"):
-        (tmp_path / name).touch()
-    project = {
-        "tool": {
-            "setuptools": {"packages": ["train", "runtime", "runtime.web"], "package-data": {"runtime.web": ["*.html"]}}
-        }
-    }
+    (tmp_path / "runtime" / "web" / "page").mkdir(parents=True)
+    for name in ("a.py", "a.txt", "web/b.py", "web/page/c.html", "web/d.md"):
+        (tmp_path / "runtime" / name).touch()
+    project = {"tool": {"setuptools": {"package-data": {"*": ["page/*"]}}}}
     found = [str(path.relative_to(tmp_path)) for path in runtime_files(project, tmp_path)]
-    assert found == ["runtime/a.py", "runtime/web/b.py", "runtime/web/page.html"]
+    assert found == ["runtime/a.py", "runtime/web/b.py", "runtime/web/page/c.html"]
 
 
 def test_the_service_is_hardened_and_starts_this_bundle(bundle: Path) -> None:

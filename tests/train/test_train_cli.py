@@ -55,7 +55,7 @@ KILLED = """
 import os, signal, sys
 from tests.support.tiny_training import FULL_RECIPE, NETWORK
 from train.loop import fit
-    from train.model import config
+from train.model import config
 from train.__main__ import main
 
 config.PRESETS["tiny"] = config.Preset(NETWORK, 0, FULL_RECIPE)

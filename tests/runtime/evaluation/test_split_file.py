@@ -22,7 +22,7 @@ def images() -> LabelledImages:
     return LabelledImages(pixels, np.array([0, 1, 2, 1, 0]), ids, ("Katze", "犬", "c"), "my pets", "test")
 
 
-def saved(tmp_path: Path, split: LabelledImages, **changes: Any) -> Path:
+def saved(tmp_path: Path, split: LabelledImages, /, **changes: Any) -> Path:
     """Write a split file with NumPy alone, some of its arrays changed, or left out by `None`."""
     arrays: dict[str, Any] = {
         "images": split.images,

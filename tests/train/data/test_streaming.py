@@ -31,7 +31,7 @@ from train.data import dataset as splits
 from train.data import folder
 from train.data import lazy_images as lazy_images
 from train.data import packed_paths as file_names
-from train.data import registry as data
+from train.data.__main__ import main
 from train.data.batches import EvalBatches, TrainBatches
 from train.data.dataset import Dataset, check_dataset, draw, resident, resize_all
 from train.data.folder import choose_residence, load_folder
@@ -388,7 +388,7 @@ def test_the_command_writes_a_sample_and_says_so(
     monkeypatch.setattr(splits, "STREAMED_SAMPLE", 6)
     out = tmp_path / "test.npz"
     arguments = ["--dataset", "folder", "--data-dir", str(tree), "--image-size", str(SIZE)]
-    assert data.main([*arguments, "--out", str(out), "--stream", "true"]) == 0
+    assert main([*arguments, "--out", str(out), "--stream", "true"]) == 0
     printed = capsys.readouterr().out
     assert "stay on disk, read as they are needed" in printed
     assert f"6 images of 3 classes, test split of {tree.name}, 0 skipped, a sample of {TEST}" in printed
@@ -397,16 +397,16 @@ def test_the_command_writes_a_sample_and_says_so(
 
 def test_the_command_measures_a_folder(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--dataset", "folder", "--data-dir", str(tree), "--image-size", str(SIZE), "--measure"]
-    assert data.main([*arguments, "--threads", "2", "--images", "50", "--json"]) == 0
+    assert main([*arguments, "--threads", "2", "--images", "50", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["files"], figures["images"], figures["threads"]) == (TRAIN + VAL + TEST, 50, 2)
     assert figures["images_per_s"] > 0
     assert 0 < figures["cpu_time_ms"] < 1000
     assert figures["files_per_s"] > 0
-    assert data.main(arguments) == 0
+    assert main(arguments) == 0
     assert f"read {TRAIN} images to {SIZE} px" in capsys.readouterr().out
-    assert run_cli(data.main, [*arguments, "--threads", "0"]) == 2
-    assert run_cli(data.main, ["--dataset", "shapes", "--measure"]) == 2
+    assert run_cli(main, [*arguments, "--threads", "0"]) == 2
+    assert run_cli(main, ["--dataset", "shapes", "--measure"]) == 2
     assert "expected --dataset folder" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from calibration.calibration_file import CALIBRATION_FILE, Calibration, describe_observer, write_calibration
 from calibration.histogram import Activations, collect_histograms
-from calibration.inner_tensors import step_views
+from calibration.inner_tensors import inner_tensors
 from calibration.observers import DEFAULT_PERCENTILE, OBSERVERS, choose_ranges, find_observer
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
 from calibration.representative_set import draw_representative_set
@@ -91,7 +91,7 @@ def _layer_views(run: Run, weights: Path) -> Any:
     model = build_focalnet(run.deployed, keras)
     load_weights(model, weights)
     outputs = {layer.name: layer.output for layer in model.layers if not _is_passive(layer, keras)}
-    return keras.Model(model.input, outputs | step_views(model, run.deployed))
+    return keras.Model(model.input, outputs | inner_tensors(model, run.deployed))
 
 
 def _is_passive(layer: Any, keras: Any) -> bool:

@@ -10,7 +10,7 @@ from train.model.focalnet import overlay_tensors
 MODULATOR_NORM = "overlay.modulator"
 
 
-def step_views(model: Any, config: FocalNetConfig) -> dict[str, Any]:
+def inner_tensors(model: Any, config: FocalNetConfig) -> dict[str, Any]:
     """Return all of a network's steps as tensors of its graph.
 
     Args:
@@ -23,12 +23,12 @@ def step_views(model: Any, config: FocalNetConfig) -> dict[str, Any]:
     import keras
 
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.LayerNormalization)]
-    steps = {layer.name: norm_steps(layer) for layer in norms}
-    steps[MODULATOR_NORM] = modulator_steps(overlay_tensors(model, config)[1])
+    steps = {layer.name: norm_tensors(layer) for layer in norms}
+    steps[MODULATOR_NORM] = modulator_tensors(overlay_tensors(model, config)[1])
     return {f"{name}.{step}": tensor for name, tensors in steps.items() for step, tensor in tensors.items()}
 
 
-def norm_steps(layer: Any) -> dict[str, Any]:
+def norm_tensors(layer: Any) -> dict[str, Any]:
     """Return what a LayerNorm computes on its way to `(x - E[x]) / sqrt(Var[x] + epsilon) * gamma + beta`, by name."""
     from keras import ops
 
@@ -46,7 +46,7 @@ def norm_steps(layer: Any) -> dict[str, Any]:
     return steps
 
 
-def modulator_steps(modulator: Any) -> dict[str, Any]:
+def modulator_tensors(modulator: Any) -> dict[str, Any]:
     """Return what is computed of a modulator `[B, h, w, C]` on the way to its L2 norm over channels, by name."""
     from keras import ops
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from export.accuracy import Accuracy, accuracy_of, classify
-from export.bench.candidate import FLOOR, Candidate
-from export.bench.lower_bound import make_floor
+from export.bench.contender import LOWER_BOUND, Contender
+from export.bench.lower_bound import make_lower_bound
 from export.bench.ours import make_ours
-from export.bench.peers import FAMILIES, installed_version, make_peers
+from export.bench.peers.registry import FAMILIES, installed_version, make_peers
 from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_reports
-from export.bench.setup import Subject, load_subject
+from export.bench.setup import Setup, load_setup
 from export.bench.untrained import make_untrained_bundle
 from runtime.benchmark import Latency, Timed, measure
 from runtime.core.cli import run_cli
@@ -95,13 +95,13 @@ def bench(
     """
     load_before = os.getloadavg()[0]
     folder.mkdir(parents=True, exist_ok=True)
-    subject = load_subject(bundle, data_dir, images)
-    peers, not_measured = make_peers(FAMILIES, subject.network, folder)
+    setup = load_setup(bundle, data_dir, images)
+    peers, not_measured = make_peers(FAMILIES, setup.network, folder)
     candidates = [*make_ours(bundle, folder), *peers]
-    open_floor, floor_is = make_floor(bundle, folder)
-    accuracies = [_accuracy(each, subject) for each in candidates]
-    openers = {each.name: each.open for each in candidates} | {FLOOR: open_floor}
-    latencies = {count: _latencies(openers, subject.images[:TIMED_IMAGES], rounds, count) for count in threads}
+    open_floor, floor_is = make_lower_bound(bundle, folder)
+    accuracies = [_accuracy(each, setup) for each in candidates]
+    openers = {each.name: each.open for each in candidates} | {LOWER_BOUND: open_floor}
+    latencies = {count: _latencies(openers, setup.images[:TIMED_IMAGES], rounds, count) for count in threads}
     by_name = {name: {count: latencies[count][name] for count in threads} for name in openers}
     rows = [
         Row(each.name, each.what, each.size_bytes, accuracy, by_name[each.name])
@@ -110,7 +110,7 @@ def bench(
     return Benchmark(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         bundle=bundle.resolve().name,
-        data=subject.data,
+        data=setup.data,
         machine={
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
@@ -120,14 +120,14 @@ def bench(
         versions=_versions(),
         rounds=rounds,
         threads=tuple(threads),
-        rows=(*rows, Row(FLOOR, floor_is, None, None, by_name[FLOOR])),
+        rows=(*rows, Row(LOWER_BOUND, floor_is, None, None, by_name[LOWER_BOUND])),
         not_measured=tuple(not_measured),
     )
 
 
-def _accuracy(candidate: Candidate, subject: Subject) -> Accuracy:
-    predicted = classify(candidate.open(1).run, subject.images, candidate.name)
-    return accuracy_of(predicted, subject.labels, subject.reference)
+def _accuracy(candidate: Contender, setup: Setup) -> Accuracy:
+    predicted = classify(candidate.open(1).run, setup.images, candidate.name)
+    return accuracy_of(predicted, setup.labels, setup.reference)
 
 
 def _latencies(
@@ -160,9 +160,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a bundle's artifacts with what stock converters and other runtimes make of its weights.",
         epilog="Exit code: 0; 1 if a peer whose packages are installed could not be made; 2 for bad input.",
     )
-    subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--bundle", type=Path, help="folder with artifacts, weights and calibration")
-    subject.add_argument("--preset", help="a preset's network, untrained, calibrated on rendered shapes")
+    setup = parser.add_mutually_exclusive_group(required=True)
+    setup.add_argument("--bundle", type=Path, help="folder with artifacts, weights and calibration")
+    setup.add_argument("--preset", help="a preset's network, untrained, calibrated on rendered shapes")
     parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
     parser.add_argument(
         "--images",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.bench.candidate import OURS
+from export.bench.contender import OURS
 from runtime.benchmark import Timed
 from runtime.bundle.manifest import read_manifest, verified_file
 from runtime.core.errors import ArtifactError
@@ -71,7 +71,7 @@ def product_macs(flatbuffer: bytes) -> int:
     )
 
 
-def make_floor(bundle: Path, folder: Path) -> tuple[Callable[[int], Timed], str]:
+def make_lower_bound(bundle: Path, folder: Path) -> tuple[Callable[[int], Timed], str]:
     """Take all but the products from the int8 artifact.
 
     Args:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bench.candidate import OURS, OURS_PREFIX, Candidate
-from export.bench.peers import installed_version
+from export.bench.contender import OURS, OURS_PREFIX, Contender
+from export.bench.peers.registry import installed_version
 from export.bundle import QAT_WEIGHTS_FILE, copy_sources, write_artifacts
 from export.quantize.scheme_file import read_scheme, write_scheme
 from export.quantize.schemes import SCHEMES, Scheme
@@ -17,10 +17,10 @@ from runtime.bundle.manifest import PRECISIONS, read_manifest, verified_file
 from runtime.engines.engine import open_engine
 from train.run import read_run
 
-FACE = "uint8 input; logits, gates and modulator out"
+INTERFACE = "uint8 input; logits, gates and modulator out"
 
 
-def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
+def make_ours(bundle: Path, folder: Path) -> list[Contender]:
     """Open this project's artifacts: as shipped; if fine-tuned, calibrated alone too, as peers are; by other schemes.
 
     Args:
@@ -33,8 +33,8 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
     tuned, shipped = (bundle / QAT_WEIGHTS_FILE).exists(), read_scheme(bundle)
     how = "quantization-aware training from the float weights" if tuned else "calibration alone"
     candidates = [
-        _candidate(f"{OURS_PREFIX} float32", f"the bundle's, {FACE}", bundle, "float32"),
-        _candidate(OURS, f"the bundle's, by {how}, {FACE}", bundle, "int8"),
+        _candidate(f"{OURS_PREFIX} float32", f"the bundle's, {INTERFACE}", bundle, "float32"),
+        _candidate(OURS, f"the bundle's, by {how}, {INTERFACE}", bundle, "int8"),
     ]
     deployed = read_run(bundle).deployed
     # Where the first convolution pads, images are normalised in float before it, and nothing is in integers alone.
@@ -47,9 +47,9 @@ def make_ours(bundle: Path, folder: Path) -> list[Candidate]:
     for scheme in ([shipped] if tuned else []) + others:
         name = "calibrated alone" if scheme is shipped else scheme.name
         made = _made_without_training(bundle, folder / name.replace(" ", "_"), scheme)
-        candidates.append(_candidate(f"{OURS}, {name}", f"made now from the float weights, {FACE}", made, "int8"))
+        candidates.append(_candidate(f"{OURS}, {name}", f"made now from the float weights, {INTERFACE}", made, "int8"))
     for precision in PRECISIONS:
-        name, what = f"{OURS_PREFIX} {precision}", f"the bundle's .onnx file, {FACE}"
+        name, what = f"{OURS_PREFIX} {precision}", f"the bundle's .onnx file, {INTERFACE}"
         candidates.append(_candidate(f"{name}, ONNX Runtime", what, bundle, precision, "ort"))
         if installed_version("openvino") is not None:
             candidates.append(_on_openvino(f"{name}, OpenVINO", f"{what}, read by OpenVINO", bundle, precision))
@@ -65,17 +65,17 @@ def _made_without_training(bundle: Path, folder: Path, scheme: Scheme) -> Path:
     return folder
 
 
-def _candidate(name: str, what: str, bundle: Path, precision: str, engine: str = "tflite") -> Candidate:
+def _candidate(name: str, what: str, bundle: Path, precision: str, engine: str = "tflite") -> Contender:
     file = verified_file(bundle, read_manifest(bundle).artifact(precision, engine))
-    return Candidate(name, what, (file,), partial(ShippedClassifier, bundle, precision, engine))
+    return Contender(name, what, (file,), partial(ShippedClassifier, bundle, precision, engine))
 
 
-def _on_openvino(name: str, what: str, bundle: Path, precision: str) -> Candidate:
-    from export.bench.openvino import OpenVinoClassifier
+def _on_openvino(name: str, what: str, bundle: Path, precision: str) -> Contender:
+    from export.bench.peers.openvino_nncf import OpenVinoClassifier
 
     file = verified_file(bundle, read_manifest(bundle).artifact(precision, "ort"))
     what = f"{what}; what is not int8 is computed in float32"
-    return Candidate(name, what, (file,), partial(OpenVinoClassifier, file, "f32"))
+    return Contender(name, what, (file,), partial(OpenVinoClassifier, file, "f32"))
 
 
 class ShippedClassifier:
@@ -86,5 +86,5 @@ class ShippedClassifier:
         self._engine = open_engine(bundle, precision=precision, engine=engine, threads=threads)
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one image; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.contender.Classifier`."""
         return self._engine.run(image).logits

@@ -31,13 +31,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from export.accuracy import Accuracy
-from export.bench.candidate import FLOOR, OURS, OURS_PREFIX, NotMeasured
-from export.label_column import label_beside
+from export.bench.contender import LOWER_BOUND, OURS, OURS_PREFIX, NotMeasured
+from export.reporting.label_column import label_in_column
 from runtime.benchmark import Latency, speedup
 from runtime.core.files import replacing, write_json
 
 SCHEMA_VERSION = 1
-OURS_COLOUR, PEER_COLOUR, FLOOR_COLOUR = "#d1495b", "#30638e", "#6c757d"
+OURS_COLOUR, PEER_COLOUR, LOWER_BOUND_COLOUR = "#d1495b", "#30638e", "#6c757d"
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def draw(result: Benchmark) -> Figure:
         point = (row.latency[threads].p50_ms, 100 * accuracy.top1)
         axes.plot(*point, "*" if ours else "o", color=colour, markersize=13 if ours else 7, zorder=3)
         label = f"{row.name}  {point[0]:.2f} ms, {point[1]:.2f}%"
-        label_beside(axes, label, point, float(height), colour, bold=row.name == OURS)
+        label_in_column(axes, label, point, float(height), colour, bold=row.name == OURS)
     for row in result.rows:
-        if row.name == FLOOR:
+        if row.name == LOWER_BOUND:
             p50_ms = row.latency[threads].p50_ms
-            axes.axvline(p50_ms, color=FLOOR_COLOUR, linestyle=":", label=f"{FLOOR}, {p50_ms:.2f} ms")
+            axes.axvline(p50_ms, color=LOWER_BOUND_COLOUR, linestyle=":", label=f"{LOWER_BOUND}, {p50_ms:.2f} ms")
             axes.legend(loc="lower left", framealpha=1.0, fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

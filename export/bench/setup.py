@@ -8,7 +8,7 @@ from typing import Any
 
 from calibration.calibration_file import Calibration, read_calibration
 from calibration.representative_set import RepresentativeSet, draw_representative_set, named_representative_set
-from export.bench.candidate import FloatNetwork
+from export.bench.contender import FloatNetwork
 from export.quantize.fake_quant import build_stock
 from export.quantize.qat import logits
 from runtime.compare import SAMPLE_SEED
@@ -22,7 +22,7 @@ from train.run import WEIGHTS_FILE, read_run
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Setup:
     """What all rows have in common.
 
     Attributes:
@@ -40,7 +40,7 @@ class Subject:
     data: dict[str, Any]
 
 
-def load_subject(bundle: Path, data_dir: Path | None, count: int) -> Subject:
+def load_setup(bundle: Path, data_dir: Path | None, count: int) -> Setup:
     """Read a bundle's weights and its data set.
 
     Args:
@@ -67,7 +67,7 @@ def load_subject(bundle: Path, data_dir: Path | None, count: int) -> Subject:
         "representative": len(sample.ids),
         "representative_is_the_bundles": sample.sha256 == calibration.sha256,
     }
-    return Subject(FloatNetwork(model, resize_all(sample.images, spec)), images, labels, reference, data)
+    return Setup(FloatNetwork(model, resize_all(sample.images, spec)), images, labels, reference, data)
 
 
 def representative_set(calibration: Calibration, train: Split) -> RepresentativeSet:

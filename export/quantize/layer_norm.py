@@ -23,7 +23,7 @@ class ChannelNorm(tf_keras.layers.LayerNormalization):
         """Take LayerNormalization's arguments and, if the steps are int8 too, the range of each.
 
         Args:
-            ranges: `(low, high)` by the step's name, as in `calibration.inner_tensors.norm_steps`; none: float.
+            ranges: `(low, high)` by the step's name, as in `calibration.inner_tensors.norm_tensors`; none: float.
             config: what Keras' own takes.
         """
         super().__init__(**config)

@@ -1,7 +1,7 @@
 """What int8 costs, product by product: `python -m export.sensitivity --run runs/first`.
 
 Each product of the scheme is quantized alone, all others float: how far its own output moves (SQNR), and what that does
-to the network's answers. With --max-drop the fewest products are left in float that keep the drop of top-1 within a
+to the network's effect. With --max-drop the fewest products are left in float that keep the drop of top-1 within a
 budget, and artifacts are made and measured with none, with those and with more of them in float. All of it on
 validation images, and on the trained weights, by calibration alone.
 Exit code: 0; 1 if only the float artifact is within the budget; 2 for bad input.
@@ -27,20 +27,20 @@ from calibration.calibration_file import read_calibration
 from calibration.observers import Range
 from export.quantize.fake_quant import build_float
 from export.quantize.schemes import SELECTIVE
-from export.sensitivity.budget import Search, check_budget, search_float_layers
-from export.sensitivity.curve import (
-    Examiner,
+from export.sensitivity.float_layer_search import Search, check_max_drop, search_float_layers
+from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
+from export.sensitivity.ranking import EffectMeter, Sensitivity, rank_products
+from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
+from export.sensitivity.switchable import build_switchable
+from export.sensitivity.tradeoff import (
+    AccuracyMeter,
+    ArtifactBuilder,
     LayerCost,
     Point,
-    Workshop,
     curve_selections,
-    hold_artifact_to_budget,
+    extend_to_limit,
     measure_latencies,
 )
-from export.sensitivity.plot import CURVE_FILE, RANKING_FILE, draw_curve, draw_ranking, write_figure
-from export.sensitivity.ranking import Judge, Sensitivity, rank_products
-from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
-from export.sensitivity.switchable import build_switched
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError
 from runtime.core.files import write_json
@@ -63,7 +63,7 @@ LATENCY_ROUNDS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Inputs:
     """What is examined.
 
     Attributes:
@@ -95,15 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.images < 1:
         raise ConfigError(f"received --images {args.images}; expected 1 or more")
     if args.max_drop is not None:
-        check_budget(args.max_drop)
+        check_max_drop(args.max_drop)
     with redirect_stdout(sys.stderr):  # for the converter, which prints
-        report = examine(load_subject(args.run, args.data_dir, args.images), args.max_drop)
+        report = examine(load_inputs(args.run, args.data_dir, args.images), args.max_drop)
     write_reports(args.run / FOLDER, report)
     print(json.dumps(to_dict(report), indent=2) if args.json else to_markdown(report))
     return 1 if report.budget is not None and report.budget.command is None else 0
 
 
-def load_subject(folder: Path, data_dir: Path | None, count: int) -> Subject:
+def load_inputs(folder: Path, data_dir: Path | None, count: int) -> Inputs:
     """Read a trained and calibrated run, and a class-balanced sample of its validation images."""
     run, calibration = read_run(folder), read_calibration(folder)
     model = build_float(run.deployed, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
@@ -112,33 +112,33 @@ def load_subject(folder: Path, data_dir: Path | None, count: int) -> Subject:
     chosen = class_balanced_indices(dataset.val.labels, count, SAMPLE_SEED)
     images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]
     data = {"dataset": dataset.name, "split": "val", "images": len(labels)}
-    return Subject(folder, run, calibration.ranges, model, images, labels, data)
+    return Inputs(folder, run, calibration.ranges, model, images, labels, data)
 
 
-def examine(subject: Subject, max_drop_pp: float | None) -> Report:
+def examine(inputs: Inputs, max_drop_pp: float | None) -> Report:
     """Rank the products and, with a budget in percentage points, search and measure within it."""
-    network = build_switched(subject.model, subject.run.deployed, subject.ranges, SELECTIVE.rules)
-    judge = Judge(network, subject.images, subject.labels)
-    layers = rank_products(network, subject.images, judge)
+    network = build_switchable(inputs.model, inputs.run.deployed, inputs.ranges, SELECTIVE.rules)
+    judge = EffectMeter(network, inputs.images, inputs.labels)
+    layers = rank_products(network, inputs.images, judge)
     budget = None
     if max_drop_pp is not None:
         search = search_float_layers(judge, [each.layer for each in layers], max_drop_pp)
-        budget = measure_budget(subject, layers, search, max_drop_pp)
+        budget = measure_budget(inputs, layers, search, max_drop_pp)
     return Report(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        run=str(subject.folder),
+        run=str(inputs.folder),
         scheme=SELECTIVE.name,
-        data=subject.data | {"float_top1": agreement(judge.predicted, subject.labels)},
+        data=inputs.data | {"float_top1": agreement(judge.predicted, inputs.labels)},
         layers=tuple(layers),
         budget=budget,
     )
 
 
-def measure_budget(subject: Subject, layers: Sequence[Sensitivity], search: Search, max_drop_pp: float) -> Budget:
+def measure_budget(inputs: Inputs, layers: Sequence[Sensitivity], search: Search, max_drop_pp: float) -> Budget:
     """Make artifacts with none, the products found, and more of them in float, and measure them.
 
     Args:
-        subject: what is examined.
+        inputs: what is examined.
         layers: all products, the costliest first.
         search: what the search found.
         max_drop_pp: its budget, in percentage points.
@@ -149,16 +149,16 @@ def measure_budget(subject: Subject, layers: Sequence[Sensitivity], search: Sear
     load_before = os.getloadavg()[0]
     ranked = [each.layer for each in layers]
     with tempfile.TemporaryDirectory() as folder:
-        workshop = Workshop(subject.model, subject.run, subject.ranges, SELECTIVE, ranked, Path(folder))
-        examine_artifact = Examiner(workshop, ranked, subject.images, subject.labels)
-        chosen = hold_artifact_to_budget(examine_artifact, search.chosen.float_layers, ranked, max_drop_pp)
+        builder = ArtifactBuilder(inputs.model, inputs.run, inputs.ranges, SELECTIVE, ranked, Path(folder))
+        examine_artifact = AccuracyMeter(builder, ranked, inputs.images, inputs.labels)
+        chosen = extend_to_limit(examine_artifact, search.chosen.float_layers, ranked, max_drop_pp)
         selections = curve_selections(chosen, ranked)
         alone = [(name,) for name in chosen] if len(chosen) < len(ranked) else []
         for selection in tqdm({*selections, *alone}, desc="artifacts", unit="artifact", disable=None):
-            workshop.path(selection)
+            builder.path(selection)
         accuracies = {selection: examine_artifact(selection) for selection in selections}
-        latencies = measure_latencies(workshop, [*selections, *alone], subject.images, LATENCY_ROUNDS)
-        sizes = {selection: workshop.path(selection).stat().st_size for selection in latencies}
+        latencies = measure_latencies(builder, [*selections, *alone], inputs.images, LATENCY_ROUNDS)
+        sizes = {selection: builder.path(selection).stat().st_size for selection in latencies}
     return Budget(
         max_drop_pp=max_drop_pp,
         tried=search.tried,
@@ -189,7 +189,7 @@ def measure_budget(subject: Subject, layers: Sequence[Sensitivity], search: Sear
             "load_before": load_before,
             "load_after": os.getloadavg()[0],
         },
-        command=export_command(subject.folder, chosen) if len(chosen) < len(ranked) else None,
+        command=export_command(inputs.folder, chosen) if len(chosen) < len(ranked) else None,
     )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from export.label_column import label_beside
-from export.sensitivity.curve import Point
+from export.reporting.label_column import label_in_column
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.report import Budget, Report
+from export.sensitivity.tradeoff import Point
 from runtime.core.files import replacing
 
 RANKING_FILE = "sensitivity.png"
@@ -73,14 +73,14 @@ def draw_ranking(report: Report) -> Figure:
 
 
 def _draw_divergence(axes: Axes, layers: Sequence[Sensitivity], colours: Sequence[str]) -> None:
-    values = [each.answers.divergence_nats for each in layers]
+    values = [each.effect.divergence_nats for each in layers]
     axes.barh(np.arange(len(layers)), values, color=colours)
     if min(values) > 0:
         axes.set_xscale("log")
 
 
 def _draw_drops(axes: Axes, layers: Sequence[Sensitivity], colours: Sequence[str]) -> None:
-    accuracies = [each.answers.accuracy for each in layers]
+    accuracies = [each.effect.accuracy for each in layers]
     for row, (accuracy, colour) in enumerate(zip(accuracies, colours, strict=True)):
         error = accuracy.drop_standard_error_pp
         axes.errorbar(accuracy.drop_pp, row, xerr=error, fmt="o", color=colour, markersize=3, linewidth=0.8)
@@ -128,4 +128,4 @@ def _draw_point(axes: Axes, point: Point, height: float, area: float, chosen: bo
     axes.errorbar(*place, yerr=point.accuracy.drop_standard_error_pp, color=colour, linewidth=1.0, capsize=3)
     axes.scatter(*place, s=area, color=colour, alpha=0.6, linewidths=0, zorder=3)
     figures = f"{place[0]:.2f} ms, {point.size_bytes / 1e6:.2f} MB, {place[1]:+.2f} pp"
-    label_beside(axes, f"{len(point.float_layers)} in float: {figures}", place, height, colour, bold=chosen)
+    label_in_column(axes, f"{len(point.float_layers)} in float: {figures}", place, height, colour, bold=chosen)

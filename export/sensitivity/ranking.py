@@ -1,6 +1,6 @@
 """How sensitive a network is to int8, product by product: each alone quantized, all others float.
 
-What is measured is how far its own output moves (SQNR), and what that does to the network's answers. An activation that
+What is measured is how far its own output moves (SQNR), and what that does to the network's effect. An activation that
 is int8 counts with the product that reads it, the ReLU that is fused into a product with that.
 """
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from export.accuracy import Accuracy, accuracy_of
 from export.quantize.qat import divergence_nats, logits
-from export.sensitivity.switchable import SwitchedNetwork
+from export.sensitivity.switchable import SwitchableNetwork
 from runtime.evaluation.metrics import Classes
 from runtime.images.preprocess import Image
 
@@ -27,8 +27,8 @@ SQNR_BATCH_SIZE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """How a partly quantized network's answers differ from the float one's, on the same images.
+class Effect:
+    """How a partly quantized network's effect differ from the float one's, on the same images.
 
     Attributes:
         accuracy: its top-1, and what it lost.
@@ -48,39 +48,39 @@ class Sensitivity:
         layer: its name.
         sqnr_db: of its output, its input coming from the float network; `None` where that output, or what is lost of
             it, is 0 throughout.
-        answers: what that does to the network's.
+        effect: what that does to the network's.
     """
 
     layer: str
     sqnr_db: float | None
-    answers: Answers
+    effect: Effect
 
 
-class Judge:
-    """Compares a switched network's answers with those that it gives in float.
+class EffectMeter:
+    """Compares a switched network's effect with those that it gives in float.
 
     Attributes:
         predicted: int64 `[N]`, the float network's predictions.
     """
 
-    def __init__(self, network: SwitchedNetwork, images: Image, labels: Classes) -> None:
+    def __init__(self, network: SwitchableNetwork, images: Image, labels: Classes) -> None:
         """Keep labelled images, uint8 `[N, S, S, 3]`, and what the float network says to them."""
         self._network, self._images, self._labels = network, images, labels
         network.switch([])
         self._target = logits(network.model, images)
         self.predicted: Classes = self._target.argmax(axis=-1)
 
-    def __call__(self, int8: Collection[str]) -> Answers:
-        """Judge the network with these products in int8."""
+    def __call__(self, int8: Collection[str]) -> Effect:
+        """EffectMeter the network with these products in int8."""
         self._network.switch(int8)
         found = logits(self._network.model, self._images)
-        return Answers(
+        return Effect(
             accuracy=accuracy_of(found.argmax(axis=-1), self._labels, self.predicted),
             divergence_nats=divergence_nats(self._target, found),
         )
 
 
-def output_sqnr_db(network: SwitchedNetwork, images: Image) -> dict[str, float | None]:
+def output_sqnr_db(network: SwitchableNetwork, images: Image) -> dict[str, float | None]:
     """Measure the SQNR of every product's output, 10 log10(sum y^2 / sum (y - y_int8)^2).
 
     Both outputs are of what the float network gives the product. They include the ReLU that is fused into it.
@@ -114,7 +114,7 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
-def rank_products(network: SwitchedNetwork, images: Image, judge: Judge) -> list[Sensitivity]:
+def rank_products(network: SwitchableNetwork, images: Image, judge: EffectMeter) -> list[Sensitivity]:
     """Quantize every product alone.
 
     Args:
@@ -123,9 +123,9 @@ def rank_products(network: SwitchedNetwork, images: Image, judge: Judge) -> list
         judge: of that network.
 
     Returns:
-        Every product, the one that changes the answers most first.
+        Every product, the one that changes the effect most first.
     """
     sqnr_db = output_sqnr_db(network, images)
     bar = tqdm(network.products, desc="alone in int8", unit="product", disable=None)
-    found = [Sensitivity(layer=name, sqnr_db=sqnr_db[name], answers=judge([name])) for name in bar]
-    return sorted(found, key=lambda each: each.answers.divergence_nats, reverse=True)
+    found = [Sensitivity(layer=name, sqnr_db=sqnr_db[name], effect=judge([name])) for name in bar]
+    return sorted(found, key=lambda each: each.effect.divergence_nats, reverse=True)

@@ -10,11 +10,11 @@ sensitivity.json, schema version 1 (accuracies 0..1, `pp` = percentage points, p
 | `scheme`         | the scheme whose products these are                                                            |
 | `data`           | `dataset`, `split`, `images`, `float_top1`                                                   |
 | `layers`         | the products, the most sensitive first: `layer`, `sqnr_db` (null where nothing is lost),       |
-|                  | `answers` with it alone in int8: `divergence_nats`, `accuracy` (`top1`, `drop_pp`,             |
+|                  | `effect` with it alone in int8: `divergence_nats`, `accuracy` (`top1`, `drop_pp`,             |
 |                  | `drop_standard_error_pp`, `agreement` with float)                                              |
 | `budget`         | null without --max-drop, else as follows                                                       |
 | `.max_drop_pp`   | the budget                                                                                     |
-| `.tried`         | networks of the search, by simulation: `float_layers`, `answers`                               |
+| `.tried`         | networks of the search, by simulation: `float_layers`, `effect`                               |
 | `.simulated`     | the one it found                                                                               |
 | `.float_layers`  | the products to leave in float: those found, and more if the artifact itself needed them       |
 | `.costs`         | for each of them, alone in float against none: `layer`, `latency_p50_ms`, `size_bytes`         |
@@ -33,9 +33,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.sensitivity.budget import Step
-from export.sensitivity.curve import LayerCost, Point
+from export.sensitivity.float_layer_search import Step
 from export.sensitivity.ranking import Sensitivity
+from export.sensitivity.tradeoff import LayerCost, Point
 
 SCHEMA_VERSION = 1
 
@@ -101,11 +101,11 @@ def to_markdown(report: Report) -> str:
 def _ranking(layers: Iterable[Sensitivity]) -> list[str]:
     rows = []
     for rank, each in enumerate(layers, 1):
-        accuracy = each.answers.accuracy
+        accuracy = each.effect.accuracy
         sqnr = "" if each.sqnr_db is None else f"{each.sqnr_db:.1f}"
         drop = f"{accuracy.drop_pp:.2f} ± {accuracy.drop_standard_error_pp:.2f}"
         rows.append(
-            (str(rank), each.layer, sqnr, f"{each.answers.divergence_nats:.1e}", drop, f"{accuracy.agreement:.2%}")
+            (str(rank), each.layer, sqnr, f"{each.effect.divergence_nats:.1e}", drop, f"{accuracy.agreement:.2%}")
         )
     return _table(("", "product", "SQNR, dB", "divergence, nats", "drop, pp (± standard error)", "agreement"), rows)
 

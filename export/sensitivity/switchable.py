@@ -18,7 +18,7 @@ from runtime.core.errors import ConfigError
 from train.model.config import FocalNetConfig
 
 
-class SwitchedProduct(tf_keras.layers.Layer):
+class SwitchableProduct(tf_keras.layers.Layer):
     """A convolution in float or, once switched, as its int8 self: its input, its kernel and its output quantized.
 
     Its ReLU is part of it where the two run as one int8 product, in that the output's range begins at 0.
@@ -58,7 +58,7 @@ class SwitchedProduct(tf_keras.layers.Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class SwitchedNetwork:
+class SwitchableNetwork:
     """A network whose products can be int8 or float, each by itself.
 
     Attributes:
@@ -81,9 +81,9 @@ class SwitchedNetwork:
             self.model.get_layer(name).int8.assign(name in int8)
 
 
-def build_switched(
+def build_switchable(
     model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], rules: Iterable[Rule]
-) -> SwitchedNetwork:
+) -> SwitchableNetwork:
     """Put every product of a scheme behind a switch, all of them float at first.
 
     With all switched it computes what `build_fake_quant`'s network does: the other layers that a scheme names
@@ -115,10 +115,10 @@ def build_switched(
         if source not in ends:
             raise ConfigError(f"{layer.name} reads {source}, which has no rule; expected one, as int8 reads int8")
         relu = fused_relu(layer, matched)
-        return SwitchedProduct(copy, ends[source], ends[relu or layer.name], relu is not None)
+        return SwitchableProduct(copy, ends[source], ends[relu or layer.name], relu is not None)
 
     clone = tf_keras.models.clone_model(model, clone_function=switched)
     for layer in model.layers:
         copy = clone.get_layer(layer.name)
         (copy.product if layer.name in products else copy).set_weights(layer.get_weights())
-    return SwitchedNetwork(clone, products)
+    return SwitchableNetwork(clone, products)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from calibration.inner_tensors import step_views
+from calibration.inner_tensors import inner_tensors
 from export.audit import Listing, check_scheme
 from export.bundle import convert_audited
 from export.onnx import convert as onnx
@@ -19,7 +19,7 @@ from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SELECTIVE, match_rules
-from export.sensitivity.switchable import build_switched
+from export.sensitivity.switchable import build_switchable
 from runtime.core.errors import ArtifactError
 from tests.support.published_networks import LARGE
 from tests.support.tiny_run import draw_weights, run_artifact, soft_images
@@ -40,7 +40,7 @@ def deployed(config: FocalNetConfig) -> tuple[Any, Ranges]:
     model = build_focalnet(folded(config), keras)
     assign_weights(model_weights(model), weights, "test")
     layers = {layer.name: layer.output for layer in model.layers[1:]}
-    views = keras.Model(model.input, layers | step_views(model, folded(config)))
+    views = keras.Model(model.input, layers | inner_tensors(model, folded(config)))
     outputs = views.predict_on_batch(IMAGES.astype(np.float32))
     ranges = {name: (min(0.0, float(np.min(v))), max(0.0, float(np.max(v)))) for name, v in outputs.items()}
     return build_float(folded(config), weights, "test"), ranges
@@ -121,7 +121,7 @@ def test_biases_behind_a_padding_are_what_int32_holds(
 
 def test_products_behind_a_padding_can_be_switched(network: Any, ranges: Ranges, student: Any) -> None:
     images = IMAGES.astype(np.float32)
-    switched = build_switched(network, folded(LARGE), ranges, SELECTIVE.rules)
+    switched = build_switchable(network, folded(LARGE), ranges, SELECTIVE.rules)
     assert {"embed.proj", "stage1.embed.proj"} <= set(switched.products)
     exact = network.predict_on_batch(images)
     np.testing.assert_allclose(switched.model.predict_on_batch(images), exact, rtol=1e-4, atol=1e-4)
@@ -147,7 +147,7 @@ def test_a_product_behind_a_padding_left_in_float_reads_what_was_never_rounded(
     with pytest.raises(ArtifactError, match=rf"computes .*{re.escape(name.replace('proj', 'pad'))}.* in float"):
         check_scheme(listing, SELECTIVE)
 
-    switched = build_switched(network, folded(LARGE), ranges, SELECTIVE.rules)
+    switched = build_switchable(network, folded(LARGE), ranges, SELECTIVE.rules)
     switched.switch([each for each in switched.products if each != name])
     simulated, exact = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (switched.model, network))
     found = run_artifact(content, IMAGES)["logits"]

@@ -23,8 +23,8 @@ import export.bench.__main__ as bench
 from calibration.calibration_file import Calibration
 from calibration.representative_set import draw_representative_set, hash_of
 from export.accuracy import Accuracy, accuracy_of, classify
-from export.bench.candidate import FLOOR, OURS, Candidate, FloatNetwork, NotMeasured
-from export.bench.peers import FAMILIES, Family, installed_version, make_peers
+from export.bench.contender import LOWER_BOUND, OURS, Contender, FloatNetwork, NotMeasured
+from export.bench.peers.registry import FAMILIES, Family, installed_version, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
 from export.bench.setup import representative_set
 from runtime.benchmark import Latency
@@ -49,7 +49,7 @@ ROWS = (
     row(OURS, 0.5),
     row("peer one", 1.0),
     row("peer two", 0.4, 0.85),
-    Row(FLOOR, "the products", None, None, {1: latency(0.2), 2: latency(0.1)}),
+    Row(LOWER_BOUND, "the products", None, None, {1: latency(0.2), 2: latency(0.1)}),
 )
 RESULT = Benchmark(
     created_utc="2026-01-02T03:04:05+00:00",
@@ -91,7 +91,7 @@ def test_the_bundles_own_images_are_found_by_name_or_as_many_drawn() -> None:
 
 
 def test_ratios_are_of_medians_to_ours() -> None:
-    assert times_ours(ROWS, 1) == {OURS: 1.0, "peer one": 2.0, "peer two": pytest.approx(0.8), FLOOR: 0.4}
+    assert times_ours(ROWS, 1) == {OURS: 1.0, "peer one": 2.0, "peer two": pytest.approx(0.8), LOWER_BOUND: 0.4}
     assert times_ours(ROWS, 2)["peer one"] == pytest.approx(0.6 / 0.35)
 
 
@@ -104,13 +104,13 @@ def test_the_table_has_a_line_for_every_row_and_names_what_was_not_measured() ->
     table = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
     found = {line[0]: line[1:] for line in table[2:]}
-    assert list(found) == [f"**{OURS}**", "peer one", "peer two", FLOOR]
+    assert list(found) == [f"**{OURS}**", "peer one", "peer two", LOWER_BOUND]
     assert found["peer two"] == [
         *("85.00%", "5.00 ± 0.25", "97.00%"),
         *("0.400", "0.600", "0.80", "0.300", "0.450", "0.86"),
         "1,234,567",
     ]
-    assert found[FLOOR] == ["", "", "", "0.200", "0.300", "0.40", "0.100", "0.150", "0.29", ""]
+    assert found[LOWER_BOUND] == ["", "", "", "0.200", "0.300", "0.40", "0.100", "0.150", "0.29", ""]
     for word in ("peer three", "pip install '.[bench]'", "2,000 images", "load average 0.10 before", "someone 1.2"):
         assert word in text
     assert "the bundle's own" in text
@@ -121,7 +121,7 @@ def test_json_has_the_same_figures() -> None:
     rows = {each["name"]: each for each in content["rows"]}
     assert rows["peer one"]["latency"]["1"] == {"p50_ms": 1.0, "p90_ms": 1.5, "min_ms": 0.5, "times_ours": 2.0}
     assert rows["peer two"]["accuracy"]["top1"] == 0.85
-    assert (rows[FLOOR]["accuracy"], rows[FLOOR]["size_bytes"]) == (None, None)
+    assert (rows[LOWER_BOUND]["accuracy"], rows[LOWER_BOUND]["size_bytes"]) == (None, None)
     assert content["not_measured"][0] == {
         "name": "peer three",
         "reason": "three not installed; run `pip install '.[bench]'`",
@@ -137,7 +137,7 @@ def test_the_plot_labels_every_row_and_no_two_names_overlap(tmp_path: Path) -> N
     figure.savefig(tmp_path / "plot.png")
     (axes,) = figure.axes
     names = [text.get_text().split("  ")[0] for text in axes.texts]
-    assert sorted(names) == sorted(each.name for each in result.rows if each.name != FLOOR)
+    assert sorted(names) == sorted(each.name for each in result.rows if each.name != LOWER_BOUND)
     # An annotation's own extent includes the line to its point.
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
@@ -194,13 +194,13 @@ def network() -> FloatNetwork:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, name: str, make: Any) -> None:
-    module = ModuleType(f"export.bench.{name}")
+    module = ModuleType(f"export.bench.peers.{name}")
     module.make = make  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-def candidate(name: str) -> Candidate:
-    return Candidate(name, "planted", (), lambda threads: Fixed([[1, 2]]))
+def candidate(name: str) -> Contender:
+    return Contender(name, "planted", (), lambda threads: Fixed([[1, 2]]))
 
 
 def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
@@ -214,7 +214,7 @@ def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
         def refuse(threads: int) -> Any:
             raise OSError("cannot be opened")
 
-        yield Candidate("opens never", "planted", (), refuse)
+        yield Contender("opens never", "planted", (), refuse)
 
     plant(monkeypatch, "planted_half", half)
     plant(monkeypatch, "planted_broken", broken)
@@ -246,7 +246,7 @@ def test_images_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> Non
 
 def test_no_two_rows_share_a_name() -> None:
     names = [name for family in FAMILIES for name in family.peers]
-    assert len({*names, OURS, FLOOR}) == len(names) + 2
+    assert len({*names, OURS, LOWER_BOUND}) == len(names) + 2
 
 
 @pytest.mark.parametrize("wrong", [["--images", "0"], ["--rounds", "0"], ["--threads", "0"], ["--threads", "1", "1"]])
@@ -287,7 +287,7 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]
     runtimes = [name for name, package in RUNTIMES.items() if installed_version(package) is not None]
     elsewhere = [f"FocalEdge {precision}, {runtime}" for precision in ("float32", "int8") for runtime in runtimes]
-    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *FAMILIES[0].peers, FLOOR]
+    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *FAMILIES[0].peers, LOWER_BOUND]
     assert [each["name"] for each in content["not_measured"]] == ["absent"]
     for exact in ("FocalEdge float32", "TFLite float"):
         assert rows[exact]["accuracy"]["agreement"] == 1.0

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from export.audit import list_operators
-from export.bench.lower_bound import ProductsAlone, make_floor, product_macs, products_alone
+from export.bench.lower_bound import ProductsAlone, make_lower_bound, product_macs, products_alone
 from runtime.core.errors import ArtifactError
 
 
@@ -111,7 +111,7 @@ def test_no_product_is_left_out(floor: bytes) -> None:
 
 
 def test_it_runs_on_a_bundle(tiny_export: Path, tmp_path: Path, floor: bytes) -> None:
-    open_floor, what = make_floor(tiny_export / "artifacts", tmp_path)
+    open_floor, what = make_lower_bound(tiny_export / "artifacts", tmp_path)
     assert (tmp_path / "products_alone.tflite").read_bytes() == floor
     assert f"{product_macs(floor):,} multiply-accumulates" in what
     opened = open_floor(1)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.bench.candidate import FloatNetwork
-from export.bench.peers import FAMILIES, Family
+from export.bench.contender import FloatNetwork
+from export.bench.peers.registry import FAMILIES, Family
 from export.quantize.fake_quant import build_stock
 from tests.support.tiny_run import draw_weights, soft_images, spread_logits
 from train.model.config import PRESETS, FocalNetConfig
@@ -81,7 +81,7 @@ def test_a_familys_peers_predict_what_keras_does(family: Family, edge: FloatNetw
 
 
 def test_tf2onnx_is_given_gelu_in_a_form_that_it_knows(tmp_path: Path) -> None:
-    (family,) = (each for each in FAMILIES if each.module == "onnx_runtime")
+    (family,) = (each for each in FAMILIES if each.module == "ort_quantizer")
     needs(family)
     network, images = tiny_network(WITH_GELU), soft_images(8, seed=2)
     peer = next(family.make(network, tmp_path))
@@ -110,7 +110,7 @@ def test_peers_get_keras_own_layers(edge: FloatNetwork) -> None:
 def test_pixels_become_what_a_quantized_input_takes(
     dtype: type, scale: float, zero_point: int, expected: list[int] | None
 ) -> None:
-    from export.bench.tflite import _quantized_pixels
+    from export.bench.peers.tflite_converter import _quantized_pixels
 
     values = _quantized_pixels({"dtype": dtype, "quantization": (scale, zero_point)})
     if expected is None:

@@ -17,7 +17,7 @@ from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE, match_rules
-from export.sensitivity.switchable import build_switched
+from export.sensitivity.switchable import build_switchable
 from runtime.core.errors import ArtifactError, ConfigError
 from tests.support.tiny_run import CONFIG, draw_weights, run_artifact, soft_images
 from train.model.config import FocalNetConfig
@@ -127,7 +127,7 @@ def test_exactly_these_products_are_float_and_nothing_is_rounded_for_them(
     assert listing.partitions == 1
 
     # The interpreter rounds in its own way, by less than int8 itself changes.
-    switched = build_switched(model, config, ranges, SELECTIVE.rules)
+    switched = build_switchable(model, config, ranges, SELECTIVE.rules)
     switched.switch([name for name in switched.products if name not in float_layers])
     simulated = switched.model.predict_on_batch(IMAGES.astype(np.float32))
     exact = model.predict_on_batch(IMAGES.astype(np.float32))
@@ -148,7 +148,7 @@ def test_the_fake_quantized_network_is_the_switched_one(
 ) -> None:
     model, config, ranges = networks[network]
     student = build_fake_quant(model, config, ranges, SELECTIVE.leaving_float(float_layers))
-    switched = build_switched(model, config, ranges, SELECTIVE.rules)
+    switched = build_switchable(model, config, ranges, SELECTIVE.rules)
     switched.switch([name for name in switched.products if name not in float_layers])
     images = IMAGES.astype(np.float32)
     found = student.predict_on_batch(images)
@@ -191,7 +191,7 @@ def test_refuses_what_is_no_int8_product(float_layers: list[str], complaint: str
 
 def test_refuses_to_leave_all_in_float(networks: dict[str, Any]) -> None:
     model, config, ranges = networks["gelu"]
-    products = build_switched(model, config, ranges, SELECTIVE.rules).products
+    products = build_switchable(model, config, ranges, SELECTIVE.rules).products
     with pytest.raises(ConfigError, match=rf"all {len(products)} int8 products .* float\.tflite"):
         build_fake_quant(model, config, ranges, SELECTIVE.leaving_float(products))
 

@@ -15,8 +15,8 @@ from calibration.calibration_file import read_calibration
 from calibration.observers import Range
 from export.quantize.fake_quant import build_fake_quant, build_float
 from export.quantize.schemes import SELECTIVE
-from export.sensitivity.ranking import Judge, output_sqnr_db, rank_products
-from export.sensitivity.switchable import SwitchedNetwork, build_switched
+from export.sensitivity.ranking import EffectMeter, output_sqnr_db, rank_products
+from export.sensitivity.switchable import SwitchableNetwork, build_switchable
 from tests.support.tiny_run import CONFIG, soft_images
 from train.model.weights import read_tensors
 
@@ -31,8 +31,8 @@ def ranges(tiny_run: Path) -> dict[str, Range]:
 
 
 @pytest.fixture(scope="module")
-def network(tiny_float: Any, ranges: dict[str, Range]) -> SwitchedNetwork:
-    return build_switched(tiny_float, CONFIG, ranges, SELECTIVE.rules)
+def network(tiny_float: Any, ranges: dict[str, Range]) -> SwitchableNetwork:
+    return build_switchable(tiny_float, CONFIG, ranges, SELECTIVE.rules)
 
 
 def quantized(values: NDArray[np.float64], ends: Range) -> NDArray[np.float64]:
@@ -67,7 +67,7 @@ def numpy_sqnr_db(model: Any, product: str, source: Range, target: Range, relu: 
     ],
 )
 def test_sqnr_is_numpys(
-    product: str, source: str, network: SwitchedNetwork, tiny_float: Any, ranges: dict[str, Range]
+    product: str, source: str, network: SwitchableNetwork, tiny_float: Any, ranges: dict[str, Range]
 ) -> None:
     found = output_sqnr_db(network, IMAGES)[product]
     assert found == pytest.approx(
@@ -82,7 +82,7 @@ def test_the_sqnr_of_a_product_with_its_relu_is_that_of_the_relu(tiny_run: Path)
     views = tf_keras.Model(model.input, {layer.name: layer.output for layer in model.layers[1:]})
     seen = views.predict_on_batch(IMAGES.astype(np.float32))
     ranges = {name: (min(float(v.min()), 0.0), max(float(v.max()), 0.0)) for name, v in seen.items()}
-    network = build_switched(model, RELU, ranges, SELECTIVE.rules)
+    network = build_switchable(model, RELU, ranges, SELECTIVE.rules)
     name, source, act = (f"stage0.block0.{each}" for each in ("expand", "norm2", "mlp_act"))
     expected = numpy_sqnr_db(model, name, ranges[source], ranges[act], relu=True)
     assert output_sqnr_db(network, IMAGES)[name] == pytest.approx(expected, abs=0.1)
@@ -90,9 +90,9 @@ def test_the_sqnr_of_a_product_with_its_relu_is_that_of_the_relu(tiny_run: Path)
     assert expected > 20
 
 
-def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchedNetwork, tiny_float: Any) -> None:
+def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchableNetwork, tiny_float: Any) -> None:
     ranges = {layer.name: (-1e6, 1e6) for layer in tiny_float.layers}
-    silent = build_switched(tiny_float, CONFIG, ranges, SELECTIVE.rules)
+    silent = build_switchable(tiny_float, CONFIG, ranges, SELECTIVE.rules)
     layer = silent.model.get_layer("logits")
     layer.set_weights([np.zeros_like(weight) if weight.shape else weight for weight in layer.get_weights()])
     found = output_sqnr_db(silent, IMAGES[:10])
@@ -101,17 +101,17 @@ def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchedNetwork, tiny
     assert found["stage0.block0.query"] == pytest.approx(0.0)
 
 
-def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchedNetwork, ranges: dict[str, Range]) -> None:
+def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchableNetwork, ranges: dict[str, Range]) -> None:
     name = "stage1.block0.query"
-    sound = rank_products(network, IMAGES, Judge(network, IMAGES, LABELS))
+    sound = rank_products(network, IMAGES, EffectMeter(network, IMAGES, LABELS))
     assert {each.layer for each in sound} == set(network.products)
     assert sound[0].layer != name
-    divergences = [each.answers.divergence_nats for each in sound]
+    divergences = [each.effect.divergence_nats for each in sound]
     assert divergences == sorted(divergences, reverse=True)
     assert divergences[-1] > 0
     low, high = ranges[name]
-    narrow = build_switched(tiny_float, CONFIG, ranges | {name: (low / 200, high / 200)}, SELECTIVE.rules)
-    damaged = rank_products(narrow, IMAGES, Judge(narrow, IMAGES, LABELS))
+    narrow = build_switchable(tiny_float, CONFIG, ranges | {name: (low / 200, high / 200)}, SELECTIVE.rules)
+    damaged = rank_products(narrow, IMAGES, EffectMeter(narrow, IMAGES, LABELS))
     assert damaged[0].layer == name
     assert min(damaged, key=lambda each: each.sqnr_db or math.inf).layer == name
     by_name = {each.layer: each.sqnr_db for each in sound}
@@ -119,17 +119,17 @@ def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchedNetwork
 
 
 def test_answers_are_those_of_the_fake_quantized_network(
-    network: SwitchedNetwork, tiny_float: Any, ranges: dict[str, Range]
+    network: SwitchableNetwork, tiny_float: Any, ranges: dict[str, Range]
 ) -> None:
     left = ("stage0.block0.query", "stage1.block0.contract", "stage1.block0.gate0")
     student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE.leaving_float(left))
     exact, found = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (tiny_float, student))
     labels = exact.argmax(axis=-1)
     labels[::3] = (labels[::3] + 1) % 3
-    answers = Judge(network, IMAGES, labels)([name for name in network.products if name not in left])
+    effect = EffectMeter(network, IMAGES, labels)([name for name in network.products if name not in left])
     p, q = (
         np.exp(v.astype(np.float64)) / np.exp(v.astype(np.float64)).sum(axis=-1, keepdims=True) for v in (exact, found)
     )
-    assert answers.divergence_nats == pytest.approx((p * np.log(p / q)).sum(axis=-1).mean(), rel=1e-2)
-    assert answers.accuracy.top1 == np.mean(found.argmax(axis=-1) == labels)
-    assert answers.accuracy.agreement == np.mean(found.argmax(axis=-1) == exact.argmax(axis=-1))
+    assert effect.divergence_nats == pytest.approx((p * np.log(p / q)).sum(axis=-1).mean(), rel=1e-2)
+    assert effect.accuracy.top1 == np.mean(found.argmax(axis=-1) == labels)
+    assert effect.accuracy.agreement == np.mean(found.argmax(axis=-1) == exact.argmax(axis=-1))

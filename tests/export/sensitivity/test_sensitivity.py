@@ -20,11 +20,11 @@ import export.__main__
 from calibration.calibration_file import read_calibration, write_calibration
 from export.accuracy import Accuracy
 from export.sensitivity.__main__ import main, write_reports
-from export.sensitivity.budget import Step
-from export.sensitivity.curve import LayerCost, Point
+from export.sensitivity.float_layer_search import Step
 from export.sensitivity.plot import draw_curve, draw_ranking
-from export.sensitivity.ranking import Answers, Sensitivity
+from export.sensitivity.ranking import Effect, Sensitivity
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
+from export.sensitivity.tradeoff import LayerCost, Point
 from runtime.benchmark import Latency
 from runtime.core.cli import run_cli
 from tests.support.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_images
@@ -46,7 +46,7 @@ def sample_report(count: int) -> Report:
         Sensitivity(
             layer=name,
             sqnr_db=None if index == 3 else 15.0 + index,
-            answers=Answers(accuracy=accuracy(1.0 / (index + 1)), divergence_nats=10.0 ** -(3 + index / 20)),
+            effect=Effect(accuracy=accuracy(1.0 / (index + 1)), divergence_nats=10.0 ** -(3 + index / 20)),
         )
         for index, name in enumerate(names)
     )
@@ -62,7 +62,7 @@ def sample_report(count: int) -> Report:
     budget = Budget(
         max_drop_pp=0.9,
         tried=(),
-        simulated=Step(float_layers=tuple(names[:1]), answers=layers[0].answers),
+        simulated=Step(float_layers=tuple(names[:1]), effect=layers[0].effect),
         float_layers=tuple(names[:2]),
         costs=tuple(LayerCost(layer=name, latency_p50_ms=0.01, size_bytes=10_000) for name in names[:2]),
         points=points,

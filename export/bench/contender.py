@@ -14,7 +14,7 @@ from runtime.core.errors import ConfigError
 
 OURS_PREFIX = "FocalEdge"
 OURS = f"{OURS_PREFIX} int8"
-FLOOR = "int8 products alone"
+LOWER_BOUND = "int8 products alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """One way to run the network.
 
     Attributes:

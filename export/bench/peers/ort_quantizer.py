@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from export.bench.candidate import Candidate, FloatNetwork
+from export.bench.contender import Contender, FloatNetwork
 
 INPUT = "image"
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
-def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
     """Make the float model and three statically quantized ones.
 
     Args:
@@ -31,7 +31,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
         folder: where their files go.
 
     Yields:
-        The peers, in the order of `export.bench.peers.FAMILIES`.
+        The peers, in the order of `FAMILIES`.
     """
     model, note = network.model, ""
     if any(_is_gelu(layer) for layer in model.layers):
@@ -50,7 +50,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     yield _quantized("ONNX Runtime int8, Conv and MatMul", network, prepared, PRODUCTS)
 
 
-def _quantized(name: str, network: FloatNetwork, source: Path, operators: tuple[str, ...] | None = None) -> Candidate:
+def _quantized(name: str, network: FloatNetwork, source: Path, operators: tuple[str, ...] | None = None) -> Contender:
     path = source.with_name(f"onnxruntime_int8_{'products' if operators else 'all'}.onnx")
     quantize_static(
         str(source),
@@ -67,8 +67,8 @@ def _quantized(name: str, network: FloatNetwork, source: Path, operators: tuple[
     return _peer(name, f"{what}; {', '.join(operators)} alone" if operators else what, path)
 
 
-def _peer(name: str, what: str, path: Path) -> Candidate:
-    return Candidate(name, what, (path,), partial(OnnxRuntimeClassifier, path))
+def _peer(name: str, what: str, path: Path) -> Contender:
+    return Contender(name, what, (path,), partial(OnnxRuntimeClassifier, path))
 
 
 class _Images(CalibrationDataReader):
@@ -94,7 +94,7 @@ class OnnxRuntimeClassifier:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one image; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.contender.Classifier`."""
         (logits,) = self._session.run(None, {INPUT: image.astype(np.float32)})
         return np.asarray(logits[0])
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.accuracy import Accuracy
-from export.sensitivity.budget import check_budget, search_float_layers
-from export.sensitivity.curve import curve_selections, hold_artifact_to_budget
-from export.sensitivity.ranking import Answers
+from export.sensitivity.float_layer_search import check_max_drop, search_float_layers
+from export.sensitivity.ranking import Effect
+from export.sensitivity.tradeoff import curve_selections, extend_to_limit
 from runtime.core.errors import ConfigError
 
 
@@ -25,9 +25,9 @@ def accuracy(drop_pp: float) -> Accuracy:
     return Accuracy(top1=0.5, drop_pp=drop_pp, drop_standard_error_pp=0.1, agreement=0.9)
 
 
-def judge_by(drop_pp: Callable[[frozenset[str]], float]) -> Callable[[Collection[str]], Answers]:
+def judge_by(drop_pp: Callable[[frozenset[str]], float]) -> Callable[[Collection[str]], Effect]:
     """A network whose drop follows from which products are int8."""
-    return lambda int8: Answers(accuracy=accuracy(drop_pp(frozenset(int8))), divergence_nats=0.0)
+    return lambda int8: Effect(accuracy=accuracy(drop_pp(frozenset(int8))), divergence_nats=0.0)
 
 
 def fewest(drop_pp: Callable[[frozenset[str]], float], products: list[str], budget: float) -> int:
@@ -50,8 +50,8 @@ def test_costs_that_add_up_are_met_by_the_fewest(costs: list[int], budget: int) 
 
     ranked = sorted(products, key=lambda name: -by_name[name])
     chosen = search_float_layers(judge_by(drop_pp), ranked, budget).chosen
-    assert chosen.answers.accuracy.drop_pp <= budget
-    assert chosen.answers.accuracy.drop_pp == drop_pp(frozenset(products) - set(chosen.float_layers))
+    assert chosen.effect.accuracy.drop_pp <= budget
+    assert chosen.effect.accuracy.drop_pp == drop_pp(frozenset(products) - set(chosen.float_layers))
     assert len(chosen.float_layers) == fewest(drop_pp, products, budget)
 
 
@@ -72,7 +72,7 @@ def test_whatever_the_drops_what_is_promised_holds(count: int, data: st.DataObje
     assert len(chosen) == best if best <= 1 else len(chosen) >= best
     assert found.chosen in found.tried
     assert all(
-        step.answers.accuracy.drop_pp == drops[frozenset(products) - set(step.float_layers)] for step in found.tried
+        step.effect.accuracy.drop_pp == drops[frozenset(products) - set(step.float_layers)] for step in found.tried
     )
 
 
@@ -85,7 +85,7 @@ def test_a_budget_that_int8_keeps_leaves_nothing_in_float() -> None:
 @pytest.mark.parametrize("budget", [-0.1, math.nan, math.inf])
 def test_refuses_what_is_no_budget(budget: float) -> None:
     with pytest.raises(ConfigError, match=r"expected 0 or more, finite"):
-        check_budget(budget)
+        check_max_drop(budget)
     with pytest.raises(ConfigError, match=r"expected 0 or more, finite"):
         search_float_layers(judge_by(len), names(2), budget)
 
@@ -96,9 +96,9 @@ def test_the_artifact_has_the_last_word() -> None:
     def examine(float_layers: Collection[str]) -> Accuracy:
         return accuracy(3.0 - len(float_layers))
 
-    assert hold_artifact_to_budget(examine, ["layer3"], ranked, 2.0) == ("layer3",)
-    assert hold_artifact_to_budget(examine, ["layer3"], ranked, 0.5) == ("layer3", "layer0", "layer1")
-    assert hold_artifact_to_budget(lambda _: accuracy(9.0), [], ranked, 1.0) == tuple(ranked)
+    assert extend_to_limit(examine, ["layer3"], ranked, 2.0) == ("layer3",)
+    assert extend_to_limit(examine, ["layer3"], ranked, 0.5) == ("layer3", "layer0", "layer1")
+    assert extend_to_limit(lambda _: accuracy(9.0), [], ranked, 1.0) == tuple(ranked)
 
 
 @given(st.integers(1, 60), st.data())

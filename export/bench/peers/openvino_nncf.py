@@ -17,14 +17,14 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import nncf  # noqa: E402
 import openvino  # noqa: E402
 
-from export.bench.candidate import Candidate, FloatNetwork  # noqa: E402
+from export.bench.contender import Contender, FloatNetwork  # noqa: E402
 
 DEVICE = "CPU"
 # What is not int8 is in float32 or, left to OpenVINO, in bfloat16 where the CPU has it.
 PRECISIONS = {"": "f32", ", bfloat16 allowed": None}
 
 
-def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
     """Make the float model and two that NNCF quantized; each with bfloat16 allowed and not.
 
     Args:
@@ -32,7 +32,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
         folder: where their files go.
 
     Yields:
-        The peers, in the order of `export.bench.peers.FAMILIES`.
+        The peers, in the order of `FAMILIES`.
     """
     model = openvino.convert_model(network.model, input=list(network.input_shape))
     steps = openvino.preprocess.PrePostProcessor(model)
@@ -52,7 +52,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     )
 
 
-def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Candidate]:
+def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Contender]:
     """Save a model by its stock settings, which keep float weights as float16, and yield it for each precision."""
     path = stem.with_suffix(".xml")
     openvino.save_model(model, path)
@@ -62,7 +62,7 @@ def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Candidate]:
     for suffix, precision in PRECISIONS.items():
         computed = allowed if precision is None else "float32"
         how = f"{what}; what is not int8 is computed in {computed}"
-        yield Candidate(f"{name}{suffix}", how, files, partial(OpenVinoClassifier, path, precision))
+        yield Contender(f"{name}{suffix}", how, files, partial(OpenVinoClassifier, path, precision))
 
 
 class OpenVinoClassifier:
@@ -84,6 +84,6 @@ class OpenVinoClassifier:
         self._request = model.create_infer_request()
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one image; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.contender.Classifier`."""
         outputs = self._request.infer([image], share_inputs=True, share_outputs=True)
         return np.array(outputs[self._logits][0])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from export.bench.candidate import Candidate, FloatNetwork, NotMeasured
+from export.bench.contender import Contender, FloatNetwork, NotMeasured
 
 LONGEST_REASON = 300
 
@@ -37,7 +37,7 @@ class Family:
         """Return the packages that are not installed."""
         return [package for package in self.packages if installed_version(package) is None]
 
-    def make(self, network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+    def make(self, network: FloatNetwork, folder: Path) -> Iterator[Contender]:
         """Make the peers, one by one.
 
         Args:
@@ -48,15 +48,15 @@ class Family:
             Each peer, once its files are written.
         """
         module = importlib.import_module(f"{__package__}.{self.module}")
-        peers: Iterator[Candidate] = module.make(network, folder)
+        peers: Iterator[Contender] = module.make(network, folder)
         return peers
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("tflite", (), ("TFLite float", "TFLite dynamic range", "TFLite full int8")),
-    Family("ai_edge", ("ai-edge-quantizer",), ("ai-edge-quantizer static int8",)),
+    Family("tflite_converter", (), ("TFLite float", "TFLite dynamic range", "TFLite full int8")),
+    Family("ai_edge_quantizer", ("ai-edge-quantizer",), ("ai-edge-quantizer static int8",)),
     Family(
-        "onnx_runtime",
+        "ort_quantizer",
         ("onnx", "tf2onnx", "onnxruntime"),
         (
             "ONNX Runtime float",
@@ -66,7 +66,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
     ),
     Family(
-        "openvino",
+        "openvino_nncf",
         ("openvino", "nncf"),
         (
             "OpenVINO float",
@@ -90,7 +90,7 @@ def installed_version(package: str) -> str | None:
 
 def make_peers(
     families: Iterable[Family], network: FloatNetwork, folder: Path
-) -> tuple[list[Candidate], list[NotMeasured]]:
+) -> tuple[list[Contender], list[NotMeasured]]:
     """Make the peers whose packages are installed.
 
     Args:
@@ -101,7 +101,7 @@ def make_peers(
     Returns:
         The peers, each of which has run once; and the others, with the reason.
     """
-    made: list[Candidate] = []
+    made: list[Contender] = []
     not_measured: list[NotMeasured] = []
     families = list(families)
     total = sum(len(family.peers) for family in families)
@@ -119,7 +119,7 @@ def make_peers(
     return made, not_measured
 
 
-def _make_family(family: Family, network: FloatNetwork, folder: Path, bar: tqdm) -> tuple[list[Candidate], str]:
+def _make_family(family: Family, network: FloatNetwork, folder: Path, bar: tqdm) -> tuple[list[Contender], str]:
     """Make a family's peers, and say what ended that if they are not all."""
     made = []
     # By what exceptions other people's converters fail is not known, and one must not cost the rest their figures.

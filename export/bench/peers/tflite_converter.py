@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export.bench.candidate import Candidate, FloatNetwork
+from export.bench.contender import Contender, FloatNetwork
 from runtime.engines.tflite import load_interpreter
 
 
-def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
     """Make the float, the dynamic range and the fully quantized model.
 
     Args:
@@ -23,7 +23,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
         folder: where their files go.
 
     Yields:
-        The peers, in the order of `export.bench.peers.FAMILIES`.
+        The peers, in the order of `FAMILIES`.
     """
     yield _peer("TFLite float", "TFLiteConverter without options", folder / "tflite_float.tflite", convert(network))
     yield _peer(
@@ -70,9 +70,9 @@ def convert(network: FloatNetwork, **settings: Any) -> bytes:
     return bytes(converter.convert())
 
 
-def _peer(name: str, what: str, path: Path, flatbuffer: bytes) -> Candidate:
+def _peer(name: str, what: str, path: Path, flatbuffer: bytes) -> Contender:
     path.write_bytes(flatbuffer)
-    return Candidate(name, what, (path,), partial(TFLiteClassifier, path))
+    return Contender(name, what, (path,), partial(TFLiteClassifier, path))
 
 
 class TFLiteClassifier:
@@ -88,7 +88,7 @@ class TFLiteClassifier:
         self._values = _quantized_pixels(self._input)
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one image; see `export.bench.candidate.Classifier`."""
+        """Classify one image; see `export.bench.contender.Classifier`."""
         self._interpreter.set_tensor(self._input["index"], self._as_input(image))
         self._interpreter.invoke()
         logits = self._interpreter.get_tensor(self._output["index"])[0]

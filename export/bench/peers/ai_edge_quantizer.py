@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ai_edge_quantizer import quantizer, recipe
 
-from export.bench.candidate import Candidate, FloatNetwork
-from export.bench.tflite import TFLiteClassifier, convert
+from export.bench.contender import Contender, FloatNetwork
+from export.bench.peers.tflite_converter import TFLiteClassifier, convert
 from runtime.engines.tflite import load_interpreter
 
 
-def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
+def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
     """Make the statically quantized model.
 
     Args:
@@ -31,7 +31,7 @@ def make(network: FloatNetwork, folder: Path) -> Iterator[Candidate]:
     statistics = quantizing.calibrate({signature: [{image: batch} for batch in network.float_batches()]})
     path = folder / "ai_edge_int8.tflite"
     path.write_bytes(quantizing.quantize(statistics).quantized_model)
-    yield Candidate(
+    yield Contender(
         "ai-edge-quantizer static int8",
         "recipe static_wi8_ai8 (int8 weights and activations wherever it can) on TFLite float",
         (path,),

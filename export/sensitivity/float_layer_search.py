@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from export.sensitivity.ranking import Answers
+from export.sensitivity.ranking import Effect
 from runtime.core.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ class Step:
     """A network that the search tried: these products in float, all others int8."""
 
     float_layers: tuple[str, ...]
-    answers: Answers
+    effect: Effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Search:
     chosen: Step
 
 
-def check_budget(max_drop_pp: float) -> None:
+def check_max_drop(max_drop_pp: float) -> None:
     """Hold a budget to what a drop can be.
 
     Raises:
@@ -39,7 +39,7 @@ def check_budget(max_drop_pp: float) -> None:
 
 
 def search_float_layers(
-    judge: Callable[[Collection[str]], Answers], ranked: Sequence[str], max_drop_pp: float
+    judge: Callable[[Collection[str]], Effect], ranked: Sequence[str], max_drop_pp: float
 ) -> Search:
     """Search the fewest products to leave in float that keep the drop of top-1 within a budget.
 
@@ -53,7 +53,7 @@ def search_float_layers(
     All of that holds on the judge's images.
 
     Args:
-        judge: tells what becomes of the answers with these products in int8.
+        judge: tells what becomes of the effect with these products in int8.
         ranked: all products, the costliest first.
         max_drop_pp: the budget, in percentage points, 0 or more.
 
@@ -63,16 +63,16 @@ def search_float_layers(
     Raises:
         ConfigError: the budget is negative, infinite or no number.
     """
-    check_budget(max_drop_pp)
+    check_max_drop(max_drop_pp)
     tried: list[Step] = []
     with tqdm(desc="search", unit="network", disable=None) as bar:
 
         def attempt(float_layers: Sequence[str]) -> bool:
             chosen = frozenset(float_layers)
-            answers = judge([name for name in ranked if name not in chosen])
-            tried.append(Step(float_layers=tuple(float_layers), answers=answers))
+            effect = judge([name for name in ranked if name not in chosen])
+            tried.append(Step(float_layers=tuple(float_layers), effect=effect))
             bar.update()
-            return answers.accuracy.drop_pp <= max_drop_pp
+            return effect.accuracy.drop_pp <= max_drop_pp
 
         found = next(tuple(ranked[:count]) for count in range(len(ranked) + 1) if attempt(ranked[:count]))
         while (fewer := _put_back(found, attempt)) != found:

@@ -53,7 +53,7 @@ class LayerCost:
     size_bytes: int
 
 
-class Workshop:
+class ArtifactBuilder:
     """Makes artifacts of one network, each once."""
 
     def __init__(
@@ -94,12 +94,12 @@ class Workshop:
         return convert_audited(QuantizedNetwork(self._model, config, self._ranges, scheme))[0]
 
 
-class Examiner:
+class AccuracyMeter:
     """Tells the accuracy of artifacts beside that of the float one."""
 
-    def __init__(self, workshop: Workshop, products: Collection[str], images: Image, labels: Classes) -> None:
+    def __init__(self, builder: ArtifactBuilder, products: Collection[str], images: Image, labels: Classes) -> None:
         """Let the float artifact classify labelled images, uint8 `[N, S, S, 3]`."""
-        self._workshop, self._images, self._labels = workshop, images, labels
+        self._builder, self._images, self._labels = builder, images, labels
         self._reference = self._classify(products)
 
     def __call__(self, float_layers: Collection[str]) -> Accuracy:
@@ -107,11 +107,11 @@ class Examiner:
         return accuracy_of(self._classify(float_layers), self._labels, self._reference)
 
     def _classify(self, float_layers: Collection[str]) -> Classes:
-        engine = self._workshop.open(float_layers)
+        engine = self._builder.open(float_layers)
         return classify(lambda image: engine.run(image).logits, self._images, f"{len(float_layers)} in float")
 
 
-def hold_artifact_to_budget(
+def extend_to_limit(
     examine: Callable[[Collection[str]], Accuracy], chosen: Sequence[str], ranked: Sequence[str], max_drop_pp: float
 ) -> tuple[str, ...]:
     """Add to the products in float, the costliest first, until the artifact itself is within a budget.
@@ -151,12 +151,12 @@ def curve_selections(chosen: Sequence[str], ranked: Sequence[str]) -> list[tuple
 
 
 def measure_latencies(
-    workshop: Workshop, selections: Iterable[tuple[str, ...]], images: Image, rounds: int
+    builder: ArtifactBuilder, selections: Iterable[tuple[str, ...]], images: Image, rounds: int
 ) -> dict[tuple[str, ...], Latency]:
     """Time artifacts by turns, in one run, on one thread.
 
     Args:
-        workshop: makes them.
+        builder: makes them.
         selections: the products that each has in float.
         images: uint8 `[N, S, S, 3]`, N at least 1.
         rounds: timed runs of each.
@@ -165,7 +165,7 @@ def measure_latencies(
         The latency by selection.
     """
     by_name = {" ".join(selection): selection for selection in selections}
-    engines = {name: workshop.open(selection) for name, selection in by_name.items()}
+    engines = {name: builder.open(selection) for name, selection in by_name.items()}
     inputs = [image[np.newaxis] for image in images[:TIMED_IMAGES]]
     latencies = measure(engines, inputs, rounds, runs_before=RUNS_BEFORE)
     return {by_name[name]: latency for name, latency in latencies.items()}

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 
-def label_beside(axes: Axes, text: str, point: tuple[float, float], height: float, colour: Any, bold: bool) -> None:
+def label_in_column(axes: Axes, text: str, point: tuple[float, float], height: float, colour: Any, bold: bool) -> None:
     """Write a point's label to the right of the axes, with a line to the point.
 
     Args:

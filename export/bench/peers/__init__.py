@@ -1,0 +1,1 @@
+"""Peers: what other converters and runtimes make of the same weights, one module a tool chain."""

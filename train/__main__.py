@@ -11,13 +11,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Keras prints nothing of its own; TensorFlow's start-up notes are silenced before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.core.cli import run_cli
-from runtime.core.errors import ConfigError
 from runtime.core.files import write_json
 from runtime.evaluation.metrics import agreement
 from runtime.evaluation.split_file import write_split
@@ -35,8 +33,15 @@ from train.distributed.placement import (
     with_others,
 )
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import PRESETS, TrainConfig, check_recipe, recipe_for, stored_image_size
 from train.model.fold_norms import fold_weights
+from train.model.presets import PRESETS
+from train.model.recipe import (
+    add_recipe_options,
+    check_recipe,
+    recipe_for,
+    stored_image_size,
+    with_recipe_options,
+)
 from train.model.weights import Tensors, weight_arrays, write_tensors
 from train.pretrained.starting_point import DEFAULT_PRESET, Basis, basis_of
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
@@ -48,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     placement = start_distribution()
     with apart(placement):
         basis = basis_of(args.preset, args.init, args.run, args.resume)
-    image_size = stored_image_size(basis.model, _recipe(basis.recipe, args))
-    check_recipe(basis.model, _recipe(basis.recipe, args))
+    image_size = stored_image_size(basis.model, with_recipe_options(basis.recipe, args))
+    check_recipe(basis.model, with_recipe_options(basis.recipe, args))
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
     dataset = load_dataset(
         args.dataset,
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(args, f"skipped {line}")
     if dataset.skipped:
         _say(args, f"{len(dataset.skipped)} skipped in all")
-    recipe = _recipe(recipe_for(basis.recipe, len(dataset.train.labels)), args)
+    recipe = with_recipe_options(recipe_for(basis.recipe, len(dataset.train.labels)), args)
     model_config = dataclasses.replace(basis.model, classes=len(dataset.labels))
     run = Run(
         preset=basis.preset,
@@ -172,11 +177,6 @@ def _train(
     return summary
 
 
-def _recipe(recipe: TrainConfig, args: argparse.Namespace) -> TrainConfig:
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
-
-
 def _shapes_note(dataset: str) -> str:
     return " (embedded; DATASET=cifar10, or --dataset cifar10, trains on real images)" if dataset == "shapes" else ""
 
@@ -184,12 +184,6 @@ def _shapes_note(dataset: str) -> str:
 def _say(args: argparse.Namespace, line: str) -> None:
     # With --json, standard output carries the JSON alone.
     print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
-
-
-def _bool(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ConfigError(f"received {text!r}; expected true or false")
-    return text == "true"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,11 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, made if missing")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last whole epoch, if any")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    recipe = parser.add_argument_group("recipe", "fields of the preset's recipe to change")
-    kinds: dict[str, Any] = {"int": int, "float": float, "bool": _bool, "Precision": str}
-    for each in dataclasses.fields(TrainConfig):
-        name = f"--{each.name.replace('_', '-')}"
-        recipe.add_argument(name, type=kinds[str(each.type)], dest=each.name, metavar=str(each.type).upper())
+    add_recipe_options(parser)
     return parser
 
 

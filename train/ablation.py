@@ -27,8 +27,9 @@ from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from train.data.dataset import Dataset, Split
 from train.data.registry import DATASETS, add_stream_argument, load_dataset
-from train.model.config import PRESETS, Preset, TrainConfig, find_preset, image_spec, recipe_for
 from train.model.fold_norms import fold_weights
+from train.model.presets import PRESETS, Preset, find_preset
+from train.model.recipe import TrainConfig, image_spec, recipe_for
 from train.model.weights import weight_arrays, write_tensors
 from train.run import WEIGHTS_FILE, Run, begin_run
 

@@ -31,9 +31,11 @@ from train.data.dataset import Split
 from train.distributed.device import device_name
 from train.loop.fit import compile_model, learning_rate_schedule
 from train.loop.training_model import Trainee
-from train.model.config import PRESETS, FocalNetConfig, TrainConfig
+from train.model.config import FocalNetConfig
 from train.model.cost import Cost, fraction_of_peak, measure_peak, model_cost
 from train.model.focalnet import build_focalnet
+from train.model.presets import PRESETS
+from train.model.recipe import TrainConfig
 from train.studies.keras_tutorial import build_tutorial, tutorial_batches
 
 Step = Callable[[], object]

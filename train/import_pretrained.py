@@ -27,8 +27,9 @@ from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import read_json, sha256_of, write_json
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS
-from train.model.config import PRESETS, FocalNetConfig, find_preset
+from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
+from train.model.presets import PRESETS, find_preset
 from train.model.weights import Tensors, listed, write_tensors
 from train.pretrained.checkpoint_names import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Run, write_run

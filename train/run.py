@@ -19,8 +19,9 @@ from typing import Any
 from runtime.core.errors import ArtifactError, ConfigError, TrainingError
 from runtime.core.files import read_json, write_json
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import FocalNetConfig, TrainConfig, check_recipe, config_from_dict, stored_image_size
+from train.model.config import FocalNetConfig, config_from_dict
 from train.model.fold_norms import folded
+from train.model.recipe import TrainConfig, check_recipe, stored_image_size
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"

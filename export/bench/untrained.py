@@ -12,9 +12,9 @@ from calibration.__main__ import main as calibrate
 from export.bundle import write_artifacts
 from export.quantize.size_limit import check_parameters_fit
 from train.data.imagenet import imagenet_labels
-from train.model.config import find_preset
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights
+from train.model.presets import find_preset
 from train.model.weights import weight_arrays, write_tensors
 from train.run import WEIGHTS_FILE, Run, write_run
 

@@ -27,7 +27,8 @@ from train.data.dataset import Split, resize_all
 from train.data.prefetch import Ahead
 from train.loop.augment import Augment
 from train.loop.batch_memory import batch_within
-from train.model.config import FocalNetConfig, TrainConfig, image_spec
+from train.model.config import FocalNetConfig
+from train.model.recipe import TrainConfig, image_spec
 
 # What a training step may keep of its batch, and how much that is beside the outputs of the network's layers.
 STEP_BYTES = 8 << 30

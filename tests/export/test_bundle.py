@@ -322,8 +322,8 @@ def test_int8_is_a_third_of_float_for_edge_nano(tmp_path: Path) -> None:
     from export.quantize.network import QuantizedNetwork
     from export.quantize.schemes import SELECTIVE
     from export.tflite.convert import convert_float, convert_int8
-    from train.model.config import PRESETS
     from train.model.focalnet import build_focalnet
+    from train.model.presets import PRESETS
 
     config = PRESETS["edge-nano"].model
     model = build_focalnet(config, tf_keras)

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.tiny_run import draw_weights, run_artifact, soft_images
-from train.model.config import PRESETS
 from train.model.fold_norms import fold_weights, folded
+from train.model.presets import PRESETS
 
 TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(8, 16), depths=(1, 1))
 

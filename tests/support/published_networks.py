@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tests.support.tiny_run import draw_weights
-from train.model.config import IMAGENET_MEAN, IMAGENET_STD, FocalNetConfig
+from train.model.config import FocalNetConfig
+from train.model.presets import IMAGENET_MEAN, IMAGENET_STD
 from train.model.weights import Tensors
 from train.pretrained.checkpoint_names import Spelling, published_tensors
 

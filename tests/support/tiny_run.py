@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.preprocess import Image
-from train.model.config import FocalNetConfig, TrainConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
+from train.model.recipe import TrainConfig
 from train.model.weights import Tensors, model_weights, weight_arrays, write_tensors
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, write_run
 

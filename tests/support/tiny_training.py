@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from train.data.dataset import Dataset, Split
-from train.model.config import FocalNetConfig, TrainConfig
+from train.model.config import FocalNetConfig
+from train.model.recipe import TrainConfig
 from train.run import Run
 
 LABELS = ("red", "green", "blue")

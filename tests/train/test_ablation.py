@@ -14,7 +14,7 @@ from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
 from train import ablation
 from train.ablation import ABLATIONS, BASELINE, Row, changed, fewer, main, table
 from train.data.dataset import Split
-from train.model.config import PRESETS, Preset
+from train.model.presets import PRESETS, Preset
 from train.model.weights import read_tensors
 from train.run import read_run
 

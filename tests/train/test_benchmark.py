@@ -33,9 +33,10 @@ from train.benchmark import (
     speed,
 )
 from train.data.dataset import Split
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.cost import Cost, model_cost
 from train.model.focalnet import build_focalnet
+from train.model.presets import PRESETS
 from train.model.weights import assign_weights, model_weights
 from train.studies.keras_tutorial import build_tutorial, tutorial_batches
 

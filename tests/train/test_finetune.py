@@ -28,8 +28,8 @@ from train.__main__ import main
 from train.loop import fit as fit_module
 from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from train.loop.fit import fit
-from train.model.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 from train.model.fold_norms import fold_weights
+from train.model.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 from train.model.weights import model_weights, read_tensors, write_tensors
 from train.pretrained.init_weights import read_source, starting_weights
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Init, Run, read_run, write_run

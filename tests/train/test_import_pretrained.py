@@ -18,8 +18,9 @@ from tests.support.published_networks import LARGE, NETWORKS, PLAIN, drawn_check
 from train.data.imagenet import imagenet_labels
 from train.import_pretrained import import_tensors, main, read_checkpoint, recognise
 from train.model import config as presets
-from train.model.config import FocalNetConfig, Preset
+from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
+from train.model.presets import Preset
 from train.model.weights import Tensors, read_tensors
 from train.pretrained.checkpoint_names import SPELLINGS, Spelling
 from train.run import read_run

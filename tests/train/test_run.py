@@ -12,7 +12,7 @@ import pytest
 from runtime.core.errors import ArtifactError, ConfigError
 from tests.support.tiny_training import NETWORK, RECIPE, RUN
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import PRESETS
+from train.model.presets import PRESETS
 from train.run import CONFIG_FILE, Run, begin_run, read_run, resumed_run, write_run
 
 

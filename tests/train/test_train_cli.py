@@ -30,8 +30,8 @@ from runtime.evaluation.split_file import read_split
 from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, easy_dataset
 from train.__main__ import main
 from train.distributed.device import device_name
-from train.model.config import PRESETS, Preset
 from train.model.focalnet import build_focalnet
+from train.model.presets import PRESETS, Preset
 from train.model.weights import load_weights, read_tensors
 from train.run import read_run
 
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_not_resumed(
         (("--learning-rate", "inf"), "received learning_rate=inf"),
         (("--learning-rate", "nan"), "received learning_rate=nan"),
         (("--warmup-learning-rate", "1"), "a base rate at or above the warm-up rate"),
-        (("--warmup-fraction", "1"), "more warm-up steps than steps"),
+        (("--warmup-fraction", "1"), "received warmup_fraction=1.0; expected 0 or more, below 1"),
         (("--seed", "-1"), "received seed=-1"),
         (("--flip", "maybe"), "received 'maybe'; expected true or false"),
         (("--preset", "edge-huge"), "expected one of seed-cifar10, edge-pico, edge-nano"),

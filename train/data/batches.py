@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.dataset import Images
-from train.model.config import TrainConfig
+from train.model.recipe import TrainConfig
 
 EVAL_BATCH_SIZE = 250
 EVAL_SIZE_PX = 64

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from train.model.config import TrainConfig
+from train.model.recipe import TrainConfig
 
 Tensor = Any
 ERASED = 127.5  # mid-grey, of 0..255

@@ -29,9 +29,9 @@ from train.loop.layerwise import LayerwiseAdamW
 from train.loop.monitor import PanelMonitor, sample_indices, write_curves
 from train.loop.optimizer import StopIfNotFinite
 from train.loop.training_model import Trainee
-from train.model.config import TrainConfig, image_spec
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import rate_scale
+from train.model.recipe import TrainConfig, image_spec
 from train.model.weights import Tensors, assign_weights, model_weights
 from train.run import Run
 

@@ -17,10 +17,11 @@ from train.data.dataset import Split, resize_all
 from train.data.lazy_images import LazyImages
 from train.distributed.placement import ALONE, Placement, everywhere
 from train.loop.augment import Augment
-from train.model.config import FocalNetConfig, TrainConfig, image_spec
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import is_frozen
 from train.model.matmul_depthwise import depthwise_class
+from train.model.recipe import TrainConfig, image_spec
 
 Tensor = Any
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from runtime.core.errors import ConfigError
 from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import PRESETS, FocalNetConfig, TrainConfig, find_preset, finetuning
+from train.model.config import FocalNetConfig
+from train.model.presets import PRESETS, find_preset
+from train.model.recipe import TrainConfig, finetuning
 from train.run import CONFIG_FILE, Init, Run, read_run
 
 if TYPE_CHECKING:  # a run from a preset need not wait for Keras to see its options refused

@@ -15,7 +15,9 @@ from keras import layers, ops
 
 from runtime.core.errors import ConfigError
 from train.data.dataset import Split
-from train.model.config import PRESETS, FocalNetConfig, TrainConfig
+from train.model.config import FocalNetConfig
+from train.model.presets import PRESETS
+from train.model.recipe import TrainConfig
 
 Tensor = Any
 SHUFFLE_BUFFER = 2048

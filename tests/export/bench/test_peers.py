@@ -14,8 +14,9 @@ from export.bench.contender import FloatNetwork
 from export.bench.peers.registry import FAMILIES, Family
 from export.quantize.fake_quant import build_stock
 from tests.support.tiny_run import draw_weights, soft_images, spread_logits
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights, folded
+from train.model.presets import PRESETS
 
 EDGE = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(32, 64), depths=(1, 1))
 WITH_GELU = dataclasses.replace(EDGE, activation="gelu")

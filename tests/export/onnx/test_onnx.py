@@ -23,9 +23,10 @@ from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SELECTIVE, Scheme
 from export.tflite.convert import convert_int8 as convert_int8_tflite
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG, run_artifact
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import folded
+from train.model.presets import PRESETS
 from train.model.weights import model_weights
 
 PROPERTIES = {"labels": ["a", "b", "c"], "preprocessing": "none"}

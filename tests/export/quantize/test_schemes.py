@@ -10,9 +10,9 @@ import pytest
 
 from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SCHEMES, SELECTIVE, Rule, Scheme, find_scheme, match_rules
 from runtime.core.errors import ConfigError
-from train.model.config import PRESETS
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import folded
+from train.model.presets import PRESETS
 
 # One of each family: those of a family differ in widths, depths and levels.
 FAMILIES = (

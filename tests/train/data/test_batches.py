@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from train.data.batches import Batches, EvalBatches, TrainBatches
-from train.model.config import TrainConfig
+from train.model.recipe import TrainConfig
 
 
 def batches(count: int = 22, epoch: int = 0, **changes: Any) -> TrainBatches:

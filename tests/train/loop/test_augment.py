@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.images.preprocess import Image
 from train.loop.augment import ERASED, Augment
-from train.model.config import TrainConfig
+from train.model.recipe import TrainConfig
 
 Array = NDArray[Any]
 PLAIN: dict[str, Any] = {"resize_margin": 0, "flip": False}

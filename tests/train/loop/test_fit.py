@@ -28,8 +28,8 @@ from train.loop import fit as fit_module
 from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.fit import classify, compile_model, fit, learning_rate_schedule, write_history
 from train.loop.training_model import Trainee
-from train.model.config import TrainConfig
 from train.model.focalnet import build_focalnet
+from train.model.recipe import TrainConfig
 from train.model.weights import read_tensors
 
 STEPS_PER_EPOCH = TRAIN_IMAGES // RECIPE.batch_size

@@ -23,9 +23,11 @@ from train.loop.fit import compile_model
 from train.loop.layerwise import LayerwiseAdamW
 from train.loop.optimizer import GuardedAdamW
 from train.loop.training_model import Trainee
-from train.model.config import PRESETS, FocalNetConfig, TrainConfig, check_recipe
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import is_frozen, rate_scale, steps_from_head
+from train.model.presets import PRESETS
+from train.model.recipe import TrainConfig, check_recipe
 
 NANO = PRESETS["edge-nano"].model  # 4 blocks, then 2
 SHARES = {"v0": 1.0, "v1": 0.25, "v2": 0.25}

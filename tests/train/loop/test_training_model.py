@@ -17,7 +17,7 @@ from tests.support.tiny_training import NETWORK, RECIPE, RUN, easy_dataset
 from train.data.batches import EvalBatches, TrainBatches
 from train.loop.fit import compile_model, fit
 from train.loop.training_model import Trainee
-from train.model.config import TrainConfig
+from train.model.recipe import TrainConfig
 
 STILL: dict[str, Any] = {"resize_margin": 0, "flip": False, "mixup_alpha": 0.0, "mix_rate": 1.0}
 CONFIG = dataclasses.replace(NETWORK, drop_rate=0.0, drop_path_rate=0.0, norm="layer", input_size=12)

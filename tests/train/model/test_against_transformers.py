@@ -22,9 +22,10 @@ from export.quantize.fake_quant import build_float
 from export.tflite.convert import convert_float
 from runtime.engines.tflite import load_interpreter
 from train.import_pretrained import import_tensors, read_checkpoint
-from train.model.config import IMAGENET_MEAN, IMAGENET_STD, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
+from train.model.presets import IMAGENET_MEAN, IMAGENET_STD
 from train.model.weights import assign_weights, model_weights
 
 torch = pytest.importorskip("torch", reason="transformers' FocalNet takes torch")

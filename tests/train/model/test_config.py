@@ -9,22 +9,14 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.errors import ConfigError
 from runtime.images.input_spec import InputSpec
-from train.model.config import (
-    PRESETS,
-    FocalNetConfig,
-    TrainConfig,
-    config_from_dict,
-    find_preset,
-    finetuning,
-    image_spec,
-    recipe_for,
-    stored_image_size,
-)
+from train.model.config import FocalNetConfig, config_from_dict
+from train.model.presets import PRESETS, find_preset
+from train.model.recipe import TrainConfig
 
 NETWORK: dict[str, Any] = {
     "input_size": 48,
@@ -160,83 +152,10 @@ def test_a_single_block_is_never_dropped() -> None:
     assert network(**fields, drop_path_rate=0.5).drop_path(0, 0) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("epochs", 0),
-        ("epochs", -1),
-        ("batch_size", 0),
-        ("learning_rate", 0.0),
-        ("learning_rate", -1e-3),
-        ("warmup_learning_rate", -1e-3),
-        ("warmup_learning_rate", math.nan),
-        ("warmup_fraction", -0.1),
-        ("warmup_fraction", 1.0),  # as many warm-up steps as steps
-        ("warmup_fraction", 1.5),
-        ("warmup_fraction", math.nan),
-        ("label_smoothing", -0.1),
-        ("label_smoothing", 1.0),
-        ("ema_momentum", -0.1),
-        ("ema_momentum", 1.0),
-        *((name, -1) for name in ("pad", "rand_augment_ops", "mixup_alpha", "cutmix_alpha")),
-        *(
-            (name, value)
-            for name in ("rand_augment_magnitude", "erase_rate", "erase_area", "mix_rate")
-            for value in (-0.1, 1.1, math.nan)
-        ),
-        ("seed", -1),
-        ("seed", 2**32),
-        *((name, -1) for name in ("resize_margin", "monitor_every", "weight_decay", "clip_norm")),
-        *((name, value) for name in ("learning_rate", "weight_decay", "clip_norm") for value in NOT_FINITE),
-    ],
-)
-def test_a_recipe_that_cannot_run_is_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"received .*{field}={value}"):
-        TrainConfig(**{field: value})
-
-
-@given(base=st.floats(1e-6, 1.0), warmup=st.floats(0.0, 1.0))
-def test_a_base_rate_below_the_warm_up_rate_is_refused(base: float, warmup: float) -> None:
-    assume(base < warmup)
-    with pytest.raises(ConfigError, match="a base rate at or above the warm-up rate"):
-        TrainConfig(learning_rate=base, warmup_learning_rate=warmup)
-
-
-@given(steps=st.integers(1, 10**7), fraction=st.floats(0.0, 1.0, exclude_max=True))
-def test_an_accepted_warm_up_leaves_steps_for_the_cosine(steps: int, fraction: float) -> None:
-    assert int(steps * TrainConfig(warmup_fraction=fraction).warmup_fraction) < steps
-
-
 @pytest.mark.parametrize(("config", "field"), [(network(), "classes"), (TrainConfig(), "epochs")])
 def test_a_configuration_is_frozen(config: Any, field: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, field, 7)
-
-
-def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError) as caught:
-        find_preset("edge-huge")
-    assert "'edge-huge'" in str(caught.value)
-    assert all(name in str(caught.value) for name in PRESETS)
-
-
-def test_presets_are_found_by_name() -> None:
-    assert {name: find_preset(name) for name in PRESETS} == PRESETS
-    assert {"seed-cifar10", "edge-pico", "edge-nano", "edge-small", "focalnet_tiny_srf", "focalnet_tiny_lrf"} <= set(
-        PRESETS
-    )
-
-
-def test_the_seed_preset_is_the_tutorial_s_recipe() -> None:
-    preset = find_preset("seed-cifar10")
-    model, recipe = preset.model, preset.train
-    assert (model.input_size, model.patch_size, model.dims, model.depths) == (48, 4, (256, 512, 1024), (2, 3, 2))
-    assert (model.focal_levels, model.focal_windows, model.focal_factor) == ((2, 2, 2), (3, 3, 3), 2)
-    assert (model.mlp_ratio, model.drop_rate, model.norm_before_modulation) == (4.0, 0.1, False)
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (25, 1024, 1e-4, 1e-4)
-    assert (recipe.warmup_fraction, recipe.warmup_learning_rate, recipe.resize_margin) == (0.15, 0.0, 4)
-    # What the tutorial does not have.
-    assert (recipe.clip_norm, recipe.label_smoothing, recipe.decay_kernels_only) == (0.0, 0.0, False)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -292,32 +211,3 @@ def test_a_missing_field_is_refused_by_name(field: str) -> None:
 def test_a_field_of_another_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match="network configuration"):
         config_from_dict(as_json(**{field: value}))
-
-
-def test_few_images_take_small_batches_at_a_rate_scaled_by_the_square_root() -> None:
-    recipe = TrainConfig(batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4)
-    fitted = recipe_for(recipe, 4_000)
-    assert (fitted.batch_size, fitted.learning_rate, fitted.warmup_learning_rate) == (32, 1e-3, 2e-4)
-    assert dataclasses.replace(fitted, batch_size=128, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
-
-
-@pytest.mark.parametrize(("batch_size", "images"), [(128, 10_000), (1024, 40_000), (32, 50), (8, 50)])
-def test_enough_images_or_small_batches_leave_a_recipe_alone(batch_size: int, images: int) -> None:
-    recipe = TrainConfig(batch_size=batch_size)
-    assert recipe_for(recipe, images) is recipe
-
-
-def test_fine_tuning_halves_the_rates_and_nothing_else() -> None:
-    recipe = TrainConfig(learning_rate=2e-3, warmup_learning_rate=4e-4, epochs=7, weight_decay=0.1)
-    tuning = finetuning(recipe)
-    assert (tuning.learning_rate, tuning.warmup_learning_rate) == (1e-3, 2e-4)
-    assert dataclasses.replace(tuning, learning_rate=2e-3, warmup_learning_rate=4e-4) == recipe
-
-
-def test_training_images_have_room_for_the_crop_and_for_what_is_mirrored() -> None:
-    model = network(input_size=48)
-    assert stored_image_size(model, TrainConfig(resize_margin=4, pad=51)) == 52
-    seen = network(input_size=48, crop_fraction=0.875, interpolation="bicubic")
-    assert image_spec(seen, TrainConfig(resize_margin=4)) == InputSpec(52, 1.0, "bicubic")
-    with pytest.raises(ConfigError, match="received pad=52 for images of 52 pixels; expected less"):
-        stored_image_size(model, TrainConfig(resize_margin=4, pad=52))

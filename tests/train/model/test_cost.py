@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import train.model.cost
 from runtime.core.errors import ConfigError, TrainingError
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.cost import (
     LONG_ENOUGH_S,
     PRODUCTS,
@@ -27,6 +27,7 @@ from train.model.cost import (
     training_flops,
 )
 from train.model.focalnet import build_focalnet
+from train.model.presets import PRESETS
 
 TINY = FocalNetConfig(
     input_size=8, classes=3, patch_size=4, dims=(8,), depths=(1,), focal_levels=(2,), focal_windows=(3,), mlp_ratio=2.0

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from tests.support.tiny_run import draw_weights
 from tests.support.without_values import without_values
-from train.model.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet, with_overlay
 from train.model.fold_norms import folded
+from train.model.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from train.model.weights import load_weights, model_weights, weight_arrays, write_tensors
 
 Array = NDArray[np.float64]

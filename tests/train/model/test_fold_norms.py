@@ -14,9 +14,10 @@ import pytest
 import tf_keras
 
 from tests.train.model.test_focalnet import inputs, network, with_drawn_weights
-from train.model.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
+from train.model.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from train.model.weights import assign_weights, model_weights
 
 NETWORKS = {

@@ -18,9 +18,10 @@ from runtime.core.errors import ArtifactError
 from tests.support.tiny_run import soft_images
 from tests.train.model import test_fold_norms as test_fold
 from tests.train.model.test_focalnet import with_drawn_weights
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
+from train.model.presets import PRESETS
 from train.model.unfold_norms import unfold_weights
 from train.model.weights import assign_weights, model_weights
 

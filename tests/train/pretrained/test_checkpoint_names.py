@@ -12,8 +12,9 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.published_networks import NETWORKS, PLAIN, drawn_checkpoint
 from tests.support.without_values import without_values
-from train.model.config import PRESETS, FocalNetConfig
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
+from train.model.presets import PRESETS
 from train.model.weights import model_weights
 from train.pretrained.checkpoint_names import SPELLINGS, Spelling, as_variables, published_tensors
 

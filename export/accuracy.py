@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.compare import NO_CLASS
 from runtime.evaluation.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
 from runtime.images.preprocess import Image
+from runtime.parity.measures.predictions import NO_CLASS
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ from runtime.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.compare import classify
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import replacing, sha256_of
@@ -51,6 +50,7 @@ from runtime.evaluation.metrics import Classes, agreement, top1
 from runtime.evaluation.split_file import LabelledImages, read_split
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import preprocess
+from runtime.parity.measures.predictions import predict_pair
 from train.model.weights import read_tensors
 from train.run import CONFIG_FILE, TEST_FILE, WEIGHTS_FILE, Run, read_run
 
@@ -179,7 +179,7 @@ def measure_accuracy(source: Path, folder: Path, images: LabelledImages) -> Mani
     predicted: dict[tuple[str, str], Classes] = {}
     for engine in ENGINES:
         pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
-        paired = classify(pair[0], pair[1], list(images.images), len(manifest.labels))
+        paired = predict_pair(pair[0], pair[1], list(images.images), len(manifest.labels))
         predicted |= {("float32", engine): paired.reference, ("int8", engine): paired.candidate}
     inputs = np.concatenate([preprocess(image, manifest.input_spec) for image in images.images])
     simulated = top1(logits(quantized_network(source), inputs))

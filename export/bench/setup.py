@@ -11,9 +11,8 @@ from calibration.representative_set import RepresentativeSet, draw_representativ
 from export.bench.contender import FloatNetwork
 from export.quantize.fake_quant import build_stock
 from export.quantize.qat import logits
-from runtime.compare import SAMPLE_SEED
 from runtime.evaluation.metrics import Classes, agreement
-from runtime.evaluation.sampling import class_balanced_indices
+from runtime.evaluation.sampling import SAMPLE_SEED, class_balanced_indices
 from runtime.images.preprocess import Image
 from train.data.dataset import Split, resize_all
 from train.data.registry import load_data_of

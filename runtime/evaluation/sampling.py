@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# The seed of every evaluation's sample, so that figures of two commands are of the same images.
+SAMPLE_SEED = 0
+
 
 def class_balanced_indices(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Choose images at random, from each class as many as from the others, give or take one.

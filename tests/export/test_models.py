@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runtime.bundle.manifest import ENGINES, PRECISIONS, read_manifest, verified_file
-from runtime.compare import SCHEMA_VERSION
 from runtime.engines.engine import open_engine
 from runtime.images.preprocess import preprocess
+from runtime.parity.comparison import SCHEMA_VERSION
 from runtime.video.sample_clip import sample_frames
 from tests.support.paths import MODELS
 

@@ -16,14 +16,15 @@ import pytest
 import runtime.parity.measures.cost
 import runtime.parity.pair
 from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
-from runtime.compare import Effort, main, sample_indices
-from runtime.compare import compare as compare_pair
+from runtime.compare import main
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError, DataError
 from runtime.core.machine import cpu_model
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.input_spec import InputSpec
+from runtime.parity.comparison import Effort, sample_indices
+from runtime.parity.comparison import compare as compare_pair
 from runtime.parity.pair import Pair, Subject
 from runtime.parity.report.html import render_report
 from runtime.parity.report.svg_charts import BarPair, Estimate, estimates, histogram, paired_bars

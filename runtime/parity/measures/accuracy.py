@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtime.evaluation.metrics import Classes, Floats, agreement, drop_pp, drop_standard_error_pp, softmax
-from runtime.parity.measures.predictions import PairedAnswers
+from runtime.parity.measures.predictions import PairedPredictions
 from runtime.parity.statistics import (
     CONFIDENCE,
     calibration_bins,
@@ -28,7 +28,7 @@ SIGNIFICANT = 1 - CONFIDENCE
 CHANGED_CELLS = 12
 
 
-def accuracy_figures(labels: Classes, answers: PairedAnswers, recorded_top1: float | None) -> dict[str, Any]:
+def accuracy_figures(labels: Classes, answers: PairedPredictions, recorded_top1: float | None) -> dict[str, Any]:
     """Return `accuracy` of report.json.
 
     Args:
@@ -87,7 +87,7 @@ def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
 
 
-def class_figures(labels: Classes, answers: PairedAnswers, names: Sequence[str]) -> dict[str, Any]:
+def class_figures(labels: Classes, answers: PairedPredictions, names: Sequence[str]) -> dict[str, Any]:
     """Return `classes` of report.json: what each class loses, corrected for the number of classes.
 
     Args:
@@ -138,7 +138,7 @@ def class_figures(labels: Classes, answers: PairedAnswers, names: Sequence[str])
     }
 
 
-def confusion_figures(labels: Classes, answers: PairedAnswers, names: Sequence[str]) -> dict[str, Any]:
+def confusion_figures(labels: Classes, answers: PairedPredictions, names: Sequence[str]) -> dict[str, Any]:
     """Return `confusion` of report.json: which mistakes the candidate makes more or less often.
 
     Returns:
@@ -165,7 +165,7 @@ def confusion_figures(labels: Classes, answers: PairedAnswers, names: Sequence[s
     }
 
 
-def largest_disagreements(answers: PairedAnswers, count: int) -> list[int]:
+def largest_disagreements(answers: PairedPredictions, count: int) -> list[int]:
     """Choose the images on which the two differ most.
 
     Those with outputs that are not finite come first, then those of another class, then by divergence.
@@ -180,7 +180,7 @@ def largest_disagreements(answers: PairedAnswers, count: int) -> list[int]:
 
 
 def disagreement_figures(
-    indices: Sequence[int], labels: Classes, answers: PairedAnswers, ids: Sequence[str], names: Sequence[str]
+    indices: Sequence[int], labels: Classes, answers: PairedPredictions, ids: Sequence[str], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return `disagreements` of report.json: those images with what each of the two said."""
     divergence = divergence_nats(answers.reference_logits, answers.candidate_logits)

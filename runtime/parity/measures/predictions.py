@@ -23,7 +23,7 @@ MAP_BATCH = 256
 
 
 @dataclass(frozen=True)
-class PairedAnswers:
+class PairedPredictions:
     """What a reference and a candidate say about N images.
 
     Attributes:
@@ -54,9 +54,9 @@ class PairedAnswers:
         return np.asarray(np.isfinite(self.candidate_logits).all(axis=1))
 
 
-def ask(
+def predict_pair(
     reference: Engine, candidate: Engine, images: Sequence[Image], classes: int, task: str = "comparing"
-) -> PairedAnswers:
+) -> PairedPredictions:
     """Run two engines on every image.
 
     Args:
@@ -94,7 +94,7 @@ def ask(
             waiting = []
     if waiting:
         compared.append(_compare_batch(waiting))
-    return PairedAnswers(
+    return PairedPredictions(
         np.array([each[0] for each in logits], dtype=np.float64),
         np.array([each[1] for each in logits], dtype=np.float64),
         _joined(compared),

@@ -14,7 +14,7 @@ from runtime.engines.engine import Engine
 from runtime.evaluation.metrics import Classes, Floats, agreement, drop_pp
 from runtime.images.preprocess import Image
 from runtime.parity.measures.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from runtime.parity.measures.predictions import PairedAnswers, ask
+from runtime.parity.measures.predictions import PairedPredictions, predict_pair
 from runtime.parity.statistics import drop_interval_pp, mean_interval
 
 
@@ -34,13 +34,13 @@ def corruption_figures(
     Returns:
         Both accuracies clean and under each corruption and severity, and by how much the candidate's drop grows.
     """
-    clean = ask(reference, candidate, images, classes, "clean")
+    clean = predict_pair(reference, candidate, images, classes, "clean")
     losses = _losses(labels, clean)
     cells, extra = [], np.zeros(len(images))
     grid = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
     for kind, severity in tqdm(grid, desc="corruptions", unit="setting", disable=None, leave=False):
         corrupted = [corrupt(image, kind, severity, seed + index) for index, image in enumerate(images)]
-        answers = ask(reference, candidate, corrupted, classes, f"{kind} {severity}")
+        answers = predict_pair(reference, candidate, corrupted, classes, f"{kind} {severity}")
         cells.append({"kind": kind, "severity": severity, **_cell(labels, answers)})
         extra += (_losses(labels, answers) - losses) / len(grid)
     return {
@@ -54,13 +54,13 @@ def corruption_figures(
     }
 
 
-def _losses(labels: Classes, answers: PairedAnswers) -> Floats:
+def _losses(labels: Classes, answers: PairedPredictions) -> Floats:
     """Return 1 where the reference alone is right, -1 where the candidate alone is: float64 `[N]`."""
     right, right_candidate = answers.reference == labels, answers.candidate == labels
     return right.astype(np.float64) - right_candidate
 
 
-def _cell(labels: Classes, answers: PairedAnswers) -> dict[str, Any]:
+def _cell(labels: Classes, answers: PairedPredictions) -> dict[str, Any]:
     right, right_candidate = answers.reference == labels, answers.candidate == labels
     counts = _count(right & ~right_candidate), _count(right_candidate & ~right)
     similarity = answers.similarity

@@ -15,11 +15,11 @@ import pytest
 
 import runtime.parity.measures.cost
 from runtime.bundle.manifest import read_manifest, write_manifest
-from runtime.compare import Effort, Extras, compare
 from runtime.core.files import sha256_of
 from runtime.engines.engine import open_engine
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.split_file import LabelledImages
+from runtime.parity.comparison import Effort, Extras, compare
 from runtime.parity.pair import Pair, open_precisions
 from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
 from runtime.video.sample_clip import sample_frames

@@ -1,1 +1,1 @@
-"""The calibration stage: a representative set, and the activation ranges seen on it."""
+"""Calibration stage: a representative set of training images, and the activation ranges measured on it."""

@@ -1,4 +1,4 @@
-"""Histograms of a network's activations: how often each layer gave which values."""
+"""Histograms of a network's activations, one a layer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runtime.core.errors import DataError
 
 Activations = dict[str, NDArray[np.float32]]
 
-# At the widest range each of the 256 values has 16 bins.
+# 16 bins for each of the 256 int8 values at the widest range.
 HISTOGRAM_BINS = 4096
-# So few that they stay in the processor's cache from step to step.
+# Small enough for the processor's cache.
 COUNTED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How often a layer gave which values.
+    """Value counts of a layer's output.
 
     Attributes:
-        counts: int64 `[B]`, in bins of equal width; 2 bins at least.
-        low: where the first bin begins: the least value seen, or 0 if that is positive.
-        high: where the last bin ends: the largest value seen, or 0 if that is negative.
+        counts: int64 `[B]`, in bins of equal width, B at least 2.
+        low: lower edge of the first bin: the least value seen, or 0 if that is positive.
+        high: upper edge of the last bin: the largest value seen, or 0 if that is negative.
     """
 
     counts: NDArray[np.int64]
@@ -34,29 +34,29 @@ class Histogram:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """Where the bins begin and end: float64 `[B + 1]`."""
+        """Bin edges, float64 `[B + 1]`."""
         return np.linspace(self.low, self.high, len(self.counts) + 1)
 
     @property
     def middles(self) -> NDArray[np.float64]:
-        """The middles of the bins: float64 `[B]`."""
+        """Bin centres, float64 `[B]`."""
         edges = self.edges
         return np.asarray((edges[:-1] + edges[1:]) / 2.0)
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """The share of the values in each bin: float64 `[B]`, which add up to 1."""
+        """Share of the values in each bin, float64 `[B]`, sum 1."""
         return np.asarray(self.counts / self.counts.sum())
 
 
 def collect_histograms(batches: Callable[[], Iterable[Activations]]) -> dict[str, Histogram]:
-    """Count the values of every layer's output, in two passes: the extremes, then the bins between them.
+    """Count the values of every layer's output in two passes: first the extremes, then the bins.
 
     Args:
-        batches: gives the activations of all calibration batches, by layer, afresh at each call.
+        batches: returns the activations of all calibration batches, by layer; called once a pass.
 
     Returns:
-        A histogram by layer, from its least to its largest value and to 0.
+        Histograms by layer, each from the least to the largest value, 0 included.
 
     Raises:
         DataError: there is no batch, or an activation is not finite.
@@ -72,11 +72,10 @@ def collect_histograms(batches: Callable[[], Iterable[Activations]]) -> dict[str
 
 
 def _count(values: NDArray[np.float32], histogram: Histogram) -> None:
-    """Add values `[N]` to a histogram; four times as fast as `np.histogram`, which would count the same."""
+    """Add values `[N]` to a histogram; same counts as `np.histogram`, four times as fast."""
     low, high = histogram.low, histogram.high
     for start in range(0, len(values), COUNTED_AT_ONCE):
-        # In 0..1 and float64, as float32 has no room for the bins of its largest or its least values; what is
-        # always 0 has no width to divide by.
+        # float64: float32 overflows or underflows for bins near its limits. A layer that is always 0 has width 0.
         places = values[start : start + COUNTED_AT_ONCE].astype(np.float64)
         places -= low
         places /= (high - low) or 1.0
@@ -86,13 +85,13 @@ def _count(values: NDArray[np.float32], histogram: Histogram) -> None:
 
 
 def _extremes(batches: Iterable[Activations]) -> dict[str, tuple[float, float]]:
-    """Return the least and the largest value of every layer, or 0 where that is beyond."""
+    """Return the least and the largest value of every layer, extended to include 0."""
     extremes: dict[str, tuple[float, float]] = {}
     for batch in batches:
         for layer, values in batch.items():
             low, high = float(values.min()), float(values.max())
             if not np.isfinite([low, high]).all():
-                raise DataError(f"layer {layer} gives values that are not finite; train the run anew")
+                raise DataError(f"layer {layer} outputs non-finite values; train the run again")
             before = extremes.get(layer, (0.0, 0.0))
             extremes[layer] = min(before[0], low), max(before[1], high)
     if not extremes:

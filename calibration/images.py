@@ -1,11 +1,10 @@
-"""The images of a calibration as a split file, for `runtime.compare --calibration` on a machine without the data.
+"""Write the images of a calibration to a split file, for `runtime.compare --calibration` on another machine.
 
 python -m calibration.images --run models/edge-nano-cifar10 --out calibration.npz
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from calibration.calibration_file import Calibration, read_calibration
-from calibration.representative_set import hash_of, places_of
-from runtime.core.cli import run_cli
+from calibration.representative_set import hash_of, indices_of
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import DataError
 from runtime.evaluation.split_file import LabelledImages, write_split
 from train.data.dataset import Split
@@ -23,10 +22,10 @@ from train.run import read_run
 
 
 def find_images(calibration: Calibration, train: Split, labels: tuple[str, ...]) -> LabelledImages:
-    """Find the images of a calibration in the training split that they were drawn from.
+    """Find the images of a calibration in its training split.
 
     Args:
-        calibration: it names them, and has the hash over them.
+        calibration: has the images' names, and the hash over names and pixels.
         train: the training split.
         labels: class names; the index is the label.
 
@@ -34,32 +33,35 @@ def find_images(calibration: Calibration, train: Split, labels: tuple[str, ...])
         The images, in the calibration's order.
 
     Raises:
-        DataError: an image is missing, or the pixels are not those that were calibrated on.
+        DataError: an image is missing, or its pixels differ from those that were calibrated on.
     """
-    places = places_of(train, calibration.ids)
-    missing = [name for name in calibration.ids if name not in places]
-    if missing:
+    remedy = "give the data that the run was calibrated on"
+    indices = indices_of(train, calibration.ids)
+    if missing := [name for name in calibration.ids if name not in indices]:
         raise DataError(
             f"{len(missing)} of {len(calibration.ids)} calibration images are not in the training split of "
-            f"{calibration.dataset}, e.g. {missing[0]}; give the data that the run was calibrated on"
+            f"{calibration.dataset}, e.g. {missing[0]}; {remedy}"
         )
-    chosen = np.array([places[name] for name in calibration.ids])
+    chosen = np.array([indices[name] for name in calibration.ids])
     images = train.images[chosen]
     if hash_of(calibration.ids, images) != calibration.sha256:
         raise DataError(
-            f"the images of {calibration.dataset} are not those that were calibrated on, though their names are; "
-            "give the data that the run was calibrated on"
+            f"the images of {calibration.dataset} have the names but not the pixels that were calibrated on; {remedy}"
         )
     return LabelledImages(images, train.labels[chosen], calibration.ids, labels, calibration.dataset, "calibration")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the calibration images of a run or a bundle to a split file."""
-    parser = argparse.ArgumentParser(prog="python -m calibration.images", description=main.__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a calibrated run, or a bundle")
-    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
+    """Run the command line; see `--help`."""
+    parser = command_parser(
+        "python -m calibration.images",
+        "Write the images that a run or a bundle was calibrated on to a split file.",
+        parents=[shared_options("--run", "--data-dir", run="folder of a calibrated run, or a bundle")],
+    )
     add_stream_argument(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. calibration.npz")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="split file to write, e.g. calibration.npz"
+    )
     args = parser.parse_args(argv)
     run, calibration = read_run(args.run), read_calibration(args.run)
     dataset = load_data_of(run, args.data_dir, args.stream)

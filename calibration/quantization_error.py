@@ -1,4 +1,4 @@
-"""What int8 over a range does to a layer's values: its squared error, and the divergence of its distribution."""
+"""Quantization error of a range: mean squared error, and divergence of the distribution."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LEVELS = 256
 
 
 def mean_squared_error(histogram: Histogram, lows: Floats, highs: Floats) -> Floats:
-    """Return the mean of (value - quantized)^2 for each of several ranges: clipping and rounding together.
+    """Return the mean of (value - quantized)^2 for each of several ranges, clipping and rounding together.
 
-    The 256 values are those of TensorFlow's FakeQuant: evenly spaced, the range shifted by less than half a step so
-    that 0 is one of them. Within a bin the values count as evenly spread.
+    The 256 levels are those of TensorFlow's FakeQuant: evenly spaced, shifted by less than half a step so that 0 is
+    one of them. Values are taken as evenly spread within a bin.
 
-    With the least of the 256 values v0, the step s and the borders b between neighbours, it is
-    E[(x - v0)^2] - 2 s sum_b E[max(x - b, 0)]: at b, where the nearest value goes from v to v + s, the error goes
-    from (x - v)^2 to (x - v - s)^2, which is smaller by 2 s (x - b).
+    With the least level v0, the step s and the borders b between neighbouring levels, it is
+    E[(x - v0)^2] - 2 s sum_b E[max(x - b, 0)]: at b the nearest level changes from v to v + s, and the error from
+    (x - v)^2 to (x - v - s)^2, which is smaller by 2 s (x - b).
 
     Args:
         histogram: with low < high.
@@ -43,10 +43,10 @@ def mean_squared_error(histogram: Histogram, lows: Floats, highs: Floats) -> Flo
 
 
 def mean_excess(histogram: Histogram, points: Floats) -> Floats:
-    """Return by how much values exceed points on average, E[max(x - point, 0)].
+    """Return the mean excess of values over points, E[max(x - point, 0)].
 
     Args:
-        histogram: with low < high; within a bin the values count as evenly spread.
+        histogram: with low < high; values are taken as evenly spread within a bin.
         points: float64 of any shape, within the histogram.
 
     Returns:
@@ -54,8 +54,8 @@ def mean_excess(histogram: Histogram, points: Floats) -> Floats:
     """
     bins = len(histogram.counts)
     width = (histogram.high - histogram.low) / bins
-    beyond = np.append(np.cumsum(histogram.shares[::-1])[::-1], 0.0)  # the share of the values, at each edge
-    # In bins: a quadratic spline, whose slope is minus the share beyond.
+    beyond = np.append(np.cumsum(histogram.shares[::-1])[::-1], 0.0)  # share of the values, at each edge
+    # In units of bins: a quadratic spline with slope minus the share beyond.
     at_edges = np.append(np.cumsum((beyond[:-1] + beyond[1:])[::-1])[::-1] / 2.0, 0.0)
     places = np.clip((points - histogram.low) / width, 0.0, bins)
     at = np.minimum(places.astype(np.int64), bins - 1)
@@ -66,8 +66,8 @@ def mean_excess(histogram: Histogram, points: Floats) -> Floats:
 def divergence(counts: Floats, firsts: Indices, lasts: Indices) -> Floats:
     """Return the divergence of quantized distributions from the true one, KL(P || Q) = sum p log(p / q) over bins.
 
-    P is the histogram of a layer with what a range clips added to the range's first or last bin. Q is the quantized
-    histogram: the values of each level, without what is clipped, spread evenly over those of its bins that hold any.
+    P is a layer's histogram with the clipped values added to the range's first or last bin. Q is the quantized
+    histogram: the values of each level, without the clipped ones, spread evenly over its non-empty bins.
 
     Args:
         counts: float64 `[B]`, the histogram.
@@ -75,7 +75,7 @@ def divergence(counts: Floats, firsts: Indices, lasts: Indices) -> Floats:
         lasts: int64 `[C]`, or one for all, `[]`: its last bin.
 
     Returns:
-        float64 `[C]`; infinity where values are clipped onto a bin that holds none.
+        float64 `[C]`; infinity where values are clipped onto an empty bin.
     """
     firsts, ends = np.broadcast_arrays(np.atleast_1d(firsts), np.asarray(lasts) + 1)
     cumulated = _cumulated(counts)
@@ -90,7 +90,7 @@ def _p_log_p(counts: Floats, firsts: Indices, ends: Indices, below: Floats, beyo
     within = _cumulated(_x_log_x(counts))
     at_first = counts[firsts]
     with_below = at_first + below
-    # A range of one bin has all that is clipped in it.
+    # In a range of one bin both clipped shares land in that bin.
     at_last = np.where(ends - firsts > 1, counts[ends - 1], with_below)
     change = _x_log_x(with_below) - _x_log_x(at_first) + _x_log_x(at_last + beyond) - _x_log_x(at_last)
     return np.asarray(within[ends] - within[firsts] + change)
@@ -98,7 +98,7 @@ def _p_log_p(counts: Floats, firsts: Indices, ends: Indices, below: Floats, beyo
 
 def _p_log_q(counts: Floats, firsts: Indices, ends: Indices, below: Floats, beyond: Floats) -> Floats:
     bins = ends - firsts
-    # A level begins at the first of its bins; of fewer bins than levels each is a level of its own.
+    # A level starts at its first bin; with fewer bins than levels each bin is its own level.
     borders = firsts[:, np.newaxis] - (-np.arange(LEVELS + 1) * bins[:, np.newaxis]) // LEVELS
     kept, holding = np.diff(_cumulated(counts)[borders]), np.diff(_cumulated(counts > 0.0)[borders])
     log_q = np.log(np.divide(kept, holding, out=np.ones_like(kept), where=kept > 0.0))
@@ -108,7 +108,7 @@ def _p_log_q(counts: Floats, firsts: Indices, ends: Indices, below: Floats, beyo
 
 
 def _cumulated(values: NDArray[np.generic]) -> Floats:
-    """Return the sums of the values before each index: float64 `[N + 1]`."""
+    """Return the sum of the values before each index, float64 `[N + 1]`."""
     return np.append(0.0, np.cumsum(values, dtype=np.float64))
 
 

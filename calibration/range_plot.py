@@ -1,4 +1,4 @@
-"""The image of a calibration: what every layer gave, and the range that was chosen for it."""
+"""Plot of a calibration: the values of every layer's output, and the chosen range."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DPI = 110
 TEXT_PT = 7.0
 COLUMNS = 600
 SEEN_COLOUR, CHOSEN_COLOUR = "0.87", "tab:red"
-# Rarer values look as rare as this, so that they still differ from those that were never seen.
+# Rarer values are drawn as this share, to differ from values that were never seen.
 RAREST_SHARE = 1e-7
 
 
 def write_range_plot(path: Path, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
-    """Write the image of a calibration.
+    """Write the plot of a calibration.
 
     Args:
-        path: the PNG.
+        path: the PNG file.
         histograms: of every layer's output, in network order.
         calibration: with the range of each.
     """
@@ -39,9 +39,9 @@ def write_range_plot(path: Path, histograms: Mapping[str, Histogram], calibratio
 
 
 def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -> Figure:
-    """Return the figure of `write_range_plot`: a row a layer, with its values as a strip and its range as a bracket.
+    """Return the figure of `write_range_plot`: one row a layer, its values as a strip, its range as a bracket.
 
-    Each row has its own scale, with 0 in the middle and the value furthest from 0 at one end.
+    Each row has its own scale: 0 in the middle, the value furthest from 0 at one end.
     """
     seen = np.array([(histogram.low, histogram.high) for histogram in histograms.values()])
     chosen = np.array([calibration.ranges[layer] for layer in histograms])
@@ -68,19 +68,19 @@ def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -
 
 
 def clipped_share(histogram: Histogram, ends: Range) -> float:
-    """Return the share of a layer's values, 0..1, that lie outside a range; those of a bin lie in its middle."""
+    """Return the share of a layer's values outside a range, 0..1; a bin's values count at its centre."""
     outside = (histogram.middles < ends[0]) | (histogram.middles > ends[1])
     return float(histogram.shares[outside].sum())
 
 
 def row_densities(histograms: Sequence[Histogram]) -> Floats:
-    """Return how the values of layers spread over the columns of a row, -1 to 1 of the value furthest from 0.
+    """Return the distribution of layers' values over the columns of a row, from -1 to 1 of the value furthest from 0.
 
     Args:
-        histograms: N of them.
+        histograms: of N layers.
 
     Returns:
-        float64 `[N, COLUMNS]`: the share of the values in each column; the shares of a row add up to 1.
+        float64 `[N, COLUMNS]`: share of the values in each column; each row sums to 1.
     """
     densities = []
     for histogram in histograms:
@@ -91,7 +91,7 @@ def row_densities(histograms: Sequence[Histogram]) -> Floats:
 
 
 def _draw_strips(axes: Axes, densities: Floats, seen: Floats) -> None:
-    """Draw how often the values come, the darker the more often, on the grey of what lies between the extremes."""
+    """Draw the densities, darker where values are more frequent, over a grey bar between the extremes."""
     rows = np.arange(len(seen))
     axes.barh(rows, seen[:, 1] - seen[:, 0], left=seen[:, 0], height=1.0, color=SEEN_COLOUR, label="seen, min to max")
     axes.imshow(
@@ -115,7 +115,7 @@ def _draw_brackets(axes: Axes, chosen: Floats) -> None:
 
 
 def _label_rows(axes: Axes, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
-    """Name the layers at the left, and give the figures at the right."""
+    """Write layer names at the left and figures at the right."""
     rows = np.arange(len(histograms))
     axes.set_yticks(rows, list(histograms), fontsize=TEXT_PT)
     figures = []

@@ -1,4 +1,4 @@
-"""The representative dataset: which training images the activation ranges are measured on."""
+"""Representative set: the training images that activation ranges are measured on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RepresentativeSet:
 
     Attributes:
         images: uint8 `[N, H, W, 3]` RGB.
-        ids: their names in the data set.
+        ids: their names in the dataset.
         sha256: hash over ids and pixels, 64 hexadecimal digits.
     """
 
@@ -32,15 +32,15 @@ def draw_representative_set(train: Split, images: int, seed: int) -> Representat
     """Draw the same number of images from every class, give or take one.
 
     Args:
-        train: the training split; never the test split, whose figures the choice would flatter.
-        images: how many, 1 to the size of the split.
+        train: the training split; the test split would make its own figures look better.
+        images: number of images, 1 to the size of the split.
         seed: the same seed draws the same images.
 
     Returns:
-        The images, in the order of the split; fewer, if some on disk cannot be read.
+        The images, in the order of the split; fewer if some on disk cannot be read.
 
     Raises:
-        ConfigError: no image is asked for, or more than there are.
+        ConfigError: `images` is out of range.
     """
     if not 1 <= images <= len(train.labels):
         raise ConfigError(
@@ -51,16 +51,16 @@ def draw_representative_set(train: Split, images: int, seed: int) -> Representat
 
 
 def named_representative_set(train: Split, ids: Sequence[str]) -> RepresentativeSet | None:
-    """Find images of the training split by their names, in the order of the names; none if one is not there."""
-    places = places_of(train, ids)
-    if len(places) < len(ids):
+    """Return the images of these names in the training split, in the order of the names; `None` if one is missing."""
+    indices = indices_of(train, ids)
+    if len(indices) < len(ids):
         return None
-    images = train.images[np.array([places[name] for name in ids])]
+    images = train.images[np.array([indices[name] for name in ids])]
     return RepresentativeSet(images, tuple(ids), hash_of(ids, images))
 
 
-def places_of(train: Split, ids: Sequence[str]) -> dict[str, int]:
-    """Return the places in the training split of those images that are there, by name."""
+def indices_of(train: Split, ids: Sequence[str]) -> dict[str, int]:
+    """Return the indices in the training split of the named images, by name, without those that are missing."""
     named = set(ids)
     return {name: index for index, name in enumerate(train.ids) if name in named}
 

@@ -40,13 +40,12 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated run to read only; tests that change one copy it."""
-    from calibration.__main__ import main
+    from calibration.calibrate import calibrate_run
     from tests.support.tiny_run import write_tiny_run
 
     folder = tmp_path_factory.mktemp("run")
     write_tiny_run(folder)
-    with redirect_stdout(StringIO()):
-        assert main(["--run", str(folder), "--data-dir", str(image_folder), "--images", "36"]) == 0
+    calibrate_run(folder, data_dir=image_folder, images=36)
     return folder
 
 

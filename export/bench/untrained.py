@@ -1,14 +1,12 @@
-"""A bundle of an untrained network: what a preset costs on a device, before anyone has trained it."""
+"""Bundle of a preset's untrained network, to measure its cost before any training."""
 
 from __future__ import annotations
 
-from contextlib import redirect_stdout
-from os import devnull
 from pathlib import Path
 
 import keras
 
-from calibration.__main__ import main as calibrate
+from calibration.calibrate import calibrate_run
 from export.bundle import write_artifacts
 from export.quantize.size_limit import check_parameters_fit
 from train.data.imagenet import imagenet_labels
@@ -22,14 +20,14 @@ CALIBRATION_IMAGES = 32
 
 
 def make_untrained_bundle(folder: Path, name: str) -> None:
-    """Write a preset's network as it is initialised, calibrated on rendered shapes, with its artifacts.
+    """Write a preset's initial weights, calibrated on rendered shapes, with their artifacts.
 
     Args:
-        folder: the bundle's, made if missing.
-        name: the preset's.
+        folder: of the bundle; created if missing.
+        name: of the preset.
 
     Raises:
-        ConfigError: there is no preset of that name, or its network is too large for an artifact.
+        ConfigError: the preset is unknown, or its network is too large for an artifact.
     """
     preset = find_preset(name)
     check_parameters_fit(preset.parameters)
@@ -39,6 +37,5 @@ def make_untrained_bundle(folder: Path, name: str) -> None:
     known = imagenet_labels()
     labels = known if preset.model.classes == len(known) else tuple(f"class {i}" for i in range(preset.model.classes))
     write_run(folder, Run(preset=name, model=preset.model, recipe=preset.train, dataset="shapes", labels=labels))
-    with Path(devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        calibrate(["--run", str(folder), "--images", str(CALIBRATION_IMAGES)])
+    calibrate_run(folder, images=CALIBRATION_IMAGES)
     write_artifacts(folder, folder)

@@ -1,4 +1,4 @@
-"""`python -m calibration`: the ranges of a run, against the same network computed by other means."""
+"""Calibration of a run: its ranges against the same network computed by other means, and its command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.__main__ import main
-from calibration.calibration_file import read_calibration
+from calibration.calibrate import calibrate_run
+from calibration.calibration_file import Calibration, read_calibration
 from export.quantize.schemes import SELECTIVE, match_rules
 from runtime.core.cli import run_cli
 from tests.support.tiny_run import CLASSES, CONFIG, RUN
@@ -22,8 +23,12 @@ from train.model.focalnet import overlay_tensors
 from train.model.weights import read_tensors
 
 
-def calibrate(run: Path, images: Path, *options: str) -> int:
-    return run_cli(main, ["--run", str(run), "--data-dir", str(images), "--images", "36", *options])
+def calibrate(run: Path, folder: Path, observer: str, percentile: float | None = None, seed: int = 0) -> Calibration:
+    return calibrate_run(run, data_dir=folder, images=36, observer=observer, percentile=percentile, seed=seed)
+
+
+def run_command(run: Path, folder: Path, *options: str) -> int:
+    return run_cli(main, ["--run", str(run), "--data-dir", str(folder), "--images", "36", *options])
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def own_run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def sampled_images(run: Path, folder: Path) -> NDArray[np.float64]:
-    """Read the images that a calibration names, with OpenCV alone: `[N, S, S, 3]` RGB, 0..1."""
+    """Read the images of a calibration with OpenCV alone: `[N, S, S, 3]` RGB, 0..1."""
     size = CONFIG.input_size
     images = []
     for name in read_calibration(run).ids:
@@ -60,8 +65,7 @@ def test_images_are_of_the_training_split_and_balanced(tiny_run: Path, image_fol
 
 
 def test_minmax_of_the_first_layers_is_numpys(own_run: Path, image_folder: Path) -> None:
-    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
-    ranges = read_calibration(own_run).ranges
+    ranges = calibrate(own_run, image_folder, "minmax").ranges
     images = sampled_images(own_run, image_folder)
     assert ranges["normalise"] == pytest.approx((0.0, images.max()), abs=1e-6)
 
@@ -88,17 +92,16 @@ def test_minmax_of_the_first_layers_is_numpys(own_run: Path, image_folder: Path)
 
 
 def test_minmax_of_the_logits_is_that_of_the_other_keras(own_run: Path, image_folder: Path, tiny_float: Any) -> None:
-    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
+    ranges = calibrate(own_run, image_folder, "minmax").ranges
     images = (255.0 * sampled_images(own_run, image_folder)).astype(np.float32)
     logits = tiny_float.predict_on_batch(images)
-    assert read_calibration(own_run).ranges["logits"] == pytest.approx((logits.min(), logits.max()), abs=1e-3)
+    assert ranges["logits"] == pytest.approx((logits.min(), logits.max()), abs=1e-3)
 
 
 def test_minmax_of_the_modulators_norm_is_numpys(own_run: Path, image_folder: Path, tiny_float: Any) -> None:
     import tf_keras
 
-    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
-    ranges = read_calibration(own_run).ranges
+    ranges = calibrate(own_run, image_folder, "minmax").ranges
     images = (255.0 * sampled_images(own_run, image_folder)).astype(np.float32)
     _, modulator = overlay_tensors(tiny_float, CONFIG)
     total = (tf_keras.Model(tiny_float.input, modulator).predict_on_batch(images) ** 2).sum(axis=-1)
@@ -107,10 +110,8 @@ def test_minmax_of_the_modulators_norm_is_numpys(own_run: Path, image_folder: Pa
 
 
 def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, image_folder: Path) -> None:
-    assert calibrate(own_run, image_folder, "--observer", "percentile", "--percentile", "98") == 0
-    narrow = read_calibration(own_run)
-    assert calibrate(own_run, image_folder, "--observer", "minmax") == 0
-    wide = read_calibration(own_run)
+    narrow = calibrate(own_run, image_folder, "percentile", 98)
+    wide = calibrate(own_run, image_folder, "minmax")
     assert (narrow.observer, wide.observer) == ("percentile", "minmax")
     assert narrow.sha256 == wide.sha256 == read_calibration(tiny_run).sha256
     inside = [
@@ -120,14 +121,14 @@ def test_minmax_covers_a_percentile(tiny_run: Path, own_run: Path, image_folder:
     assert narrow.ranges["logits"] != wide.ranges["logits"]
 
 
-def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, image_folder: Path) -> None:
+def test_each_observer_chooses_its_own_ranges_and_is_recorded_and_drawn(own_run: Path, image_folder: Path) -> None:
     chosen = []
     for observer in ("minmax", "percentile", "mse", "entropy"):
         (own_run / "calibration.png").unlink()
-        assert calibrate(own_run, image_folder, "--observer", observer) == 0
-        calibration = read_calibration(own_run)
+        calibration = calibrate(own_run, image_folder, observer)
+        assert calibration == read_calibration(own_run)
         assert (calibration.observer, calibration.percentile) == (observer, 99.99 if observer == "percentile" else None)
-        # A row a layer.
+        # One row a layer.
         assert cv2.imread(str(own_run / "calibration.png")).shape[0] > 15 * len(calibration.ranges)
         chosen.append(calibration.ranges)
     widest, *others = chosen
@@ -136,24 +137,23 @@ def test_each_observer_chooses_is_recorded_and_drawn(own_run: Path, image_folder
         assert all(widest[layer][0] <= low < high <= widest[layer][1] for layer, (low, high) in ranges.items())
 
 
-def test_a_split_smaller_than_the_usual_sample_is_taken_whole(own_run: Path, image_folder: Path) -> None:
-    assert run_cli(main, ["--run", str(own_run), "--data-dir", str(image_folder)]) == 0
+def test_a_split_smaller_than_the_default_is_taken_whole(own_run: Path, image_folder: Path) -> None:
+    calibration = calibrate_run(own_run, data_dir=image_folder)
     dataset = load_dataset("folder", data_dir=image_folder, image_size=20)
     assert len(dataset.train.ids) < 512
-    assert set(read_calibration(own_run).ids) == set(dataset.train.ids)
+    assert set(calibration.ids) == set(dataset.train.ids)
 
 
 def test_the_seed_changes_the_images(own_run: Path, image_folder: Path) -> None:
     before = read_calibration(own_run)
-    assert calibrate(own_run, image_folder, "--seed", "1") == 0
-    after = read_calibration(own_run)
+    after = calibrate(own_run, image_folder, "minmax", seed=1)
     assert (before.seed, after.seed) == (0, 1)
     assert after.sha256 != before.sha256
     assert after.ids != before.ids
 
 
-def test_json_is_all_that_is_printed(own_run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert calibrate(own_run, image_folder, "--json") == 0
+def test_json_is_the_only_output(own_run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(own_run, image_folder, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     calibration = read_calibration(own_run)
     assert printed["images"] == 36
@@ -181,7 +181,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = (own_run / "calibration.json").read_bytes()
-    assert calibrate(own_run, image_folder, *options) == 2
+    assert run_command(own_run, image_folder, *options) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert complaint in line
     assert (own_run / "calibration.json").read_bytes() == before
@@ -195,5 +195,5 @@ def test_weights_that_are_not_finite_are_refused(
     weights = read_tensors(own_run / "float.safetensors")
     weights["stage1.block0.expand/bias"][3] = np.nan
     write_tensors(own_run / "float.safetensors", weights)
-    assert calibrate(own_run, image_folder) == 2
-    assert "layer stage1.block0.expand gives values that are not finite" in capsys.readouterr().err
+    assert run_command(own_run, image_folder) == 2
+    assert "layer stage1.block0.expand outputs non-finite values" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Histograms of activations against NumPy, and what they refuse."""
+"""Histograms of activations against NumPy, and refusal of bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_histogram_is_numpys(values: Values) -> None:
     assert (histogram.low, histogram.high) == (min(exact.min(), 0.0), max(exact.max(), 0.0))
     counts, edges = np.histogram(exact, HISTOGRAM_BINS, (histogram.low, histogram.high))
     np.testing.assert_allclose(histogram.edges, edges, atol=1e-12)
-    # A value on an edge may fall to either side.
+    # A value on an edge may fall on either side.
     assert np.abs(np.cumsum(histogram.counts - counts)).max() <= 1
     assert histogram.counts.sum() == len(values)
     assert histogram.shares.sum() == pytest.approx(1.0)
@@ -39,7 +39,7 @@ def test_batches_may_differ_in_size_and_layers_in_shape() -> None:
     assert [histogram.counts.sum() for histogram in histograms.values()] == [72, 15]
 
 
-def test_each_pass_asks_for_the_batches_anew() -> None:
+def test_each_pass_requests_the_batches() -> None:
     values = normal()
     calls = []
 
@@ -53,10 +53,10 @@ def test_each_pass_asks_for_the_batches_anew() -> None:
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_refuses_what_is_not_finite(poison: float) -> None:
+def test_refuses_non_finite_activations(poison: float) -> None:
     values = normal()
     values[-1] = poison
-    with pytest.raises(DataError, match=r"layer sick .*not finite"):
+    with pytest.raises(DataError, match=r"layer sick outputs non-finite"):
         collect_histograms(batches_of(values, "sick"))
 
 

@@ -1,4 +1,4 @@
-"""The images of a calibration, found again."""
+"""Finding the images of a calibration in the training split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def calibration(train: Split) -> Calibration:
     )
 
 
-def test_the_very_images_are_found_wherever_they_now_are(train: Split, calibration: Calibration) -> None:
+def test_the_images_are_found_in_a_reordered_split(train: Split, calibration: Calibration) -> None:
     order = np.random.default_rng(1).permutation(40)
     shuffled = Split(train.images[order], train.labels[order], tuple(train.ids[index] for index in order))
     found = find_images(calibration, shuffled, LABELS)
@@ -43,11 +43,11 @@ def test_the_very_images_are_found_wherever_they_now_are(train: Split, calibrati
         assert label == train.labels[index]
 
 
-def test_other_pixels_or_none_are_refused(train: Split, calibration: Calibration) -> None:
+def test_other_pixels_and_missing_images_are_refused(train: Split, calibration: Calibration) -> None:
     place = train.ids.index(calibration.ids[0])
     other = train.images.copy()
     other[place, 0, 0, 0] ^= 1
-    with pytest.raises(DataError, match="not those that were calibrated on"):
+    with pytest.raises(DataError, match="the names but not the pixels that were calibrated on"):
         find_images(calibration, Split(other, train.labels, train.ids), LABELS)
     renamed = dataclasses.replace(calibration, ids=("stranger", *calibration.ids[1:]))
     with pytest.raises(DataError, match=r"1 of 12 calibration images are not .* e\.g\. stranger"):

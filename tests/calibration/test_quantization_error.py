@@ -1,4 +1,4 @@
-"""What a range costs, against TensorFlow's fake quantization and SciPy's entropy."""
+"""Quantization error against TensorFlow's fake quantization and SciPy's entropy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_mean_excess_is_counted(values: Values) -> None:
 
 
 def plain_divergence(counts: NDArray[np.float64], first: int, last: int) -> float:
-    """KL(P || Q) bin by bin, as TensorRT's calibration has it but for Q's scale."""
+    """KL(P || Q) bin by bin, as in TensorRT's calibration except for Q's scale."""
     kept = counts[first : last + 1]
     true = kept.copy()
     true[0] += counts[:first].sum()
@@ -61,7 +61,7 @@ def plain_divergence(counts: NDArray[np.float64], first: int, last: int) -> floa
         holding = (level == each) & (kept > 0)
         if holding.any():
             spread[holding] = kept[level == each].sum() / holding.sum()
-    # SciPy scales both to 1; here Q has the sum of what is kept.
+    # SciPy scales both to 1; here Q sums to the share that is kept.
     return float(scipy.stats.entropy(true, spread)) - np.log(kept.sum() / counts.sum())
 
 
@@ -77,7 +77,7 @@ def test_the_divergence_is_scipys(values: Values, bins: int) -> None:
     np.testing.assert_allclose(divergence(counts, *ranges.T), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_to_clip_onto_a_bin_without_values_diverges_infinitely() -> None:
+def test_clipping_onto_an_empty_bin_diverges_infinitely() -> None:
     counts = np.array([0.0, 0.0, 5.0, 1.0, 0.0])
     found = divergence(counts, np.array([0, 0, 1, 0]), np.array([1, 4, 3, 2]))
     assert found[0] == np.inf
@@ -85,8 +85,8 @@ def test_to_clip_onto_a_bin_without_values_diverges_infinitely() -> None:
     assert 0.0 < found[3] < np.inf
 
 
-def test_a_relus_zeros_are_what_makes_a_wide_range_diverge() -> None:
-    # The reason why the observer leaves them out.
+def test_a_relus_zeros_make_a_wide_range_diverge() -> None:
+    # The reason why the observer replaces their count.
     positive = np.abs(normal())
     with_zeros = np.append(positive, np.zeros(300_000))
     widest = [

@@ -1,4 +1,4 @@
-"""The image of a calibration: what its rows show, and that it stays legible."""
+"""The plot of a calibration: its rows, and its legibility."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def many(layers: int) -> tuple[dict[str, Histogram], Calibration]:
     return dict.fromkeys(names, histogram), calibration
 
 
-def test_rows_are_the_layers_in_order_with_what_was_seen_and_chosen() -> None:
+def test_rows_are_the_layers_in_order_with_extremes_and_ranges() -> None:
     axes = draw_ranges(HISTOGRAMS, CALIBRATION).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(HISTOGRAMS)
     top, bottom = axes.get_ylim()[::-1]
@@ -58,7 +58,7 @@ def test_rows_are_the_layers_in_order_with_what_was_seen_and_chosen() -> None:
     np.testing.assert_allclose(chosen, [(-0.25, 0.75), (0.0, 0.5), (-1.0, 0.0), (0.0, 0.0)], atol=1e-12)
 
 
-def test_the_title_says_what_was_measured_and_how() -> None:
+def test_the_title_names_observer_and_dataset() -> None:
     axes = draw_ranges(HISTOGRAMS, CALIBRATION).axes[0]
     assert axes.get_title(loc="left") == "observer percentile 99.9: 4 ranges over 3 images of blobs"
 
@@ -76,19 +76,19 @@ def test_the_clipped_share_is_counted(layer: str, ends: tuple[float, float], sha
     assert clipped_share(HISTOGRAMS[layer], ends) == pytest.approx(share)
 
 
-def test_densities_lie_where_the_values_do() -> None:
+def test_densities_match_the_values() -> None:
     values = np.random.default_rng(0).normal(0.3, 1.0, 50_000)
     counts, edges = np.histogram(values, 4096)
     (density,) = row_densities([Histogram(counts, edges[0], edges[-1])])
     assert density.shape == (COLUMNS,)
     expected, _ = np.histogram(values / np.abs(values).max(), COLUMNS, (-1.0, 1.0))
-    # A bin may lie across two columns.
+    # A bin may span two columns.
     assert np.abs(np.cumsum(density) - np.cumsum(expected) / len(values)).max() < 0.001
     assert density.sum() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("layers", [1, 100])
-def test_no_name_or_figure_is_cut_off_or_runs_into_another(layers: int) -> None:
+def test_no_label_is_cut_off_or_overlaps_another(layers: int) -> None:
     figure = draw_ranges(*many(layers))
     figure.draw_without_rendering()
     axes = figure.axes[0]

@@ -1,4 +1,4 @@
-"""The representative set: from the split it is given, balanced, and known by its hash."""
+"""The representative set: balanced, drawn from its split, identified by its hash."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def test_the_hash_changes_with_seed_ids_and_pixels() -> None:
 
 
 @pytest.mark.parametrize("images", [0, -1, 41])
-def test_refuses_none_and_more_than_there_are(images: int) -> None:
+def test_refuses_a_number_out_of_range(images: int) -> None:
     with pytest.raises(ConfigError, match=rf"received {images} calibration images; expected 1 to 40"):
         draw_representative_set(split(), images, seed=0)

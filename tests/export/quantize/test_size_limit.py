@@ -76,7 +76,7 @@ def test_the_benchmark_of_a_preset_refuses_before_calibration(
         model, train, parameters = RUN.model, RUN.recipe, 1_000
 
     monkeypatch.setattr(untrained, "find_preset", lambda name: Tiny)
-    monkeypatch.setattr(untrained, "calibrate", None)
+    monkeypatch.setattr(untrained, "calibrate_run", None)
     monkeypatch.setattr(size_limit, "LIMIT_BYTES", 1000)
     assert run_cli(export.bench.__main__.main, ["--preset", "tiny", "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -31,10 +31,13 @@ from runtime.bundle.manifest import ENGINES, PRECISIONS
 from runtime.bundle.precisions import Artifacts
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, SourceError
-from runtime.demo.controls import LAYOUTS, Controls, Layout, Settings, Status
-from runtime.demo.pipeline import Pipeline, Result, percentiles
+from runtime.demo.controls import Controls, Settings, layout_for, level_for
+from runtime.demo.counts import percentiles
+from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.recorder import Recorder
+from runtime.demo.status import Status
 from runtime.demo.window import command_for, open_window, require_display
+from runtime.draw.overlay import LAYOUTS
 from runtime.images.preprocess import Image
 from runtime.video.opencv_log import silence_opencv
 from runtime.video.sources import RECONNECT_S, SAMPLE, Frame, open_source
@@ -235,7 +238,7 @@ def show_frames(
 
 
 def parse_level(text: str, focal_levels: int) -> int | None:
-    """Turn `--level` into the `level` of `runtime.draw.overlay.gate_panel`.
+    """Convert `--level` to the level of `runtime.draw.overlay.view_panel`.
 
     Args:
         text: "all", "global", "modulator", or the number of a focal level, from 1.
@@ -258,10 +261,8 @@ def first_settings(args: argparse.Namespace, precision: str, focal_levels: int) 
         ConfigError: there is no such map.
     """
     level = parse_level(args.level, focal_levels) or 0
-    layout: Layout = args.layout or ("single" if level else "grid")
-    return Settings(
-        level=0 if layout == "grid" else level or 1, layout=layout, precision=precision, compare=args.compare
-    )
+    layout = args.layout or layout_for(level)
+    return Settings(level=level_for(layout, level), layout=layout, precision=precision, compare=args.compare)
 
 
 def open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
@@ -331,7 +332,7 @@ def _show(
     warning = recorder.take(result.panel, status.frames - 1, rate, repeated=result.repeated)
     if warning:
         warn(warning)
-        pipeline.tell(warning)
+        pipeline.show_note(warning)
     if view:
         view.publish(result.panel, status)
 
@@ -423,7 +424,12 @@ def _parser() -> argparse.ArgumentParser:
         default=RECONNECT_S,
         help="how long a camera or stream that gave frames is waited for (default: %(default)g s)",
     )
-    add("--images-per-s", type=float, help="show separate images at this rate (default: a window waits for a key)")
+    add(
+        "--images-per-s",
+        "--pictures-per-s",
+        type=float,
+        help="show separate images at this rate (default: a window waits for a key)",
+    )
     add("--level", default="all", help="all, a focal level from 1, global or modulator (default: %(default)s)")
     add("--layout", choices=LAYOUTS, help="all maps, one beside the frame, or one over it (default: by --level)")
     add("--compare", action="store_true", help="show float32 and int8 side by side")

@@ -22,8 +22,10 @@ from runtime.bundle.manifest import ENGINES, PRECISIONS
 from runtime.bundle.precisions import Artifacts
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, SourceError
-from runtime.demo.controls import LAYOUTS, Controls, Settings, Status
+from runtime.demo.controls import Controls, Settings
 from runtime.demo.pipeline import Pipeline, Result
+from runtime.demo.status import Status
+from runtime.draw.overlay import LAYOUTS
 from runtime.video.sample_clip import sample_frames
 from runtime.video.sources import is_live, open_source
 

@@ -1,4 +1,4 @@
-"""What a viewer may change while frames are shown, and what he is told: shared by keys, window and web page."""
+"""What a viewer can change while the demo runs; shared by window and web page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Literal
 
 from runtime.bundle.manifest import PRECISIONS
 from runtime.core.errors import ConfigError
+from runtime.draw.overlay import LAYOUTS
 
-Layout = Literal["grid", "single", "blend"]
 Action = Literal["level", "layout", "precision", "compare", "record", "snapshot", "quit"]
-LAYOUTS: tuple[Layout, ...] = ("grid", "single", "blend")
-WAITING_COMMANDS = 64
+MAX_WAITING = 64
 
 
 @dataclass(frozen=True)
@@ -20,88 +19,43 @@ class Settings:
     """What is shown.
 
     Attributes:
-        level: the map that "single" and "blend" show, counted from 1: focal levels, global gate, modulator; 0 shows
-            all of them in a grid.
-        layout: "grid", original and all maps; "single", one map beside the original; "blend", one map over the frame.
+        level: the map of a layout that shows one, counted from 1: focal levels, global gate, modulator; 0 in a layout
+            that shows all maps.
+        layout: a key of `runtime.draw.overlay.LAYOUTS`.
         precision: of the artifact that is shown, "int8" or "float32".
-        compare: show both artifacts side by side, and how often they agree.
+        compare: show both artifacts, and how often they agree.
     """
 
     level: int = 0
-    layout: Layout = "grid"
+    layout: str = "grid"
     precision: str = "int8"
     compare: bool = False
 
 
 @dataclass(frozen=True)
 class Command:
-    """One wish of a viewer; `value` is what to set, "" for the next one in turn."""
+    """One request of a viewer; `value` is the new setting, "" for the next one in turn."""
 
     action: Action
     value: str = ""
 
 
-@dataclass(frozen=True)
-class Status:
-    """What is said about the newest frame and the run so far.
-
-    Attributes:
-        frame: what the frame is called.
-        frames: frames shown so far.
-        dropped_frames: frames that came while another one was worked on.
-        engine: the interpreter and its version.
-        threads: its CPU threads.
-        settings: what is shown.
-        maps: titles of the maps, in the order of `Settings.level`.
-        precisions: artifacts that can be shown.
-        top5: class names and probabilities, the most likely first; empty where the logits are not finite.
-        true_label: of the data set, if the source knows it.
-        running_accuracy: share of frames with a true label that were classified right, 0 to 1.
-        agreement: share of frames that both artifacts classified alike, 0 to 1, if both were run.
-        latency_ms: of the newest frame's inference.
-        latency_p50_ms: median over the last frames.
-        latency_p90_ms: 90th percentile over the last frames.
-        frames_per_s: over the last seconds.
-        recording: file that is written, if any.
-        note: the newest event to tell, such as a snapshot's name or a camera that is reconnected.
-    """
-
-    frame: str
-    frames: int
-    dropped_frames: int
-    engine: str
-    threads: int
-    settings: Settings
-    maps: tuple[str, ...]
-    precisions: tuple[str, ...]
-    top5: tuple[tuple[str, float], ...]
-    latency_ms: float
-    latency_p50_ms: float
-    latency_p90_ms: float
-    frames_per_s: float
-    true_label: str | None = None
-    running_accuracy: float | None = None
-    agreement: float | None = None
-    recording: str | None = None
-    note: str = ""
-
-
 class Controls:
-    """Commands on their way from any thread to the one that shows frames."""
+    """A queue of commands from any thread to the one that shows frames."""
 
     def __init__(self) -> None:
-        """Begin without commands."""
-        self._commands: queue.Queue[Command] = queue.Queue(WAITING_COMMANDS)
+        """Start empty."""
+        self._commands: queue.Queue[Command] = queue.Queue(MAX_WAITING)
 
     def put(self, command: Command) -> None:
-        """Leave a command; where too many wait already, it is forgotten."""
+        """Add a command; it is discarded if 64 are waiting."""
         try:
             self._commands.put_nowait(command)
         except queue.Full:
             return
 
     def take(self) -> list[Command]:
-        """Return the commands that came since the last call, the oldest first."""
+        """Return the commands since the last call, the oldest first."""
         taken = []
         while True:
             try:
@@ -110,26 +64,35 @@ class Controls:
                 return taken
 
 
+def level_for(layout: str, level: int) -> int:
+    """Return the level closest to `level` that a layout can show: 0 for all maps, else 1 or more."""
+    return 0 if LAYOUTS[layout].shows_all_maps else level or 1
+
+
+def layout_for(level: int, layout: str = "grid") -> str:
+    """Return `layout`, or the first one that can show a level if `layout` cannot."""
+    fitting = [name for name, each in LAYOUTS.items() if each.shows_all_maps == (level == 0)]
+    return layout if layout in fitting else fitting[0]
+
+
 def changed(settings: Settings, command: Command, maps: int, precisions: tuple[str, ...] = PRECISIONS) -> Settings:
     """Return the settings after a command.
 
     Args:
-        settings: those before.
-        command: "level", "layout", "precision" or "compare"; any other leaves them.
-        maps: how many maps there are.
+        settings: the current settings.
+        command: "level", "layout", "precision" or "compare"; other actions change nothing.
+        maps: how many maps the network has.
         precisions: artifacts that can be shown.
 
     Raises:
-        ConfigError: a value that there is not.
+        ConfigError: the value of the command is unknown.
     """
     if command.action == "level":
         level = int(_chosen(command.value, tuple(str(i) for i in range(maps + 1)), str(settings.level)))
-        layout: Layout = "grid" if level == 0 else "single" if settings.layout == "grid" else settings.layout
-        return replace(settings, level=level, layout=layout)
+        return replace(settings, level=level, layout=layout_for(level, settings.layout))
     if command.action == "layout":
-        name = _chosen(command.value, LAYOUTS, settings.layout)
-        layout = next(each for each in LAYOUTS if each == name)
-        return replace(settings, layout=layout, level=0 if layout == "grid" else settings.level or 1)
+        layout = _chosen(command.value, tuple(LAYOUTS), settings.layout)
+        return replace(settings, layout=layout, level=level_for(layout, settings.level))
     if command.action == "precision":
         return replace(settings, precision=_chosen(command.value, precisions, settings.precision))
     if command.action == "compare":
@@ -138,9 +101,9 @@ def changed(settings: Settings, command: Command, maps: int, precisions: tuple[s
     return settings
 
 
-def _chosen(value: str, choices: tuple[str, ...], now: str) -> str:
+def _chosen(value: str, choices: tuple[str, ...], current: str) -> str:
     if not value:
-        return choices[(choices.index(now) + 1) % len(choices)]
+        return choices[(choices.index(current) + 1) % len(choices)]
     if value not in choices:
         raise ConfigError(f"received {value!r}; expected one of {', '.join(choices)}")
     return value

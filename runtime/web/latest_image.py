@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from runtime.core.errors import DataError
-from runtime.demo.controls import Status
+from runtime.demo.status import Status
 from runtime.images.preprocess import Image
 from runtime.web.messages import status_message
 

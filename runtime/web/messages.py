@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from runtime.core.errors import ConfigError
-from runtime.demo.controls import Action, Command, Status, changed
+from runtime.demo.controls import Action, Command, changed
+from runtime.demo.status import Status
+from runtime.draw.overlay import LAYOUTS
 
 # "snapshot" is saved by the browser. Nobody on a network may end the program.
 ACTIONS: tuple[Action, ...] = ("level", "layout", "precision", "compare", "record")
@@ -18,8 +20,12 @@ MAX_SHOWN_CHARACTERS = 40
 
 
 def status_message(status: Status) -> str:
-    """Return a status as one JSON object, with "type": "status"; figures that are not finite are null."""
-    return json.dumps({"type": "status", **_finite(asdict(status))}, allow_nan=False)
+    """Return a status as a JSON object: "type", the titles of the layouts by name, and the fields of `Status`.
+
+    Figures that are not finite are null.
+    """
+    layouts = {name: layout.title for name, layout in LAYOUTS.items()}
+    return json.dumps({"type": "status", "layouts": layouts, **_finite(asdict(status))}, allow_nan=False)
 
 
 def error_message(error: Exception) -> str:

@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager, suppress
 from socket import socket
 
 from runtime.core.errors import ConfigError
-from runtime.demo.controls import Controls, Status
+from runtime.demo.controls import Controls
+from runtime.demo.status import Status
 from runtime.images.preprocess import Image
 from runtime.web.access import Access, access_for
 from runtime.web.address import listen, page_url, parse_address

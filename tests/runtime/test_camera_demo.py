@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,9 @@ import runtime.demo.pipeline
 import runtime.video.writer
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, SourceError
-from runtime.demo.controls import Command, Controls, Status
+from runtime.demo.controls import Command, Controls
+from runtime.demo.pipeline import Pipeline, TimedOutputs
+from runtime.demo.status import Status
 from runtime.demo.window import Window
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
@@ -220,12 +223,12 @@ def test_failure_before_any_frame_leaves_no_file(
 def test_values_that_are_not_finite_are_counted(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken_run(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
+    def classify(engine: Engine, frame: Frame) -> TimedOutputs:
         maps = np.zeros((4, 4), np.float32)
         logits = np.full(len(LABELS), np.nan if frame.name == "sample:1" else 1.0, np.float32)
-        return Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 0.1, 1.0
+        return TimedOutputs(Outputs(logits, np.zeros((4, 4, 3), np.float32), maps), 0.1, 1.0)
 
-    monkeypatch.setattr(runtime.demo.pipeline, "timed_run", broken_run)
+    monkeypatch.setattr(demo, "Pipeline", partial(Pipeline, classify=classify))
     code, out, err = run(
         capsys, "--bundle", tiny_bundle, "--source", "sample", "--headless", "--max-frames", 3, "--json"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.demo.controls import Settings, Status
+from runtime.demo.controls import Settings
+from runtime.demo.status import Status
 
 STATUS = Status(
     frame="sample:1",

@@ -3,8 +3,6 @@
 import { Chart } from "./chart.js";
 import { Connection } from "./connection.js";
 
-const LAYOUTS = ["grid", "single", "blend"];
-const NAMES = { grid: "Grid", single: "Single", blend: "Blended" };
 const TOP = 5;
 // A control keeps what was just chosen for so long, until the status agrees.
 const PATIENCE_MS = 1000;
@@ -133,10 +131,10 @@ function showFact(id, share) {
   setText(id, percent(share));
 }
 
-function showSettings({ settings, maps, precisions }) {
+function showSettings({ settings, maps, layouts, precisions }) {
   const levels = ["All", ...maps].map((title, index) => [String(index), capital(title.replace(/^gate, /, "")), String(index)]);
   choices("level", levels);
-  choices("layout", LAYOUTS.map((each) => [each, NAMES[each]]));
+  choices("layout", Object.entries(layouts));
   choices("precision", precisions.map((each) => [each, each]));
   follow("level", String(settings.level), choose);
   follow("layout", settings.layout, choose);

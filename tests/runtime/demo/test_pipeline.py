@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import runtime.demo.pipeline
 from runtime.bundle.precisions import Artifacts
 from runtime.core.errors import ArtifactError
 from runtime.demo.controls import Command, Controls, Settings
-from runtime.demo.pipeline import Pipeline, Result
+from runtime.demo.pipeline import Pipeline, Result, TimedOutputs
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
 from runtime.images.input_spec import InputSpec
@@ -74,16 +73,12 @@ def test_a_bundle_that_sees_the_centre_is_shown_it_and_drawn_over_it(
     assert (tile == (255, 0, 0)).all() == (label == "red")
 
 
-def test_panels_are_drawn_only_if_somebody_looks(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    draw = runtime.demo.pipeline.view_panel
-    monkeypatch.setattr(runtime.demo.pipeline, "view_panel", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+def test_a_panel_is_drawn_on_first_use(tiny_bundle: Path) -> None:
     pipeline, _ = pipeline_of(tiny_bundle, frames("red", "green"))
     first, second = pipeline
-    assert drawn == []
+    assert "panel" not in vars(first)
     assert first.panel is first.panel
-    assert len(drawn) == 1
-    assert second.panel is not first.panel
+    assert "panel" not in vars(second)
 
 
 def test_commands_are_followed_between_frames(tiny_bundle: Path) -> None:
@@ -158,17 +153,17 @@ def test_accuracy_is_that_of_the_labels_the_network_knows(tiny_bundle: Path) -> 
     assert results[2].status.true_label == "a class of another data set"
 
 
-def test_both_artifacts_agree_on_what_both_say(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"int8": iter([0, 1, 2, None]), "float32": iter([0, 2, 2, None])}
+def test_agreement_of_two_artifacts(tiny_bundle: Path) -> None:
+    predictions = {"int8": iter([0, 1, 2, None]), "float32": iter([0, 2, 2, None])}
 
-    def answer(engine: Engine, frame: Frame) -> tuple[Outputs, float, float]:
-        best = next(answers[engine.precision])
+    def classify(engine: Engine, frame: Frame) -> TimedOutputs:
+        best = next(predictions[engine.precision])
         logits = np.full(3, np.nan, np.float32) if best is None else np.eye(3, dtype=np.float32)[best]
         maps = np.ones((CELLS, CELLS), np.float32)
-        return Outputs(logits, np.ones((CELLS, CELLS, 3), np.float32), maps), 0.0, 2.0
+        return TimedOutputs(Outputs(logits, np.ones((CELLS, CELLS, 3), np.float32), maps), 0.0, 2.0)
 
-    pipeline, _ = pipeline_of(tiny_bundle, frames(*["red"] * 4), Settings(compare=True))
-    monkeypatch.setattr(runtime.demo.pipeline, "timed_run", answer)
+    source = Source(iter(frames(*["red"] * 4)), 30.0)
+    pipeline = Pipeline(Artifacts(tiny_bundle), source, Controls(), settings=Settings(compare=True), classify=classify)
     results = list(pipeline)
     assert [result.status.agreement for result in results] == [1.0, 0.5, pytest.approx(2 / 3), 0.5]
     assert [view.title for view in results[0].views] == ["float32", "int8"]

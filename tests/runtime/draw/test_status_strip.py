@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtime.demo.controls import Settings, Status
-from runtime.draw.status_strip import HEIGHT_PX, hud_lines, with_hud
+from runtime.demo.controls import Settings
+from runtime.demo.status import Status
+from runtime.draw.status_strip import HEIGHT_PX, with_status_strip
 
 STATUS = Status(
     frame="camera 0:7",
@@ -28,7 +29,7 @@ STATUS = Status(
 
 
 def test_it_says_what_runs_and_how_fast() -> None:
-    (engine, speed), (note, quality, recording) = hud_lines(STATUS)
+    (engine, speed), (note, quality, recording) = STATUS.strip_lines()
     assert engine == "int8   ai-edge-litert 2.3.0   1 thread"
     assert speed == "int8 0.46 ms (p50 0.40, p90 0.50)   30 frames/s   dropped 3"
     assert (note, quality, recording) == ("", "", "")
@@ -44,7 +45,7 @@ def test_it_says_what_is_known_beyond_that() -> None:
         recording="recording-20260101-000000.mp4",
         note="saved",
     )
-    (engine, speed), second = hud_lines(status)
+    (engine, speed), second = status.strip_lines()
     assert engine.startswith("float32 | int8   ") and engine.endswith("4 threads")
     assert speed.startswith("float32 0.46 ms")
     assert second == ("saved", "right 89.3%   agree 99.0%", "REC recording-20260101-000000.mp4")
@@ -54,7 +55,7 @@ def test_it_says_what_is_known_beyond_that() -> None:
 @pytest.mark.parametrize("note", ["", "a long note " * 40])
 def test_the_panel_stays_as_it_is_above_the_strip(width: int, note: str) -> None:
     panel = np.full((40, width, 3), 200, np.uint8)
-    shown = with_hud(panel, replace(STATUS, note=note, recording="x.mp4"))
+    shown = with_status_strip(panel, replace(STATUS, note=note, recording="x.mp4").strip_lines())
     assert shown.shape == (40 + HEIGHT_PX, width, 3)
     np.testing.assert_array_equal(shown[:40], panel)
     assert shown[40:].std() > 1

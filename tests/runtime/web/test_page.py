@@ -21,7 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from runtime.demo.controls import Command, Controls, Status, changed
+from runtime.demo.controls import Command, Controls, changed
+from runtime.demo.status import Status
 from runtime.web import View, serve_view
 from tests.support.web_status import STATUS
 

@@ -24,7 +24,8 @@ import pytest
 import runtime.web.latest_image as newest
 import runtime.web.server as server
 from runtime.core.errors import ConfigError, DataError
-from runtime.demo.controls import Command, Controls, Status
+from runtime.demo.controls import Command, Controls
+from runtime.demo.status import Status
 from runtime.images.preprocess import Image
 from runtime.web import View, serve_view
 from tests.support.web_status import STATUS

@@ -13,48 +13,56 @@ MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(or $(PRESET),$(notdir $(INIT:/=)))
 BUNDLE   ?= models/edge-nano-cifar10
 
-# The demo's 1,000 test images tell a drop from none to about 0.6 points, so it allows 1.
+# The demo has 1,000 test images: their drop has a 95% interval of about 0.6 points, so the demo allows 1.
 DEMO_RUN    := runs/demo
 DEMO_EPOCHS := 9
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
+# What training, export, report and demo need; what tests and lint need as well; what the benchmark needs as well.
 READY  := $(VENV)/.ready
+DEV_READY   := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
-# A preset is benchmarked only if it is asked for by name: its default is for training.
-SUBJECT := $(if $(filter file,$(origin PRESET)),--bundle $(BUNDLE),--preset $(PRESET))
-START  := $(if $(INIT),--init "$(INIT)") $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
-DATA   := $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# A variable's value as one word of the shell, whatever it holds.
+quote = '$(subst ','\'',$(1))'
+# `make bench` takes a preset only if it is named: the default is for training.
+NETWORK := $(if $(filter file,$(origin PRESET)),--bundle $(call quote,$(BUNDLE)),--preset $(call quote,$(PRESET)))
+START  := $(if $(INIT),--init $(call quote,$(INIT))) $(if $(filter file,$(origin PRESET)),,--preset $(call quote,$(PRESET)))
+DATA   := $(if $(DATA_DIR),--data-dir $(call quote,$(DATA_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models bundle test test-slow lint clean
+.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models bundle test test-unit test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
 
-setup: $(READY)  ## install everything into .venv
+setup: $(DEV_READY)  ## install everything into .venv
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	"$(PYTHON)" -m venv $(VENV)
+	$(INSTALL) '.[export,runtime,web]'
 	touch $(READY)
 
+$(DEV_READY): $(READY)
+	$(INSTALL) '.[dev]'
+	touch $(DEV_READY)
+
 train: $(READY)  ## train PRESET on DATASET, from the weights of INIT if given, or go on with RUN
-	$(PY) -m train $(START) --dataset $(DATASET) $(DATA) --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --resume
+	$(PY) -m train $(START) --dataset $(call quote,$(DATASET)) $(DATA) --run $(call quote,$(RUN)) $(if $(EPOCHS),--epochs $(call quote,$(EPOCHS))) --resume
 
 calibrate: $(READY)  ## measure activation ranges of RUN, chosen by OBSERVER
-	$(PY) -m calibration --run $(RUN) $(DATA) --observer $(OBSERVER)
+	$(PY) -m calibration --run $(call quote,$(RUN)) $(DATA) --observer $(call quote,$(OBSERVER))
 
 sensitivity: $(READY)  ## rank RUN's products by what int8 costs; MAX_DROP_PP searches those to leave in float
-	$(PY) -m export.sensitivity --run $(RUN) $(DATA) $(if $(MAX_DROP_PP),--max-drop $(MAX_DROP_PP))
+	$(PY) -m export.sensitivity --run $(call quote,$(RUN)) $(DATA) $(if $(MAX_DROP_PP),--max-drop $(call quote,$(MAX_DROP_PP)))
 
 export: $(READY) calibrate  ## make RUN int8 by SCHEME (QAT_EPOCHS, 0 for PTQ) and write its artifacts
-	$(PY) -m export --run $(RUN) $(DATA) --scheme $(SCHEME) --qat-epochs $(QAT_EPOCHS)
+	$(PY) -m export --run $(call quote,$(RUN)) $(DATA) --scheme $(call quote,$(SCHEME)) --qat-epochs $(call quote,$(QAT_EPOCHS))
 
 report: $(READY)  ## compare float and int8 of RUN on its test split
-	$(PY) -m runtime.compare --bundle $(RUN)/artifacts --data $(RUN)/test.npz --out $(RUN)/report --max-drop $(MAX_DROP) --engine $(ENGINE)
+	$(PY) -m runtime.compare --bundle $(call quote,$(RUN)/artifacts) --data $(call quote,$(RUN)/test.npz) --out $(call quote,$(RUN)/report) --max-drop $(call quote,$(MAX_DROP)) --engine $(call quote,$(ENGINE))
 
 demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated video
 	$(MAKE) train DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
@@ -67,31 +75,34 @@ demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated vide
 	@echo "video      $(DEMO_RUN)/demo.mp4"
 
 latency: $(READY)  ## latency of float and int8 of BUNDLE on this machine, interleaved, one thread
-	$(PY) -m runtime.benchmark --bundle $(BUNDLE) --engine $(ENGINE)
+	$(PY) -m runtime.benchmark --bundle $(call quote,$(BUNDLE)) --engine $(call quote,$(ENGINE))
 
-bench: $(BENCH_READY)  ## BUNDLE's artifacts, or a named PRESET's, against what other converters and runtimes make
-	$(PY) -m export.bench $(SUBJECT) $(DATA)
+bench: $(BENCH_READY)  ## BUNDLE, or a named PRESET, against other converters and runtimes
+	$(PY) -m export.bench $(NETWORK) $(DATA)
 
 $(BENCH_READY): $(READY)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(INSTALL) '.[bench]'
 	touch $(BENCH_READY)
 
 bench-train: $(READY)  ## speed of training steps against the Keras tutorial's construction, interleaved
 	$(PY) -m train.benchmark
 
-models: $(READY)  ## make every shipped bundle's artifacts anew from its weights
+models: $(READY)  ## rebuild the artifacts of every shipped bundle from its weights
 	$(PY) -m export.bundle --source models/*
 
 bundle: $(READY)  ## one archive with what a device needs to run BUNDLE, in dist/
-	$(PY) -m export.device_bundle --bundle $(BUNDLE)
+	$(PY) -m export.device_bundle --bundle $(call quote,$(BUNDLE))
 
-test: $(READY)  ## the tests
+test: $(DEV_READY)  ## the tests
 	$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
-test-slow: $(READY)  ## the tests that take longer
+test-unit: $(DEV_READY)  ## the tests that need no training framework, for the edit loop
+	$(PY) -m pytest -p tests.support.without_tensorflow -m 'not slow' --numprocesses 2 --dist loadfile
+
+test-slow: $(DEV_READY)  ## the tests that take longer
 	$(PY) -m pytest -m slow
 
-lint: $(READY)  ## ruff and mypy
+lint: $(DEV_READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.tiny_bundle import tiny_tflite, write_bundle
+from tests.support.tiny_bundle import TINY_MODEL, write_bundle
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> bytes:
-    """The tiny model as a .tflite file's content; convert it once, it takes seconds."""
-    return tiny_tflite()
+    """The tiny model as a .tflite file's content."""
+    return TINY_MODEL.read_bytes()
 
 
 @pytest.fixture(scope="session")

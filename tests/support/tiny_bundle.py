@@ -13,6 +13,8 @@ from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write
 from runtime.core.files import sha256_of
 from runtime.images.input_spec import InputSpec
 
+# What `tiny_tflite` returns; converting takes seconds, and needs TensorFlow.
+TINY_MODEL = Path(__file__).with_name("tiny.tflite")
 SIDE = 16
 CELLS = 4
 LABELS = ("red", "green", "blue")
@@ -63,7 +65,7 @@ def tiny_tflite(input_dtype: str = "uint8") -> bytes:
 def rename_tensors(model: bytes, renames: dict[str, str] | None = None) -> bytes:
     """Give the input and the outputs their names of the signature, or those of `renames` in their place."""
     import flatbuffers  # type: ignore[import-untyped]
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
 
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
     (signature,) = content.signatureDefs

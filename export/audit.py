@@ -2,8 +2,7 @@
 
 `python -m export.audit --bundle models/edge-nano-cifar10`
 
-Operators, types and names are read from the flatbuffer. How the delegate cuts the graph is asked of the
-interpreter that is installed, and may differ from one version of it to the next.
+The installed interpreter lists them. How its delegate cuts the graph may differ from one version to the next.
 """
 
 from __future__ import annotations
@@ -18,20 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import tf_keras
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
 
-from export.quantize.schemes import PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
-from export.tflite.passes import layer_of
+from export.quantize.schemes import FACE, PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
 from runtime.bundle.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError
-from runtime.engines.tflite import load_interpreter
+from runtime.engines.tflite_graph import layer_of, read_graph
 from train.model.config import FocalNetConfig, config_from_dict
 from train.model.focalnet import build_focalnet
 
 NAMED_IN_ERRORS = 6
-DELEGATE = "DELEGATE"
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -90,116 +85,27 @@ def list_operators(content: bytes, layers: Iterable[str]) -> Listing:
         layers: the names of its network's layers.
 
     Returns:
-        Every operator, with the delegate's partition that it is in.
+        Every operator, with the delegate partition that it is in.
 
     Raises:
-        ArtifactError: it is no model with one graph, or no interpreter can be asked.
+        ArtifactError: it is not a model with one graph, or the interpreter does not list operators.
     """
-    interpreter, nodes = interpreter_nodes(content)  # refuses what is no model, before the parser stumbles over it
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    if len(model.subgraphs) != 1:
-        raise ArtifactError(f"received a model with {len(model.subgraphs)} graphs; expected one, without control flow")
-    graph, known = model.subgraphs[0], frozenset(layers)
-    names = [_operator_name(model.operatorCodes[operator.opcodeIndex]) for operator in graph.operators]
-    computed = {int(tensor) for operator in graph.operators for tensor in operator.outputs} | set(graph.inputs)
-    partitions = partitions_of(nodes, names)
+    graph, known = read_graph(content), frozenset(layers)
+    computed = {tensor for node in graph.nodes for tensor in node.outputs} | set(graph.inputs)
     operators = []
-    for index, (name, operator) in enumerate(zip(names, graph.operators, strict=True)):
-        outputs = [graph.tensors[tensor] for tensor in operator.outputs]
+    for node in graph.nodes:
+        outputs = [graph.tensors[tensor] for tensor in node.outputs]
         operators.append(
             Operator(
-                name=name,
-                layer=layer_of([tensor.name.decode() for tensor in outputs], known),
-                inputs=tuple(_dtype(graph.tensors[tensor]) for tensor in operator.inputs if tensor in computed),
-                outputs=tuple(_dtype(tensor) for tensor in outputs),
-                partition=partitions.get(index),
-                weights=_dtype(graph.tensors[operator.inputs[1]]) if name in PRODUCTS else None,
+                name=node.name,
+                layer=layer_of([tensor.name for tensor in outputs], known) or FACE,
+                inputs=tuple(graph.tensors[tensor].dtype for tensor in node.inputs if tensor in computed),
+                outputs=tuple(tensor.dtype for tensor in outputs),
+                partition=node.partition,
+                weights=graph.tensors[node.inputs[1]].dtype if node.name in PRODUCTS else None,
             )
         )
-    return Listing(interpreter, sum(node["op_name"] == DELEGATE for node in nodes), tuple(operators))
-
-
-def _names_of(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-OPERATOR_NAMES = _names_of(schema.BuiltinOperator)
-TYPE_NAMES = _names_of(schema.TensorType)
-
-
-def _operator_name(code: Any) -> str:
-    if code.builtinCode == schema.BuiltinOperator.CUSTOM:
-        return str(code.customCode.decode())
-    return OPERATOR_NAMES[code.builtinCode]
-
-
-def _dtype(tensor: Any) -> str:
-    return TYPE_NAMES[tensor.type].lower()
-
-
-def interpreter_nodes(content: bytes) -> tuple[str, list[dict[str, Any]]]:
-    """Ask the interpreter what it will run.
-
-    Args:
-        content: the .tflite file.
-
-    Returns:
-        The interpreter's name with its version; and its nodes: the operators of the flatbuffer in their order,
-        then one node `DELEGATE` for each partition. A node has an `op_name`, and tensor indices as `inputs` and
-        `outputs`; those of a partition are what crosses its border.
-
-    Raises:
-        ArtifactError: the interpreter cannot open the model, or does not tell its nodes.
-    """
-    name, interpreter_class = load_interpreter()
-    try:
-        interpreter = interpreter_class(model_content=content)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{name} cannot open the artifact ({error}); make it anew with `make export`") from error
-    # There is no public way to learn of partitions. All three interpreters have this one, "subject to change".
-    list_nodes = getattr(interpreter, "_get_ops_details", None)
-    nodes = list_nodes() if callable(list_nodes) else []
-    if not nodes or not all({"op_name", "inputs", "outputs"} <= node.keys() for node in nodes):
-        raise ArtifactError(
-            f"{name} does not tell the delegate's partitions through _get_ops_details, as ai-edge-litert "
-            "2.3.0 does; install that version to export and to audit"
-        )
-    return name, nodes
-
-
-def partitions_of(nodes: Sequence[dict[str, Any]], operators: Sequence[str]) -> dict[int, int]:
-    """Find the operators inside the delegate's partitions.
-
-    Args:
-        nodes: those of `interpreter_nodes`.
-        operators: names of the flatbuffer's operators.
-
-    Returns:
-        The number of its partition, from 0, by the index of every operator that is in one: all that a
-        partition's outputs are computed by, back to its inputs.
-
-    Raises:
-        ArtifactError: the nodes are not the flatbuffer's operators.
-    """
-    originals = [node for node in nodes if node["op_name"] != DELEGATE]
-    if [node["op_name"] for node in originals] != list(operators):
-        raise ArtifactError(
-            f"the interpreter lists {len(originals)} operators that are not the artifact's own {len(operators)}; "
-            "its version and this audit do not fit: install ai-edge-litert 2.3.0"
-        )
-    makers = {int(tensor): index for index, node in enumerate(originals) for tensor in node["outputs"]}
-    found: dict[int, int] = {}
-    for partition, node in enumerate(node for node in nodes if node["op_name"] == DELEGATE):
-        border = {int(tensor) for tensor in node["inputs"]}
-        pending = [int(tensor) for tensor in node["outputs"]]
-        while pending:
-            maker = makers.get(pending.pop())
-            if maker is None or maker in found:
-                continue
-            found[maker] = partition
-            pending += [int(tensor) for tensor in originals[maker]["inputs"] if int(tensor) not in border]
-    return found
+    return Listing(graph.interpreter, graph.partitions, tuple(operators))
 
 
 def summarise(listing: Listing) -> Audit:

@@ -27,7 +27,8 @@ from export.onnx.rewrite import rewrite
 from export.quantize.interface import Face, FloatMaps
 from export.quantize.network import QuantizedNetwork
 from export.quantize.rounding import TINY
-from export.tflite.passes import layer_of
+from export.quantize.schemes import FACE
+from runtime.engines.tflite_graph import layer_of
 from train.model.config import FocalNetConfig
 
 CONVERTED_OPSET = 18  # the newest that tf2onnx knows
@@ -84,7 +85,7 @@ def _convert(
     model = ir.from_proto(onnx.version_converter.convert_version(converted, OPSET))
     _order(model.graph)
     for node in model.graph:
-        node.name = f"{layer_of([node.name or ''], layers)}/{node.op_type}"
+        node.name = f"{layer_of([node.name or ''], layers) or FACE}/{node.op_type}"
     _add_biases(model.graph)
     _store_int8(model.graph, {f"{layer}/Conv" for layer in int8})
     rewrite(model, round_all)

@@ -19,11 +19,10 @@ from export.quantize.layer_norm import ChannelNorm, lower_layer_norms
 from export.quantize.rounding import round_bias
 from export.quantize.schemes import Scheme, match_rules
 from runtime.core.errors import ArtifactError
+from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.weights import Tensors, assign_weights, model_weights
-
-PREFIX = "quant_"
 
 
 class Int8Config(QuantizeConfig):
@@ -156,7 +155,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
         scheme: what is int8.
 
     Returns:
-        A trainable `tf_keras` model; the layers that rules match carry `PREFIX` before their names.
+        A trainable `tf_keras` model; the layers that rules match carry `QUANTIZED_PREFIX` before their names.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
@@ -191,7 +190,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
         copy = tf_keras.models.clone_model(model, clone_function=copied)
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
-        quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), PREFIX)
+        quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), QUANTIZED_PREFIX)
     settle_weights(quantized)
     return quantized
 
@@ -271,7 +270,7 @@ def fake_quant_weights(model: Any) -> Tensors:
     """Return the weights of a fake-quantized network under the names of the float one."""
     weights = {}
     for name, variable in model_weights(model).items():
-        layer, kind = name.removeprefix(PREFIX).rsplit("/", 1)
+        layer, kind = name.removeprefix(QUANTIZED_PREFIX).rsplit("/", 1)
         if kind in ("kernel", "bias", "gamma", "beta"):
             weights[f"{layer}/{kind}"] = variable.numpy()
     return weights

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from calibration.observers import Range
-from export.quantize.fake_quant import PREFIX, build_fake_quant
+from export.quantize.fake_quant import build_fake_quant
 from export.quantize.float_layers import check_float_layers, int8_products
 from export.quantize.interface import Face, FloatMaps, IntegerMaps
 from export.quantize.schemes import Scheme, match_rules
+from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from train.model.config import FocalNetConfig
 
 
@@ -42,7 +43,7 @@ class QuantizedNetwork:
             return Face(self.model, self.config, FloatMaps())
         maps = IntegerMaps(self.config, self.ranges) if self.scheme.activations == "all" else FloatMaps()
         quantized = build_fake_quant(self.model, self.config, self.ranges, self.scheme)
-        return Face(quantized, self.config, maps, PREFIX)
+        return Face(quantized, self.config, maps, QUANTIZED_PREFIX)
 
     @property
     def stored(self) -> set[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.quantize.fake_quant import PREFIX
-from export.quantize.schemes import FACE
 from runtime.core.errors import ArtifactError
+from runtime.engines.tflite_graph import layer_of
 
 HYBRID_CONV_VERSION = 5  # the first that reads float and has one scale per output channel
 
@@ -39,25 +37,6 @@ def finish(flatbuffer: bytes, every_tensor: bool = False) -> bytes:
     else:
         _compute_gelu_in_float(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def layer_of(tensors: Iterable[str], layers: Collection[str]) -> str:
-    """Find the layer that an operator belongs to.
-
-    Converters name a tensor by its path in the network, such as
-    `focalnet/quant_stage0.block0.norm1/Reshape`. To one that several operations were fused into they give all
-    the names, the last operation's first: `focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D`.
-
-    Args:
-        tensors: names of the operator's outputs.
-        layers: names of the network's layers.
-
-    Returns:
-        The last layer named, which is that of the product where an activation is fused into it; `FACE` if
-        there is none.
-    """
-    parts = [part.removeprefix(PREFIX) for name in tensors for part in re.split("[/;]", name)]
-    return next((part for part in reversed(parts) if part in layers), FACE)
 
 
 def _name_inputs_and_outputs(model: Any) -> None:

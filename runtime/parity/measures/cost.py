@@ -141,19 +141,17 @@ def _start_figures(role: str, subject: Subject, starts: int, missing: dict[str, 
 
 
 def _graph_figures(role: str, subject: Subject, missing: dict[str, str]) -> dict[str, Any]:
-    graph, reason = None, "ONNX Runtime does not tell its graph"
+    reason = "ONNX Runtime does not tell its graph"
     if subject.path is None:
         reason = "the artifact is not on disk"
     elif subject.artifact.engine == "tflite":
-        reason = "this interpreter does not tell its graph"
         try:
-            graph = read_graph(subject.path)
-        except ArtifactError as error:
+            graph = read_graph(subject.path.read_bytes())
+            return {"delegate_partitions": graph.partitions, "operators": len(graph.nodes), "macs": graph.macs}
+        except (ArtifactError, OSError) as error:
             reason = str(error)
-    if graph is None:
-        missing |= {f"cost.{role}.{key}": reason for key in ("delegate_partitions", "macs")}
-        return {"delegate_partitions": None, "operators": None, "macs": None}
-    return {"delegate_partitions": graph.delegate_partitions, "operators": graph.operators, "macs": graph.macs}
+    missing |= {f"cost.{role}.{key}": reason for key in ("delegate_partitions", "macs")}
+    return {"delegate_partitions": None, "operators": None, "macs": None}
 
 
 def _add_energy(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import read_json
 from runtime.engines.tflite import load_interpreter
-from runtime.engines.tflite_graph import DELEGATE, operator_nodes
+from runtime.engines.tflite_graph import Tensor, layer_of, list_graph
 from runtime.evaluation.metrics import Floats
 
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity/sensitivity.json")
@@ -30,37 +29,8 @@ HISTOGRAM_BINS = 48
 DRAWN_RANGES = 6
 # More than float32 resolves.
 SAME_DB = 150.0
-PREFIX = "quant_"
 # Conversions between types; what they give belongs to the layer that they convert for.
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a layer's output is in an artifact.
-
-    Attributes:
-        tensor: its number.
-        shape: of the tensor.
-        scale: of its integers; 0 for floats.
-        zero_point: the integer that stands for 0.
-        lowest: the least integer of its type.
-        highest: the largest one.
-    """
-
-    tensor: int
-    shape: tuple[int, ...]
-    scale: float
-    zero_point: int
-    lowest: int
-    highest: int
-
-    @property
-    def ends(self) -> tuple[float, float] | None:
-        """The least and the largest value that it can hold; `None` for floats."""
-        if not self.scale:
-            return None
-        return self.scale * (self.lowest - self.zero_point), self.scale * (self.highest - self.zero_point)
 
 
 class OpenGraph:
@@ -89,80 +59,41 @@ class OpenGraph:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{name} cannot show the tensors inside {path.name} ({error})") from error
-        nodes = operator_nodes(self._interpreter)
-        if nodes is None:
-            raise ArtifactError(f"{name} does not tell the operators of {path.name}")
-        self._input = int(self._interpreter.get_input_details()[0]["index"])
-        details = {int(each["index"]): each for each in self._interpreter.get_tensor_details()}
-        self.outputs: dict[str, Place] = {}
-        self.integers: dict[str, Place] = {}
+        graph = list_graph(name, self._interpreter)
+        self._input = graph.inputs[0]
+        self.outputs: dict[str, Tensor] = {}
+        self.integers: dict[str, Tensor] = {}
         self.sources: dict[str, set[str]] = {}
         self.named: set[str] = set()
         makers: dict[int, str] = {}
-        for node in nodes:
-            if node["op_name"] == DELEGATE:
-                continue
-            for tensor in (int(each) for each in node["outputs"]):
-                layer = layer_of(str(details[tensor]["name"]))
-                makers[tensor] = layer
-                if layer != details[tensor]["name"]:
+        for node in graph.nodes:
+            for tensor in (graph.tensors[index] for index in node.outputs):
+                named = layer_of([tensor.name])
+                layer = named or tensor.name
+                makers[tensor.index] = layer
+                if named:
                     self.named.add(layer)
-                read = {makers[int(each)] for each in node["inputs"] if int(each) in makers} - {layer}
+                read = {makers[index] for index in node.inputs if index in makers} - {layer}
                 self.sources.setdefault(layer, set()).update(read)
-                place = _place(tensor, details[tensor])
-                self.outputs[layer] = place
+                self.outputs[layer] = tensor
                 # What a conversion reads is the layer's own; what it gives is of the layer that it is named after.
-                if place.scale and (node["op_name"] not in CONVERSIONS or layer not in self.integers):
-                    self.integers[layer] = place
+                if tensor.scale and (node.name not in CONVERSIONS or layer not in self.integers):
+                    self.integers[layer] = tensor
 
     def run(self, batch: NDArray[np.uint8]) -> None:
         """Run on uint8 `[1, S, S, 3]`, and keep every tensor."""
         self._interpreter.set_tensor(self._input, batch)
         self._interpreter.invoke()
 
-    def read(self, place: Place) -> Floats:
-        """Return a tensor of the last run as the values that it stands for: float64."""
-        values = np.asarray(self._interpreter.get_tensor(place.tensor), dtype=np.float64)
-        return (values - place.zero_point) * place.scale if place.scale else values
+    def read(self, tensor: Tensor) -> Floats:
+        """Return the values of a tensor of the last run, dequantized: float64."""
+        values = np.asarray(self._interpreter.get_tensor(tensor.index), dtype=np.float64)
+        return (values - tensor.zero_point) * tensor.scale if tensor.scale else values
 
 
 def _without_delegates(interpreter_class: Any) -> Any:
     module = importlib.import_module(interpreter_class.__module__)
     return module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-
-
-def _place(tensor: int, detail: Mapping[str, Any]) -> Place:
-    scale, zero_point = detail["quantization"]
-    dtype = np.dtype(detail["dtype"])
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-    quantized = limits is not None and scale > 0
-    return Place(
-        tensor=tensor,
-        shape=tuple(int(side) for side in detail["shape"]),
-        scale=float(scale) if quantized else 0.0,
-        zero_point=int(zero_point) if quantized else 0,
-        lowest=int(limits.min) if quantized and limits is not None else 0,
-        highest=int(limits.max) if quantized and limits is not None else 0,
-    )
-
-
-def layer_of(tensor: str) -> str:
-    """Find the layer that a tensor belongs to.
-
-    Converters name a tensor by its path in the network, such as `focalnet/quant_stage0.block0.norm1/Reshape`. To one
-    that several operations were fused into they give all the names, the product's last:
-    `focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D`.
-
-    Args:
-        tensor: its name.
-
-    Returns:
-        The layer's name without the prefix of quantization, e.g. `"embed.conv0"`; the whole name of a tensor
-        outside the network's layers, such as an output.
-    """
-    paths = [path.split("/") for path in re.split(";", tensor)]
-    layers = [parts[1] for parts in paths if len(parts) > 2]
-    return layers[-1].removeprefix(PREFIX) if layers else tensor
 
 
 @dataclass
@@ -250,9 +181,9 @@ def _add(total: _Layer, layer: str, first: OpenGraph, second: OpenGraph, histogr
     noise = np.square(exact - found).sum(axis=places)
     total.noise += np.where(np.isnan(noise), np.inf, noise)
     place = second.integers.get(layer)
-    if place is None or place.ends is None:
+    if place is None or place.range is None:
         return
-    low, high = place.ends
+    low, high = place.range
     half = place.scale / 2
     total.values += exact.size
     total.below += int(np.count_nonzero(exact < low - half))
@@ -264,7 +195,7 @@ class _Histograms:
     """How the reference's values lie in the candidate's integer ranges, half a range further on either side."""
 
     def __init__(self, graph: OpenGraph) -> None:
-        self._ends = {layer: place.ends for layer, place in graph.integers.items() if place.ends is not None}
+        self._ends = {layer: place.range for layer, place in graph.integers.items() if place.range is not None}
         self._counts = {layer: np.zeros(HISTOGRAM_BINS, dtype=np.int64) for layer in self._ends}
 
     def add(self, layer: str, values: Floats) -> None:

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.calibration_file import read_calibration
-from export.quantize.fake_quant import PREFIX, build_fake_quant, build_float, fake_quant_weights, settle_weights
+from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights, settle_weights
 from export.quantize.schemes import SELECTIVE, Rule, match_rules
 from runtime.core.errors import ArtifactError, ConfigError
+from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from tests.support.tiny_run import CONFIG, draw_weights, soft_images
 from train.model.config import FocalNetConfig
 from train.model.weights import Tensors, model_weights, read_tensors
@@ -34,10 +35,10 @@ def outputs(tiny_fake_quant: Any) -> dict[str, NDArray[np.float32]]:
     """What every quantized layer reads ("name/input") and gives ("name") for 40 images."""
     import tf_keras
 
-    quantized = [layer for layer in tiny_fake_quant.layers if layer.name.startswith(PREFIX)]
-    tensors = {layer.name.removeprefix(PREFIX): layer.output for layer in quantized}
+    quantized = [layer for layer in tiny_fake_quant.layers if layer.name.startswith(QUANTIZED_PREFIX)]
+    tensors = {layer.name.removeprefix(QUANTIZED_PREFIX): layer.output for layer in quantized}
     tensors |= {
-        f"{layer.name.removeprefix(PREFIX)}/input": layer.input
+        f"{layer.name.removeprefix(QUANTIZED_PREFIX)}/input": layer.input
         for layer in quantized
         if not isinstance(layer.input, list)
     }
@@ -53,11 +54,11 @@ def int8_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def test_exactly_the_schemes_layers_are_quantized(tiny_float: Any, tiny_fake_quant: Any) -> None:
     names = {layer.name for layer in tiny_float.layers}
-    quantized = {layer.name for layer in tiny_fake_quant.layers if layer.name.startswith(PREFIX)}
-    assert quantized == {PREFIX + name for name in match_rules(SELECTIVE.rules, names)}
+    quantized = {layer.name for layer in tiny_fake_quant.layers if layer.name.startswith(QUANTIZED_PREFIX)}
+    assert quantized == {QUANTIZED_PREFIX + name for name in match_rules(SELECTIVE.rules, names)}
     rest = {layer.name for layer in tiny_fake_quant.layers} - quantized
     assert {name for name in rest if not name.startswith("quantize")} == names - {
-        name.removeprefix(PREFIX) for name in quantized
+        name.removeprefix(QUANTIZED_PREFIX) for name in quantized
     }
 
 
@@ -65,7 +66,7 @@ def test_exactly_the_schemes_layers_are_quantized(tiny_float: Any, tiny_fake_qua
 def test_kernels_are_int8_per_channel(
     name: str, tiny_fake_quant: Any, weights: Tensors, outputs: dict[str, NDArray[np.float32]]
 ) -> None:
-    wrapper = tiny_fake_quant.get_layer(PREFIX + name)
+    wrapper = tiny_fake_quant.get_layer(QUANTIZED_PREFIX + name)
     wrapper(outputs[f"{name}/input"][:1], training=False)
     used = np.asarray(wrapper.layer.kernel, dtype=np.float64)
     kernel = weights[f"{name}/kernel"]

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from calibration.calibration_file import read_calibration
 from export.audit import check_scheme, list_operators
-from export.quantize.fake_quant import PREFIX, build_fake_quant
+from export.quantize.fake_quant import build_fake_quant
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import INTEGER_ONLY, SELECTIVE
 from export.tflite.convert import convert_int8
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import LiteRTEngine
+from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG
 from train.model.focalnet import overlay_tensors
@@ -107,7 +108,9 @@ def test_depthwise_kernels_have_a_scale_per_channel(artifact: Path) -> None:
 def test_it_says_what_the_fake_quantized_network_says(
     artifact: Path, manifest: Manifest, tiny_float: Any, ranges: Ranges, images: NDArray[np.uint8]
 ) -> None:
-    expected = keras_outputs(build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY), PREFIX, images)["logits"]
+    expected = keras_outputs(build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY), QUANTIZED_PREFIX, images)[
+        "logits"
+    ]
     found = engine_outputs(artifact, manifest, images)["logits"]
     low, high = ranges["logits"]
     steps = np.abs(found - expected) / (high - low) * 255.0

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 import export.tflite.passes
 from calibration.calibration_file import read_calibration
-from export.quantize.fake_quant import PREFIX, build_float
+from export.quantize.fake_quant import build_float
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE
 from export.tflite.convert import convert_int8
 from export.tflite.passes import finish
 from runtime.core.errors import ArtifactError
+from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG, run_artifact
 from train.model.focalnet import overlay_tensors
@@ -128,7 +129,7 @@ def test_int8_says_what_the_fake_quantized_network_says(
     images: NDArray[np.uint8],
 ) -> None:
     found = run_artifact(int8_artifact, images, interpreter_class)
-    expected = keras_outputs(tiny_fake_quant, PREFIX, images)
+    expected = keras_outputs(tiny_fake_quant, QUANTIZED_PREFIX, images)
     ranges = read_calibration(tiny_run).ranges
 
     def steps(name: str, difference: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import pytest
 import runtime.parity.measures.cost
 from runtime.core.errors import ArtifactError, FocalEdgeError
 from runtime.core.machine import memory_bytes, usable_cores
-from runtime.engines.tflite_graph import read_graph
 from runtime.parity.measures.cost import cost_figures, energy_mj
 from runtime.parity.measures.energy import EnergyMeter
-from runtime.parity.measures.layer_error import blame_figures, find_ranking, layer_of, read_ranking
+from runtime.parity.measures.layer_error import blame_figures, find_ranking, read_ranking
 from runtime.parity.measures.peak_throughput import measure_peaks
 from runtime.parity.measures.probe import probe
 from runtime.parity.pair import open_any, open_precisions
@@ -83,22 +81,6 @@ def test_a_process_that_fails_is_an_error_not_a_figure(tmp_path: Path) -> None:
         probe(tmp_path, "int8", "tflite", 1)
 
 
-def test_the_graph_is_counted() -> None:
-    bundle = SHIPPED.with_name("edge-nano-cifar10")
-    graphs = [read_graph(bundle / file) for file in ("float.tflite", "int8.tflite")]
-    assert [graph.delegate_partitions for graph in graphs if graph] == [1, 1]
-    # As train/model/cost.py counts them from the network's layers, in train.json.
-    macs = json.loads((bundle / "train.json").read_text())["macs"]
-    assert [graph.macs for graph in graphs if graph] == [macs, macs]
-
-
-def test_a_file_that_is_no_model_has_no_graph(tmp_path: Path) -> None:
-    path = tmp_path / "int8.tflite"
-    path.write_bytes(b"not a model")
-    with pytest.raises(ArtifactError, match="cannot open"):
-        read_graph(path)
-
-
 def test_peaks_are_above_what_networks_reach() -> None:
     peaks = measure_peaks(1)
     assert peaks.keys() == {"float32", "int8"}
@@ -122,19 +104,6 @@ def test_costs_of_a_bundle() -> None:
     assert figures["size_ratio"] == sizes[0] / sizes[1]
     for role in ("reference", "candidate"):
         assert (figures[role]["energy_mj"] is None) is (f"cost.{role}.energy_mj" in missing)
-
-
-@pytest.mark.parametrize(
-    ("tensor", "layer"),
-    [
-        ("focalnet/quant_stage0.block0.norm1/Reshape", "stage0.block0.norm1"),
-        ("focalnet/embed.act0/Relu;focalnet/embed.conv0/Conv2D", "embed.conv0"),
-        ("gates", "gates"),
-        ("overlay/Square", "overlay/Square"),
-    ],
-)
-def test_a_tensor_belongs_to_the_layer_that_it_is_named_after(tensor: str, layer: str) -> None:
-    assert layer_of(tensor) == layer
 
 
 def test_an_artifact_is_to_blame_for_nothing_against_itself() -> None:

@@ -4,8 +4,8 @@ python -m runtime.compare --bundle B --data test.npz --out report     int8 again
 python -m runtime.compare A B --data test.npz --out report            any two bundles or artifacts
 
 Both classify the same images. The verdict holds the figures to a budget, runtime/parity.toml unless told otherwise.
-Written are report.json (its schema is in docs/parity.md), report.html, report.md and junit.xml. Exit code 0: pass,
-perhaps with warnings; 1: a rule of the budget fails; 2: bad input.
+Writes report.json (its schema is in docs/guides/parity.md), report.html, report.md and junit.xml. Exit codes: 0 pass,
+perhaps with warnings; 1 a rule fails; 2 bad input.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def finetuning(recipe: TrainConfig) -> TrainConfig:
 
     Returns:
         The recipe at half its rates: less of what was learnt is lost, and where all of it must change, little time is
-        (docs/training.md, "Fine-tuning").
+        (docs/guides/train.md, "Fine-tuning").
     """
     return dataclasses.replace(
         recipe,

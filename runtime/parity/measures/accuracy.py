@@ -37,7 +37,7 @@ def accuracy_figures(labels: Classes, answers: PairedPredictions, recorded_top1:
         recorded_top1: what the manifest vouches for of the reference on this split, 0..1, if anything.
 
     Returns:
-        The figures; see docs/parity.md.
+        The figures; see docs/guides/parity.md.
     """
     images = len(labels)
     right, right_candidate = answers.reference == labels, answers.candidate == labels

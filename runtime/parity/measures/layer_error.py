@@ -120,7 +120,7 @@ def blame_figures(
         ranking: the network's products by their sensitivity to int8, the most sensitive first; may be empty.
 
     Returns:
-        The figures of every layer that both have, the worst first; see docs/parity.md.
+        The figures of every layer that both have, the worst first; see docs/guides/parity.md.
 
     Raises:
         ArtifactError: the interpreter does not show tensors, or the artifacts have no layer in common.

@@ -29,7 +29,7 @@ def sight_figures(similarity: MapSimilarity, ids: Sequence[str]) -> dict[str, An
         ids: N names.
 
     Returns:
-        The figures; see docs/parity.md.
+        The figures; see docs/guides/parity.md.
     """
     names = map_names(similarity.cosine.shape[1])
     maps: list[dict[str, Any]] = [

@@ -54,7 +54,7 @@ def render_report(report: Mapping[str, Any], panels: Mapping[str, Sequence[Image
     """Draw the page.
 
     Args:
-        report: the content of report.json; see docs/parity.md.
+        report: the content of report.json; see docs/guides/parity.md.
         panels: the images to show, `"disagreements"` and `"sight"`; may be none.
 
     Returns:

@@ -1,4 +1,4 @@
-"""docs/parity.md says of every rule and every field of report.json what it is."""
+"""docs/guides/parity.md says of every rule and every field of report.json what it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from runtime.parity.rules import RULES
 from tests.support.paths import ROOT
 
-WORDS = set(re.findall(r"`([a-z0-9_.\[\]]+)`", (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")))
+WORDS = set(re.findall(r"`([a-z0-9_.\[\]]+)`", (ROOT / "docs" / "guides" / "parity.md").read_text(encoding="utf-8")))
 NAMES = {part for word in WORDS for part in re.split(r"[.\[\]]+", word)}
 REPORTS = sorted((ROOT / "models").glob("*/report.json"))
 

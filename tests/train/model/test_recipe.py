@@ -26,7 +26,7 @@ from train.model.recipe import (
     with_recipe_options,
 )
 
-DOCS = Path(__file__).parents[3] / "docs" / "training.md"
+DOCS = Path(__file__).parents[3] / "docs" / "guides" / "train.md"
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 
 
@@ -137,4 +137,4 @@ def test_every_field_is_an_option_with_type_range_and_default(field: dataclasses
 def test_the_docs_have_the_table_of_the_recipe() -> None:
     text = DOCS.read_text()
     inserted = text.split("<!-- recipe: begin -->")[1].split("<!-- recipe: end -->")[0].strip()
-    assert inserted == recipe_table(), "put the output of train.model.recipe.recipe_table() into docs/training.md"
+    assert inserted == recipe_table(), "put the output of train.model.recipe.recipe_table() into docs/guides/train.md"

@@ -18,7 +18,7 @@ from typing import Any
 
 import tf_keras
 
-from export.quantize.schemes import FACE, PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
+from export.quantize.schemes import INTERFACE, PRODUCT_OPS, SELECTIVE, Scheme, find_scheme
 from runtime.bundle.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError
@@ -36,7 +36,7 @@ class Operator:
 
     Attributes:
         name: TFLite's, e.g. `"CONV_2D"`.
-        layer: the layer of the network that it computes or helps to, or `schemes.FACE`.
+        layer: the layer of the network that it computes or helps to, or `schemes.INTERFACE`.
         inputs: types of what it reads, e.g. `("int8",)`; constants, such as weights and axes, are left out.
         outputs: types of what it gives.
         partition: number of the delegate's partition that it is in, or `None` outside the delegate.
@@ -98,7 +98,7 @@ def list_operators(content: bytes, layers: Iterable[str]) -> Listing:
         operators.append(
             Operator(
                 name=node.name,
-                layer=layer_of([tensor.name for tensor in outputs], known) or FACE,
+                layer=layer_of([tensor.name for tensor in outputs], known) or INTERFACE,
                 inputs=tuple(graph.tensors[tensor].dtype for tensor in node.inputs if tensor in computed),
                 outputs=tuple(tensor.dtype for tensor in outputs),
                 partition=node.partition,

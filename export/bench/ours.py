@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.artifacts import write_artifacts
 from export.bench.contender import OURS, OURS_PREFIX, Contender
 from export.bench.peers.registry import installed_version
-from export.bundle import QAT_WEIGHTS_FILE, copy_sources, write_artifacts
-from export.quantize.scheme_file import read_scheme, write_scheme
-from export.quantize.schemes import SCHEMES, Scheme
+from export.quantize.schemes import SCHEMES, Scheme, read_scheme, write_scheme
+from export.run_files import QAT_WEIGHTS_FILE, copy_sources, read_run_files
 from runtime.bundle.manifest import PRECISIONS, read_manifest, verified_file
 from runtime.engines.engine import open_engine
 from train.run import read_run
@@ -40,9 +40,7 @@ def make_ours(bundle: Path, folder: Path) -> list[Contender]:
     # Where the first convolution pads, images are normalised in float before it, and nothing is in integers alone.
     integers = deployed.mean == (0.0, 0.0, 0.0)
     others = [
-        scheme
-        for scheme in SCHEMES.values()
-        if scheme.name != shipped.name and (integers or scheme.activations != "all")
+        scheme for scheme in SCHEMES.values() if scheme.name != shipped.name and (integers or not scheme.integer_only)
     ]
     for scheme in ([shipped] if tuned else []) + others:
         name = "calibrated alone" if scheme is shipped else scheme.name
@@ -61,7 +59,7 @@ def _made_without_training(bundle: Path, folder: Path, scheme: Scheme) -> Path:
     copy_sources(bundle, folder)
     (folder / QAT_WEIGHTS_FILE).unlink(missing_ok=True)
     write_scheme(folder, scheme)
-    write_artifacts(folder, folder, with_onnx=False)
+    write_artifacts(read_run_files(folder), folder, with_onnx=False)
     return folder
 
 

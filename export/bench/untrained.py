@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 
 from calibration.calibrate import calibrate_run
-from export.bundle import write_artifacts
+from export.artifacts import write_artifacts
 from export.quantize.size_limit import check_parameters_fit
+from export.run_files import read_run_files
 from train.data.imagenet import imagenet_labels
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights
@@ -38,4 +39,4 @@ def make_untrained_bundle(folder: Path, name: str) -> None:
     labels = known if preset.model.classes == len(known) else tuple(f"class {i}" for i in range(preset.model.classes))
     write_run(folder, Run(preset=name, model=preset.model, recipe=preset.train, dataset="shapes", labels=labels))
     calibrate_run(folder, images=CALIBRATION_IMAGES)
-    write_artifacts(folder, folder)
+    write_artifacts(read_run_files(folder), folder)

@@ -1,4 +1,4 @@
-"""ONNX artifacts: the networks of the TFLite ones behind the same face, converted by tf2onnx and then rewritten.
+"""ONNX artifacts: the networks of the TFLite ones behind the same interface, converted by tf2onnx and then rewritten.
 
 The int8 one is converted from the fake-quantized network that the TFLite one is. So both quantize the same tensors over
 the same ranges; only how a runtime rounds inside its kernels may differ.
@@ -24,10 +24,10 @@ from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNo
 
 from export.onnx.merge_products import constant_node, numbers_of
 from export.onnx.rewrite import rewrite
-from export.quantize.interface import Face, FloatMaps
+from export.quantize.interface import FloatMaps, ModelInterface
 from export.quantize.network import QuantizedNetwork
 from export.quantize.rounding import TINY
-from export.quantize.schemes import FACE
+from export.quantize.schemes import INTERFACE
 from runtime.engines.tflite_graph import layer_of
 from train.model.config import FocalNetConfig
 
@@ -48,7 +48,7 @@ def convert_float(model: Any, config: FocalNetConfig, properties: Mapping[str, A
     Returns:
         The file: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`, float32.
     """
-    return _convert(Face(model, config, FloatMaps()), _names(model), properties, (), round_all=False)
+    return _convert(ModelInterface(model, config, FloatMaps()), _names(model), properties, (), round_all=False)
 
 
 def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> bytes:
@@ -64,8 +64,8 @@ def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> by
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
-    round_all = network.scheme.activations == "all"
-    return _convert(network.face, _names(network.model), properties, network.stored, round_all)
+    round_all = network.scheme.integer_only
+    return _convert(network.interface, _names(network.model), properties, network.int8_kernels, round_all)
 
 
 def _names(model: Any) -> list[str]:
@@ -73,11 +73,15 @@ def _names(model: Any) -> list[str]:
 
 
 def _convert(
-    face: Face, layers: Sequence[str], properties: Mapping[str, Any], int8: Collection[str], round_all: bool
+    interface: ModelInterface,
+    layers: Sequence[str],
+    properties: Mapping[str, Any],
+    int8: Collection[str],
+    round_all: bool,
 ) -> bytes:
     converted, _ = tf2onnx.convert.from_keras(
-        _Classifier(face),
-        input_signature=[face.image],
+        _Classifier(interface),
+        input_signature=[interface.image],
         opset=CONVERTED_OPSET,
         custom_op_handlers={"Erfc": (_erfc, [])},
         optimizers={each.__name__: each for each in OPTIMIZERS},
@@ -85,7 +89,7 @@ def _convert(
     model = ir.from_proto(onnx.version_converter.convert_version(converted, OPSET))
     _order(model.graph)
     for node in model.graph:
-        node.name = f"{layer_of([node.name or ''], layers) or FACE}/{node.op_type}"
+        node.name = f"{layer_of([node.name or ''], layers) or INTERFACE}/{node.op_type}"
     _add_biases(model.graph)
     _store_int8(model.graph, {f"{layer}/Conv" for layer in int8})
     rewrite(model, round_all)
@@ -97,14 +101,14 @@ def _convert(
 
 
 class _Classifier(tf_keras.Model):
-    """A face as tf2onnx takes it."""
+    """A model interface as tf2onnx takes it."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, interface: ModelInterface) -> None:
         super().__init__(name="focalnet")
-        self._face = face
+        self._interface = interface
 
     def call(self, image: Any, training: bool = False) -> dict[str, Any]:
-        return self._face.classify(image)
+        return self._interface.classify(image)
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -163,7 +163,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
     """
     matched = match_rules(scheme.rules, [layer.name for layer in model.layers])
     placed = place(model, matched, scheme.float_layers)
-    dynamic = scheme.activations == "dynamic"
+    dynamic = not scheme.calibrated
     ends = dict.fromkeys(matched, (0.0, 1.0)) if dynamic else quantized_ranges(matched, config, ranges)
 
     def copied(layer: Any) -> Any:
@@ -172,7 +172,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
             return Int8InputConv2D(ends[placed.inputs[layer.name]], **settings)
         if layer.name in placed.between:
             return FloatConv2D.from_config(settings)
-        if scheme.activations == "all" and isinstance(layer, ChannelNorm):
+        if scheme.integer_only and isinstance(layer, ChannelNorm):
             settings["ranges"] = step_ranges(layer.name, ranges)
         return type(layer).from_config(settings)
 

@@ -17,7 +17,7 @@ from train.model.config import FocalNetConfig
 from train.model.focalnet import overlay_tensors
 
 
-class Face(tf.Module):
+class ModelInterface(tf.Module):
     """What an artifact shows to the world: a camera's uint8 in, logits and the overlay's maps out."""
 
     def __init__(self, model: Any, config: FocalNetConfig, maps: Maps, prefix: str = "") -> None:

@@ -1,8 +1,7 @@
-"""Which layers are int8, which operators stay float, and why: the schemes, as data.
+"""Quantization schemes as data: the layers that are int8, the operators that may stay float, and why.
 
-The rules of a scheme say what is int8. They are given to tensorflow-model-optimization as one
-`QuantizeConfig` a layer. Its `float_ops` say what may be float in the artifact that comes of it: the
-audit refuses an artifact with any other float operator.
+The rules of a scheme name the int8 layers. tensorflow-model-optimization gets them as one `QuantizeConfig` per layer.
+`float_ops` lists what may be float in the converted artifact: the audit refuses any other float operator.
 """
 
 from __future__ import annotations
@@ -10,41 +9,44 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
-from runtime.core.errors import ConfigError
+from runtime.core.errors import ArtifactError, ConfigError
+from runtime.core.files import read_json, write_json
+from runtime.core.schema import parse
 
-Activations = Literal["named", "all", "dynamic"]
-# What the audit calls the layer of operators that are of none: an artifact's own, around its network.
-FACE = "face"
+SCHEME_FILE = "scheme.json"
+MADE_BY = "python -m export"
+# Layer name of the operators outside the network: the artifact's input and outputs. Manifests and ONNX nodes carry it.
+INTERFACE = "face"
 PRODUCT_OPS = frozenset({"CONV_2D"})
 LAYER_NORM_OPS = frozenset({"MEAN", "SUB", "SQUARE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL"})
-# What a product that is left in float may compute: itself; what keeps it so
-# (`export.quantize.float_layers.FloatConv2D`); and the flattening of the head's output, as the artifact's output is
-# called what the head's layer is.
+# Operators of a float product: itself, what keeps it float (`export.quantize.float_layers.FloatConv2D`), and the
+# flattening of the head's output, whose tensor has the name of the head's layer.
 FLOAT_PRODUCT_OPS = frozenset({"CONV_2D", "ABS", "RESHAPE"})
-# A block's layers beside its product of query and modulator: where one of them is in float, so is that product.
+# If one of these layers of a block is float, so is the block's product of query and modulator.
 BESIDE_MODULATE = ("query", "modulator", "proj")
 
-# Elsewhere mean and std are folded into the first product. Before zeros they cannot be: see `train.model.fold_norms`.
+# Elsewhere mean and std are folded into the first product. With zero padding they cannot be: see
+# `train.model.fold_norms`.
 IMAGE_IS_INT8 = (
-    "the uint8 image itself: scale 1/255 loses nothing; of a stem that pads, images normalised by mean and std, "
-    "whose three channels share one scale"
+    "the uint8 image itself: scale 1/255 loses nothing; with a padding stem, images normalised by mean and std, whose "
+    "three channels share one scale"
 )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is int8 about the layers whose whole name matches.
+    """Layers that are int8: those whose whole name matches.
+
+    The output of a matching layer is int8, per tensor, over its calibrated range. A convolution whose ReLU matches a
+    rule too has the range of the ReLU, as the two run as one operator.
 
     Attributes:
         pattern: regular expression over layer names.
         weights: the kernel is int8, symmetric, one scale per output channel.
-        why: the reason, for whoever reads or changes the scheme.
-
-    The output of every named layer is int8, per tensor, over its calibrated range; that of a convolution
-    whose ReLU is named too is the ReLU's, as the two run as one.
+        why: the reason, for readers of the scheme.
     """
 
     pattern: str
@@ -54,12 +56,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class FloatOps:
-    """Which operators may be float in the layers whose whole name matches.
+    """Operators that may be float in the layers whose whole name matches.
 
     Attributes:
-        pattern: regular expression over layer names; `FACE` stands for the operators of no layer.
+        pattern: regular expression over layer names; `INTERFACE` stands for operators outside the network.
         ops: TFLite's names of the operators.
-        why: the reason, for whoever reads or changes the scheme.
+        why: the reason, for readers of the scheme.
     """
 
     pattern: str
@@ -72,38 +74,39 @@ class Scheme:
     """What an int8 artifact computes in int8, and what it may compute in float.
 
     Attributes:
-        name: what messages call it.
-        why: what it is for.
+        name: its name in commands and messages.
+        why: the hardware or use it is for.
         rules: what is int8.
-        float_ops: what may be float. One that no operator matches is sound, as networks differ: GELU or ReLU.
-        activations: how outputs of layers are int8. "named": those of layers with a rule, over calibrated ranges;
-            "all": those, the steps inside layers and the artifact's outputs; "dynamic": none is, and each product
-            quantizes what it reads over the range that it finds.
-        float_layers: names of layers with int8 kernels that stay in float in spite of their rule.
+        float_ops: what may be float. One that matches no operator is no error, as networks have GELU or ReLU.
+        calibrated: outputs are int8 over calibrated ranges. False: each product quantizes its input at run time, over
+            the range of that input.
+        integer_only: the tensors inside layers and the artifact's outputs are int8 too.
+        float_layers: layers with int8 kernels that stay float in spite of their rule.
     """
 
     name: str
     why: str
     rules: tuple[Rule, ...]
     float_ops: tuple[FloatOps, ...]
-    activations: Activations = "named"
+    calibrated: bool = True
+    integer_only: bool = False
     float_layers: tuple[str, ...] = ()
 
     def leaving_float(self, layers: Iterable[str]) -> Scheme:
-        """Return this scheme with these layers in float, and with them alone.
+        """Return this scheme with exactly these layers in float.
 
         Raises:
-            ConfigError: nothing of this scheme may be float.
+            ConfigError: this scheme allows no float layers.
         """
         layers = tuple(dict.fromkeys(layers))
-        if layers and self.activations == "all":
+        if layers and self.integer_only:
             raise ConfigError(
                 f"received {', '.join(layers)} to leave in float; expected none with scheme {self.name!r}"
             )
         return replace(self, float_layers=layers)
 
     def allows_float(self, op: str, layer: str) -> bool:
-        """Tell whether a layer may compute an operator in float."""
+        """Return whether a layer may compute an operator in float."""
         if op in FLOAT_PRODUCT_OPS and layer in self.float_layers:
             return True
         if op == "PAD" and f"{layer.removesuffix('pad')}proj" in self.float_layers:
@@ -159,9 +162,9 @@ SELECTIVE = Scheme(
         FloatOps(r".+\.modulated", frozenset({"MUL"}), "the modulation, where a LayerNorm follows it"),
         FloatOps(r".+\.add[12]", frozenset({"ADD"}), "the residual stream"),
         FloatOps(
-            FACE,
+            INTERFACE,
             frozenset({"CAST", "MUL", "ADD", "SQUARE", "SUM", "SQRT"}),
-            "the uint8 image taken in, the gates put side by side, the modulator's norm over its channels",
+            "the uint8 input, the concatenation of the gates, the modulator's norm over its channels",
         ),
     ),
 )
@@ -188,12 +191,12 @@ INTEGER_ONLY = Scheme(
         Rule(r".+\.add[12]", False, "the residual stream"),
     ),
     float_ops=(),
-    activations="all",
+    integer_only=True,
 )
 
 DYNAMIC = Scheme(
     name="dynamic",
-    why="where there is no data to calibrate by: int8 weights, activations quantized as they come",
+    why="where there is no data to calibrate by: int8 weights, activations quantized at run time",
     rules=(
         Rule(r"logits|(.+\.)?embed\.(proj|conv\d+)", True, "matrix products"),
         Rule(
@@ -210,19 +213,19 @@ DYNAMIC = Scheme(
         ),
         FloatOps(r".+\.norm(\d*|\d_post|_proj)", LAYER_NORM_OPS, "LayerNorm"),
         FloatOps(r"(.+\.)?embed\.pad", frozenset({"PAD"}), "what overlapping patches read beyond the edge"),
-        FloatOps(FACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 image taken in, the modulator's norm"),
+        FloatOps(INTERFACE, frozenset({"CAST", "SQUARE", "SUM", "SQRT"}), "the uint8 input, the modulator's norm"),
         FloatOps(r"logits", frozenset({"RESHAPE"}), "from an image of one pixel to a vector"),
     ),
-    activations="dynamic",
+    calibrated=False,
 )
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in (SELECTIVE, INTEGER_ONLY, DYNAMIC)})
 
 
 def find_scheme(name: str) -> Scheme:
-    """Return the scheme of a name.
+    """Return the scheme with a name.
 
     Raises:
-        ConfigError: there is none; the message lists those there are.
+        ConfigError: no scheme has this name; the message lists the names.
     """
     if name not in SCHEMES:
         raise ConfigError(f"received scheme {name!r}; expected one of {', '.join(SCHEMES)}")
@@ -230,27 +233,60 @@ def find_scheme(name: str) -> Scheme:
 
 
 def match_rules(rules: Iterable[Rule], layers: Iterable[str]) -> dict[str, Rule]:
-    """Find the rule of every layer that has one.
+    """Find the rule of each layer.
 
     Args:
-        rules: those of a scheme.
+        rules: the rules of a scheme.
         layers: the names of a network's layers.
 
     Returns:
-        The first matching rule by layer; layers that stay float are left out.
+        The first matching rule by layer, without the layers that stay float.
 
     Raises:
-        ConfigError: a rule matches no layer, which means that a name has changed under it.
+        ConfigError: a rule matches no layer, so a layer was renamed and the rule was not.
     """
-    rules, names = list(rules), list(layers)
+    names = list(layers)
     matched: dict[str, Rule] = {}
     for rule in rules:
         hits = [name for name in names if re.fullmatch(rule.pattern, name)]
         if not hits:
             raise ConfigError(
                 f"the rule {rule.pattern!r} ({rule.why}) matches no layer; "
-                f"expected each rule to match one of {', '.join(names[:6])}, ...: mend or drop the rule"
+                f"expected each rule to match one of {', '.join(names[:6])}, ...: fix or drop the rule"
             )
         for name in hits:
             matched.setdefault(name, rule)
     return matched
+
+
+@dataclass(frozen=True)
+class _SchemeFile:
+    """The content of scheme.json."""
+
+    scheme: str
+    float_layers: tuple[str, ...]
+
+
+def write_scheme(folder: Path, scheme: Scheme) -> None:
+    """Write the scheme of a folder's int8 artifact as scheme.json."""
+    write_json(folder / SCHEME_FILE, {"scheme": scheme.name, "float_layers": list(scheme.float_layers)})
+
+
+def read_scheme(folder: Path) -> Scheme:
+    """Read scheme.json of a run or bundle.
+
+    Returns:
+        The scheme of its int8 artifact; `SELECTIVE` if there is no scheme.json.
+
+    Raises:
+        ArtifactError: the file is damaged or names an unknown scheme.
+    """
+    path = folder / SCHEME_FILE
+    if not path.exists():
+        return SELECTIVE
+    content = read_json(path, MADE_BY)
+    try:
+        found = parse(_SchemeFile, content)
+        return find_scheme(found.scheme).leaving_float(found.float_layers)
+    except (ArtifactError, ConfigError) as error:
+        raise ArtifactError(f"{path}: {error}; rebuild it with `{MADE_BY}`") from None

@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.observers import Range
 from export.accuracy import Accuracy, accuracy_of, classify
-from export.bundle import convert_audited, describe_run
+from export.artifacts import convert_audited, describe_run
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import Scheme
 from export.tflite.convert import convert_float

@@ -1,4 +1,4 @@
-"""TFLite artifacts: a network and the contract's face around it, converted as its scheme says."""
+"""TFLite artifacts: a network and the contract's interface around it, converted as its scheme says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.quantize.interface import Face, FloatMaps
+from export.quantize.interface import FloatMaps, ModelInterface
 from export.quantize.network import QuantizedNetwork
 from export.tflite.passes import finish, quantize_weights
 from train.model.config import FocalNetConfig
@@ -18,7 +18,7 @@ def convert_float(model: Any, config: FocalNetConfig) -> bytes:
     Returns:
         The flatbuffer: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`, float32.
     """
-    return finish(_converter(Face(model, config, FloatMaps())).convert())
+    return finish(_converter(ModelInterface(model, config, FloatMaps())).convert())
 
 
 def convert_int8(network: QuantizedNetwork) -> bytes:
@@ -30,12 +30,12 @@ def convert_int8(network: QuantizedNetwork) -> bytes:
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
-    converter = _converter(network.face)
-    if network.scheme.activations == "dynamic":
-        return quantize_weights(finish(converter.convert()), network.stored)
+    converter = _converter(network.interface)
+    if not network.scheme.calibrated:
+        return quantize_weights(finish(converter.convert()), network.int8_kernels)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return finish(converter.convert(), network.scheme.activations == "all")
+    return finish(converter.convert(), network.scheme.integer_only)
 
 
-def _converter(face: Face) -> Any:
-    return tf.lite.TFLiteConverter.from_concrete_functions([face.concrete_function()], face)
+def _converter(interface: ModelInterface) -> Any:
+    return tf.lite.TFLiteConverter.from_concrete_functions([interface.concrete_function()], interface)

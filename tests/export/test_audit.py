@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-import export.bundle
+from export.artifacts import write_artifacts
 from export.audit import (
     Listing,
     Operator,
@@ -24,8 +24,8 @@ from export.audit import (
     summarise,
     unlisted_float,
 )
-from export.bundle import write_artifacts
-from export.quantize.schemes import FACE, SELECTIVE, FloatOps, Scheme
+from export.quantize.schemes import INTERFACE, SELECTIVE, FloatOps, Scheme
+from export.run_files import read_run_files
 from runtime.bundle.manifest import read_manifest, write_manifest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError
@@ -121,7 +121,7 @@ def test_operators_have_the_layers_of_their_network(listings: dict[str, Listing]
         assert {layer for name, layer in found if name == "DEPTHWISE_CONV_2D"} == depthwise
         assert {layer for name, layer in found if name == "RSQRT"} >= {"embed.norm", "stage1.block0.norm2"}
     for name in ("float", "int8"):
-        face = [each.name for each in listings[name].operators if each.layer == FACE]
+        face = [each.name for each in listings[name].operators if each.layer == INTERFACE]
         assert {"SQRT", "SUM"} <= set(face) <= {"CAST", "QUANTIZE", "SQUARE", "SUM", "SQRT", "MUL", "ADD"}
 
 
@@ -178,7 +178,7 @@ def test_an_entry_holds_for_its_layers_and_its_operators_alone() -> None:
     assert scheme.allows_float("ADD", "a1")
     assert not scheme.allows_float("SUB", "a1")
     assert not scheme.allows_float("ADD", "a1.b")
-    assert not scheme.allows_float("ADD", FACE)
+    assert not scheme.allows_float("ADD", INTERFACE)
 
 
 @pytest.mark.parametrize(("count", "ending"), [(1, "(a0) in float"), (6, "(a5) in float"), (9, "(a5) and 3 more in")])
@@ -191,18 +191,18 @@ def test_a_refusal_names_up_to_six(count: int, ending: str) -> None:
 
 
 def test_a_product_left_in_float_is_refused_and_the_bundle_stays(
-    tiny_run: Path, tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tiny_export: Path, tmp_path: Path
 ) -> None:
     rules = tuple(
         dataclasses.replace(rule, pattern=rule.pattern.replace("query|", "")) if "query" in rule.pattern else rule
         for rule in SELECTIVE.rules
     )
     assert rules != SELECTIVE.rules
-    monkeypatch.setattr(export.bundle, "read_scheme", lambda _: dataclasses.replace(SELECTIVE, rules=rules))
+    files = read_run_files(tiny_run, dataclasses.replace(SELECTIVE, rules=rules))
     target = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     with pytest.raises(ArtifactError, match=r"CONV_2D \(stage0\.block0\.query\)"):
-        write_artifacts(tiny_run, target)
+        write_artifacts(files, target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 import runtime.compare
 from calibration.calibration_file import read_calibration
-from export.bundle import copy_sources, describe_latencies, latency_warning, main, measure_accuracy, write_artifacts
+from export.artifacts import describe_latencies, latency_warning, measure_accuracy, write_artifacts
+from export.bundle import main
+from export.run_files import copy_sources, read_run_files
 from runtime.benchmark import Latency
 from runtime.bundle.manifest import Overlay, read_manifest, write_manifest
 from runtime.core.cli import run_cli
@@ -87,7 +89,7 @@ def test_accuracy_is_an_independent_count(
     labels = images.labels.copy()
     labels[::4] = (labels[::4] + 1) % 3
     relabelled = dataclasses.replace(images, labels=labels, dataset="other", split="val")
-    manifest = measure_accuracy(tiny_export, tmp_path, relabelled)
+    manifest = measure_accuracy(read_run_files(tiny_export), tmp_path, relabelled)
     assert manifest == read_manifest(tmp_path)
     for artifact in manifest.artifacts:
         assert artifact.accuracy is not None
@@ -112,7 +114,7 @@ def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path,
     weights = read_tensors(run / "float.safetensors")
     weights["logits/kernel"] = np.roll(weights["logits/kernel"], 1, axis=-1)
     write_tensors(run / "qat.safetensors", weights)
-    before, after = read_manifest(bundle), write_artifacts(run, target)
+    before, after = read_manifest(bundle), write_artifacts(read_run_files(run), target)
     assert (target / "float.tflite").read_bytes() == (bundle / "float.tflite").read_bytes()
     assert after.artifact("float32") == before.artifact("float32")
     assert before.artifact("int8").accuracy is not None

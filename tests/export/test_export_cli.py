@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export.__main__
 import export.audit
 import export.bundle
-from export.__main__ import main
+from export.__main__ import main, quantization_aware_training
 from export.quantize.qat import QatConfig, QatEpoch, Validated
-from export.quantize.schemes import SELECTIVE
+from export.run_files import read_run_files
 from runtime.bundle.manifest import AppliedScheme, read_manifest
 from runtime.core.cli import run_cli
 from train.data.registry import load_dataset
 from train.model.weights import read_tensors
-from train.run import read_run
 
 ARTIFACTS = ("float.tflite", "int8.tflite", "float.onnx", "int8.onnx")
 EPOCH = QatEpoch(epoch=0, loss=None, val=Validated(divergence_nats=0.0, agreement=1.0))
@@ -88,15 +86,13 @@ def test_says_by_how_many_images_it_fine_tunes(
     tiny_run: Path,
     image_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export.__main__, "fitting_batch_size", lambda model, wanted: wanted - 9)
-    monkeypatch.setattr(export.__main__, "finetune", lambda student, teacher, batches, validate, config: [EPOCH])
-    run = read_run(tiny_run)
-    dataset = load_dataset("folder", data_dir=image_folder, image_size=run.image_size)
-    folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    figures = export.__main__.quantization_aware_training(run, folder, dataset, QatConfig(), SELECTIVE)
+    files = read_run_files(Path(shutil.copytree(tiny_run, tmp_path / "run")))
+    dataset = load_dataset("folder", data_dir=image_folder, image_size=files.run.image_size)
+    figures = quantization_aware_training(
+        files, dataset, QatConfig(), batch_size_for=lambda _, wanted: wanted - 9, fine_tune=lambda *_: [EPOCH]
+    )
     assert figures["batch_size"] == 7
     assert capsys.readouterr().err == "batches of 7 instead of 16 images, so that a step fits into 8 GiB\n"
 

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 
 from calibration.inner_tensors import inner_tensors
+from export.artifacts import convert_audited
 from export.audit import Listing, check_scheme
-from export.bundle import convert_audited
 from export.onnx import convert as onnx
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights, quantized_ranges
 from export.quantize.float_layers import place

@@ -45,9 +45,10 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
     [pytest.param(path, id=path.name, marks=() if path.name == QUICK else pytest.mark.slow) for path in BUNDLES],
 )
 def test_a_bundle_is_what_the_export_writes_today(bundle: Path, tmp_path: Path) -> None:
-    from export.bundle import write_artifacts
+    from export.artifacts import write_artifacts
+    from export.run_files import read_run_files
 
-    write_artifacts(bundle, tmp_path)
+    write_artifacts(read_run_files(bundle), tmp_path)
     for precision, engine in product(PRECISIONS, ENGINES):
         shipped, fresh = (open_engine(folder, precision=precision, engine=engine) for folder in (bundle, tmp_path))
         for frame in islice(sample_frames(), 0, 120, 10):

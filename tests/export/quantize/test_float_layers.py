@@ -11,8 +11,8 @@ import pytest
 
 from calibration.calibration_file import read_calibration
 from calibration.observers import Range
+from export.artifacts import convert_audited
 from export.audit import Listing, check_scheme
-from export.bundle import convert_audited
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork

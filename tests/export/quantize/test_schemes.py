@@ -1,15 +1,28 @@
-"""The scheme against every preset's layers: what is int8, what stays float."""
+"""Schemes matched against the layers of presets, and scheme.json."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SCHEMES, SELECTIVE, Rule, Scheme, find_scheme, match_rules
-from runtime.core.errors import ConfigError
+from export.quantize.schemes import (
+    DYNAMIC,
+    INTEGER_ONLY,
+    SCHEMES,
+    SELECTIVE,
+    Rule,
+    Scheme,
+    find_scheme,
+    match_rules,
+    read_scheme,
+    write_scheme,
+)
+from runtime.core.errors import ArtifactError, ConfigError
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import folded
 from train.model.presets import PRESETS
@@ -124,3 +137,39 @@ def test_the_first_rule_that_matches_holds() -> None:
 def test_a_rule_matches_whole_names_alone() -> None:
     with pytest.raises(ConfigError, match="matches no layer"):
         match_rules([Rule("logits", True, "the head")], ["logits2", "my.logits"])
+
+
+@pytest.mark.parametrize("layers", [(), ("logits",), ("stage0.block0.query", "embed.proj")])
+def test_a_written_scheme_is_read_back(layers: tuple[str, ...], tmp_path: Path) -> None:
+    assert read_scheme(tmp_path) == SELECTIVE
+    write_scheme(tmp_path, SELECTIVE.leaving_float(layers))
+    assert json.loads((tmp_path / "scheme.json").read_text()) == {"scheme": "selective", "float_layers": list(layers)}
+    assert read_scheme(tmp_path) == SELECTIVE.leaving_float(layers)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "the file is []; expected a JSON object"),
+        ('{"scheme": "selective"}', "field `float_layers` is missing"),
+        ('{"scheme": "selective", "float_layers": [], "more": 1}', "field `more` is unknown"),
+        ('{"scheme": "selective", "float_layers": "logits"}', "field `float_layers` is 'logits'"),
+        ('{"scheme": "selective", "float_layers": [1]}', "field `float_layers[0]` is 1; expected a string"),
+        ('{"scheme": 8, "float_layers": []}', "field `scheme` is 8; expected a string"),
+        ('{"scheme": "daring", "float_layers": []}', "received scheme 'daring'; expected one of selective"),
+        ('{"scheme": "integer-only", "float_layers": ["logits"]}', "received logits to leave in float; expected none"),
+    ],
+)
+def test_a_damaged_scheme_file_is_refused(content: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "scheme.json").write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        read_scheme(tmp_path)
+    assert complaint in str(caught.value)
+    assert "scheme.json" in str(caught.value)
+
+
+def test_float_layers_are_unique_and_replaced() -> None:
+    assert SELECTIVE.leaving_float(["a", "b", "a"]).float_layers == ("a", "b")
+    assert SELECTIVE.leaving_float(["a"]).leaving_float(["b"]).float_layers == ("b",)
+    assert SELECTIVE.float_layers == ()

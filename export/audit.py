@@ -22,8 +22,9 @@ from export.quantize.schemes import INTERFACE, PRODUCT_OPS, SELECTIVE, Scheme, f
 from runtime.bundle.manifest import Artifact, Audit, Manifest, read_manifest, verified_file
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError
+from runtime.core.schema import parse
 from runtime.engines.tflite_graph import layer_of, read_graph
-from train.model.config import FocalNetConfig, config_from_dict
+from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 
 NAMED_IN_ERRORS = 6
@@ -199,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the audit of a bundle's artifacts, and hold the int8 one to the scheme."""
     args = _parser().parse_args(argv)
     manifest = read_manifest(args.bundle)
-    layers = layer_names(config_from_dict(manifest.config))
+    layers = layer_names(parse(FocalNetConfig, manifest.config, "config"))
     listings = [
         (artifact, list_operators(verified_file(args.bundle, artifact).read_bytes(), layers))
         for artifact in manifest.artifacts

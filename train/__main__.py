@@ -32,9 +32,8 @@ from train.distributed.placement import (
     supervise,
     with_others,
 )
-from train.loop.checkpoint import CHECKPOINT_FILE
 from train.model.fold_norms import fold_weights
-from train.model.presets import PRESETS
+from train.model.presets import DEFAULT_PRESET, PRESETS
 from train.model.recipe import (
     add_recipe_options,
     check_recipe,
@@ -43,8 +42,8 @@ from train.model.recipe import (
     with_recipe_options,
 )
 from train.model.weights import Tensors, weight_arrays, write_tensors
-from train.pretrained.starting_point import DEFAULT_PRESET, Basis, basis_of
-from train.run import TEST_FILE, WEIGHTS_FILE, Run, begin_run
+from train.pretrained.starting_point import StartingPoint, find_starting_point
+from train.run import CHECKPOINT_FILE, SUMMARY_FILE, TEST_FILE, WEIGHTS_FILE, Run, begin_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     placement = start_distribution()
     with apart(placement):
-        basis = basis_of(args.preset, args.init, args.run, args.resume)
+        basis = find_starting_point(args.preset, args.init, args.run, args.resume)
     image_size = stored_image_size(basis.model, with_recipe_options(basis.recipe, args))
     check_recipe(basis.model, with_recipe_options(basis.recipe, args))
     _say(args, f"data set {args.dataset}" + _shapes_note(args.dataset))
@@ -103,15 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _start(basis: Basis, run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement) -> Tensors | None:
+def _start(
+    basis: StartingPoint, run: Run, dataset: Dataset, args: argparse.Namespace, placement: Placement
+) -> Tensors | None:
     """Return the weights that a run starts from; `None` for drawn ones, or if it goes on."""
-    if basis.source is None or (args.resume and (args.run / CHECKPOINT_FILE).exists()):
+    if basis.pretrained is None or (args.resume and (args.run / CHECKPOINT_FILE).exists()):
         return None
-    from train.pretrained.init_weights import starting_weights
+    from train.pretrained.init_weights import initial_weights, statistics_indices
 
     with apart(placement):
-        start = starting_weights(basis.source, run, dataset.train.images)
-    _say(args, start.line)
+        chosen = statistics_indices(len(dataset.train.labels), run.recipe.seed)
+        images = resize_all(dataset.train.images[chosen], run.model.input_spec)
+        start = initial_weights(basis.pretrained, run, images)
+    _say(args, start.summary)
     return start.tensors
 
 
@@ -173,7 +176,7 @@ def _train(
         "test_top1": agreement(test.labels, predictions),
         "test_images": len(test.labels),
     }
-    write_json(args.run / "train.json", summary)
+    write_json(args.run / SUMMARY_FILE, summary)
     return summary
 
 

@@ -1,12 +1,13 @@
-"""A run folder: what each stage finds there, and the description that ties its files together.
+"""A run folder: file names, and the description that all stages read.
 
 config.json             this description
-checkpoint.safetensors  everything needed to go on after the last whole epoch
-float.safetensors       the trained weights
+checkpoint.safetensors  the training state after the last whole epoch
+float.safetensors       the trained weights, norms folded
+train.json              speed and accuracy of the training
 history.csv curves.png confusion.png test_panel.png
-monitor/                panels of the gates while they were learnt, and training.webp of them all
-test.npz                the test split, or a sample of one on disk, for the device side
-import.json             of a published checkpoint: what became of it
+monitor/                panels of the gates during training, and training.webp of them all
+test.npz                the test split, or a sample of it, for the device
+import.json             of a published checkpoint: its origin
 """
 
 from __future__ import annotations
@@ -16,25 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.core.errors import ArtifactError, ConfigError, TrainingError
-from runtime.core.files import read_json, write_json
-from train.loop.checkpoint import CHECKPOINT_FILE
-from train.model.config import FocalNetConfig, config_from_dict
+from runtime.core.errors import ConfigError, TrainingError
+from runtime.core.files import write_json
+from runtime.core.schema import read_as
+from train.model.config import FocalNetConfig
 from train.model.fold_norms import folded
 from train.model.recipe import TrainConfig, check_recipe, stored_image_size
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 WEIGHTS_FILE = "float.safetensors"
+SUMMARY_FILE = "train.json"
 TEST_FILE = "test.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init:
-    """The weights that a run started from.
+class WeightsId:
+    """Identity of the weights that a run was initialised from.
 
     Attributes:
-        preset: name of the preset that they are of.
+        preset: name of their preset.
         sha256: of their float.safetensors, hexadecimal.
     """
 
@@ -44,17 +47,17 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run trains, on what and how.
+    """Description of a run.
 
     Attributes:
-        preset: name of the preset that it started from.
-        model: the network, with the data set's number of classes.
+        preset: name of its preset.
+        model: the network, with the dataset's number of classes.
         recipe: the training recipe.
-        dataset: name of the data set, as `train.data.registry.load_dataset` takes it.
-        labels: class names; the index is the label.
-        lengthened_after: epochs that it was planned for before, if it was made longer: up to each of them its rate
+        dataset: name of the dataset, as `train.data.registry.load_dataset` takes it.
+        labels: class names by label.
+        lengthened_after: the earlier lengths of a run that was made longer, in epochs; up to each of them the rate
             followed the cosine of that length.
-        init: the weights that it started from; `None` for drawn ones.
+        init: the weights that it was initialised from; `None` for random ones.
     """
 
     preset: str
@@ -63,78 +66,64 @@ class Run:
     dataset: str
     labels: tuple[str, ...]
     lengthened_after: tuple[int, ...] = ()
-    init: Init | None = None
+    init: WeightsId | None = None
 
     def __post_init__(self) -> None:
-        """Hold the recipe to the network.
+        """Check the recipe against the network.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: the recipe does not fit the network.
         """
         check_recipe(self.model, self.recipe)
 
     @property
     def image_size(self) -> int:
-        """Side that a folder's images are loaded at, in pixels: the input's, with room for random crops."""
+        """Side of the stored training images, in pixels: the input's, with room for random crops."""
         return stored_image_size(self.model, self.recipe)
 
     @property
     def deployed(self) -> FocalNetConfig:
-        """The network that the run's weights file holds: the trained one, its norms folded."""
+        """The network of the run's weights file: the trained one, its norms folded."""
         return folded(self.model)
 
 
 def run_to_dict(run: Run) -> dict[str, Any]:
-    """Return a run's JSON form."""
-    content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(run)}
-    content["labels"] = list(run.labels)
-    content["lengthened_after"] = list(run.lengthened_after)
-    return content
+    """Return the JSON form of a run, without its schema version."""
+    return dataclasses.asdict(run) | {"labels": list(run.labels), "lengthened_after": list(run.lengthened_after)}
 
 
 def write_run(folder: Path, run: Run) -> None:
     """Write a run's description to its folder."""
-    write_json(folder / CONFIG_FILE, run_to_dict(run))
+    write_json(folder / CONFIG_FILE, {"schema_version": SCHEMA_VERSION} | run_to_dict(run))
 
 
 def read_run(folder: Path) -> Run:
-    """Read the description of a run folder or of a bundle made from one.
+    """Read the description of a run folder or of a bundle.
 
     Raises:
-        ArtifactError: it is missing, not JSON, or not a run's description.
-        ConfigError: it describes a network or recipe that cannot be built.
+        ArtifactError: it is missing, not JSON, not a run's description, or describes a network or recipe that
+            cannot be built.
     """
-    path = folder / CONFIG_FILE
-    content = read_json(path, made_by="python -m train")
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        raise ArtifactError(f"{path} has schema version {version}; expected {SCHEMA_VERSION}; train the run anew")
-    try:
-        return Run(
-            preset=str(content["preset"]),
-            model=config_from_dict(content["model"]),
-            recipe=TrainConfig(**content["recipe"]),
-            dataset=str(content["dataset"]),
-            labels=tuple(content["labels"]),
-            lengthened_after=tuple(content.get("lengthened_after", ())),
-            init=Init(**content["init"]) if content.get("init") else None,
-        )
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is no complete run description ({error}); train the run anew") from error
+    return read_as(Run, folder / CONFIG_FILE, "python -m train", version=SCHEMA_VERSION)
 
 
-def resumed_run(found: Run, asked: Run, folder: Path) -> Run:
-    """Hold a run that is resumed to what it was begun as; it may be made longer, and keeps what it was planned for.
+def resumed_run(found: Run, requested: Run, folder: Path) -> Run:
+    """Check that a resumed run has its former settings. Only its epochs may grow.
+
+    Args:
+        found: the run in the folder.
+        requested: the run to resume.
+        folder: the run's.
 
     Returns:
-        The run as it goes on.
+        The requested run, with its earlier lengths.
 
     Raises:
-        ConfigError: listing each field that differs, with both values.
+        ConfigError: settings differ; the message lists them with both values.
     """
-    before, now = _flat(run_to_dict(found)), _flat(run_to_dict(asked))
+    before, now = _flat(run_to_dict(found)), _flat(run_to_dict(requested))
     now["lengthened_after"] = before["lengthened_after"]
-    longer = asked.recipe.epochs > found.recipe.epochs
+    longer = requested.recipe.epochs > found.recipe.epochs
     changed = [
         f"{name} was {before.get(name)}, is {now.get(name)}"
         for name in {**before, **now}
@@ -142,35 +131,34 @@ def resumed_run(found: Run, asked: Run, folder: Path) -> Run:
     ]
     if changed:
         raise ConfigError(
-            f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings (more epochs it may "
-            "get) or name another --run"
+            f"{folder} holds another run: {'; '.join(changed)}; resume it with its own settings (epochs may grow) or "
+            "name another --run"
         )
-    ends = (*found.lengthened_after, found.recipe.epochs) if longer else found.lengthened_after
-    return dataclasses.replace(asked, lengthened_after=ends)
+    lengths = (*found.lengthened_after, found.recipe.epochs) if longer else found.lengthened_after
+    return dataclasses.replace(requested, lengthened_after=lengths)
 
 
 def begin_run(folder: Path, run: Run, resume: bool) -> None:
-    """Write the description of a run that begins, or hold one that goes on from a checkpoint to its own.
+    """Write a run's description, after a check against the run that the folder holds.
 
     Args:
         folder: the run's, made if missing.
-        run: what is asked for.
-        resume: go on with what is there.
+        run: the run to begin or resume.
+        resume: continue from the folder's checkpoint, if it has one.
 
     Raises:
-        TrainingError: the folder holds a run, and `resume` is not asked for.
-        ConfigError: the folder's run is another one.
+        TrainingError: the folder holds a run, and `resume` is false.
+        ConfigError: the folder holds another run.
     """
     if (folder / CONFIG_FILE).exists() and (folder / CHECKPOINT_FILE).exists():
         if not resume:
-            raise TrainingError(
-                f"{folder} already holds a run; go on with it by --resume, or name another folder with --run"
-            )
+            raise TrainingError(f"{folder} already holds a run; continue it with --resume, or name another --run")
         run = resumed_run(read_run(folder), run, folder)
     write_run(folder, run)
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested objects to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict):

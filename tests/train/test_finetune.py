@@ -22,17 +22,19 @@ import numpy as np
 import pytest
 
 from runtime.core.cli import run_cli
+from runtime.images.preprocess import Image
 from tests.support.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_IMAGES, easy_dataset
 from tests.train.model.test_focalnet import with_drawn_weights
 from train.__main__ import main
+from train.data.dataset import resize_all
 from train.loop import fit as fit_module
-from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
+from train.loop.checkpoint import Checkpoint, save_checkpoint
 from train.loop.fit import fit
 from train.model.fold_norms import fold_weights
 from train.model.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 from train.model.weights import model_weights, read_tensors, write_tensors
-from train.pretrained.init_weights import read_source, starting_weights
-from train.run import CONFIG_FILE, WEIGHTS_FILE, Init, Run, read_run, write_run
+from train.pretrained.init_weights import initial_weights, read_pretrained, statistics_indices
+from train.run import CHECKPOINT_FILE, CONFIG_FILE, WEIGHTS_FILE, Run, WeightsId, read_run, write_run
 
 # Two stages, and no norm that a batch's statistics move: weights at a rate of next to nothing stay what they were.
 LAYERED = dataclasses.replace(
@@ -67,6 +69,11 @@ def write_source(folder: Path, network: Any = LAYERED, labels: tuple[str, ...] =
     write_run(folder, Run(preset="tiny", model=network, recipe=SHORT, dataset="folder", labels=labels))
     write_tensors(folder / WEIGHTS_FILE, tensors)
     return folder
+
+
+def seen_images(run: Run) -> Image:
+    images = easy_dataset().train.images
+    return resize_all(images[statistics_indices(len(images), run.recipe.seed)], run.model.input_spec)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +132,7 @@ def test_the_network_is_the_source_s_and_the_classes_the_folder_s(tuned: Tuned) 
     run = read_run(tuned.folder)
     assert (run.preset, run.model, run.labels) == ("tiny", LAYERED, tuple(sorted(LABELS)))
     digest = hashlib.sha256((tuned.source / WEIGHTS_FILE).read_bytes()).hexdigest()
-    assert run.init == Init(preset="tiny", sha256=digest)
+    assert run.init == WeightsId(preset="tiny", sha256=digest)
     assert json.loads((tuned.folder / CONFIG_FILE).read_text())["init"] == {"preset": "tiny", "sha256": digest}
 
 
@@ -149,10 +156,10 @@ def test_the_same_classes_keep_the_head(images: Path, tmp_path: Path) -> None:
 
 
 def test_classes_in_another_order_are_other_classes(source: Path) -> None:
-    found = read_source(source)
+    found = read_pretrained(source)
     for labels, kept in ((("ant", "bee", "cat"), True), (("bee", "ant", "cat"), False)):
         run = dataclasses.replace(found.run, labels=labels)
-        assert ("logits/kernel" in starting_weights(found, run, easy_dataset().train.images).tensors) == kept
+        assert ("logits/kernel" in initial_weights(found, run, seen_images(run)).tensors) == kept
 
 
 def test_a_folded_source_gets_its_norms_back(tmp_path: Path) -> None:
@@ -160,9 +167,9 @@ def test_a_folded_source_gets_its_norms_back(tmp_path: Path) -> None:
     folder = write_source(tmp_path / "source", BATCHED)
     run = read_run(folder)
     write_run(folder, dataclasses.replace(run, model=run.deployed))
-    begun = starting_weights(read_source(folder), run, easy_dataset().train.images)
+    begun = initial_weights(read_pretrained(folder), run, seen_images(run))
     assert "head.norm/moving_mean" in begun.tensors
-    assert "set to change nothing by 72 training images" in begun.line
+    assert "set to change nothing by 72 training images" in begun.summary
 
 
 @pytest.mark.parametrize("again", [(), ("--init",)])
@@ -286,10 +293,10 @@ def test_a_run_does_not_start_from_itself(source: Path, images: Path, capsys: py
 def test_frozen_stages_stay_bit_for_bit_and_a_resumed_run_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = read_source(write_source(tmp_path / "source", BATCHED))
+    pretrained = read_pretrained(write_source(tmp_path / "source", BATCHED))
     recipe = dataclasses.replace(RECIPE, epochs=2, monitor_every=0, frozen_stages=1, layer_decay=0.5)
-    run = dataclasses.replace(source.run, recipe=recipe, labels=LABELS, init=source.init)
-    weights = starting_weights(source, run, easy_dataset().train.images).tensors
+    run = dataclasses.replace(pretrained.run, recipe=recipe, labels=LABELS, init=pretrained.id)
+    weights = initial_weights(pretrained, run, seen_images(run)).tensors
     saved: list[bytes] = []
 
     def save_and_keep(path: Path, model: Any, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,6 @@ from train.model.weights import assign_weights, read_tensors, write_tensors
 if TYPE_CHECKING:  # what names a checkpoint's file alone need not wait for Keras
     from train.loop.training_model import Trainee
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
 History = list[dict[str, float]]
 
 

@@ -24,7 +24,7 @@ from train.data.prefetch import Ahead, own_errors
 from train.distributed.device import device_name
 from train.distributed.placement import ALONE, Placement, check_agreement, digest_of, digest_of_tensors, on_one_device
 from train.distributed.shards import share
-from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
+from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.layerwise import LayerwiseAdamW
 from train.loop.monitor import PanelMonitor, sample_indices, write_curves
 from train.loop.optimizer import StopIfNotFinite
@@ -33,7 +33,7 @@ from train.model.focalnet import build_focalnet
 from train.model.layer_groups import rate_scale
 from train.model.recipe import TrainConfig, image_spec
 from train.model.weights import Tensors, assign_weights, model_weights
-from train.run import Run
+from train.run import CHECKPOINT_FILE, Run
 
 PANEL_ROWS = 4
 CURVES_EVERY_S = 10

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from runtime.core.errors import ConfigError
 from runtime.images.input_spec import InputSpec, Interpolation
@@ -204,19 +203,3 @@ class FocalNetConfig:
         """Stochastic-depth rate of a block: linear from 0 at the first to `drop_path_rate` at the last."""
         last = sum(self.depths) - 1
         return self.drop_path_rate * (sum(self.depths[:stage]) + block) / last if last else 0.0
-
-
-def config_from_dict(content: dict[str, Any]) -> FocalNetConfig:
-    """Rebuild a network's configuration from its JSON form.
-
-    Raises:
-        ConfigError: a field is unknown, missing or invalid.
-    """
-    names = {f.name for f in dataclasses.fields(FocalNetConfig)}
-    unknown = sorted(set(content) - names)
-    require(not unknown, f"unknown network fields {unknown}", f"fields among {sorted(names)}")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    try:
-        return FocalNetConfig(**values)
-    except TypeError as error:
-        raise ConfigError(f"received an incomplete network configuration ({error}); train the run anew") from error

@@ -31,6 +31,11 @@ def folded(config: FocalNetConfig) -> FocalNetConfig:
     return deployed
 
 
+def unfolded(config: FocalNetConfig) -> FocalNetConfig:
+    """Return the trainable form of a network, whose `folded` form is the one given if that is folded."""
+    return dataclasses.replace(config, folded=False)
+
+
 def fold_weights(weights: Weights, config: FocalNetConfig) -> Weights:
     """Fold the norms of a trained network into the linear layers beside them.
 

@@ -9,6 +9,7 @@ from runtime.core.errors import ConfigError
 from train.model.config import FocalNetConfig
 from train.model.recipe import TrainConfig
 
+DEFAULT_PRESET = "edge-nano"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -1,4 +1,4 @@
-"""What options and data set make a run of: a preset, or the network and weights of another run."""
+"""The network, recipe and weights that a run starts from: those of a preset, or of another run."""
 
 from __future__ import annotations
 
@@ -7,86 +7,87 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.core.errors import ConfigError
-from train.loop.checkpoint import CHECKPOINT_FILE
 from train.model.config import FocalNetConfig
-from train.model.presets import PRESETS, find_preset
+from train.model.fold_norms import unfolded
+from train.model.presets import DEFAULT_PRESET, PRESETS, find_preset
 from train.model.recipe import TrainConfig, finetuning
-from train.run import CONFIG_FILE, Init, Run, read_run
+from train.run import CHECKPOINT_FILE, CONFIG_FILE, Run, WeightsId, read_run
 
-if TYPE_CHECKING:  # a run from a preset need not wait for Keras to see its options refused
-    from train.pretrained.init_weights import Source
-
-DEFAULT_PRESET = "edge-nano"
+if TYPE_CHECKING:  # Keras is slow to import, and a preset needs none
+    from train.pretrained.init_weights import PretrainedWeights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
-    """A network and a recipe, before the data set has its say.
+class StartingPoint:
+    """A network and recipe, before options and dataset change them.
 
     Attributes:
-        preset: its name.
-        model: the network, with a number of classes that is not the run's yet.
-        recipe: the recipe that options change.
-        init: the weights that the run starts, or started, from; `None` for drawn ones.
-        source: those weights, if they were named.
+        preset: name of the preset.
+        model: the network; the dataset sets its number of classes.
+        recipe: the recipe.
+        init: the weights that the run was or will be initialised from; `None` for random ones.
+        pretrained: those weights, if --init names them.
     """
 
     preset: str
     model: FocalNetConfig
     recipe: TrainConfig
-    init: Init | None = None
-    source: Source | None = None
+    init: WeightsId | None = None
+    pretrained: PretrainedWeights | None = None
 
 
-def basis_of(preset: str | None, init: Path | None, folder: Path, resume: bool) -> Basis:
-    """Find what a run is made from.
+def find_starting_point(preset: str | None, init: Path | None, folder: Path, resume: bool) -> StartingPoint:
+    """Find the starting point of a run.
 
     Args:
         preset: a preset's name, if given.
-        init: folder of the weights to start from, if given; a run that goes on knows its own.
+        init: run or bundle with the weights to start from, if given.
         folder: the run's.
-        resume: go on with what the folder holds.
+        resume: continue the folder's run, which knows its own `init`.
 
     Returns:
-        The basis: that of the weights, if there are any, else the preset, else `edge-nano`.
+        The starting point of the weights, if there are any; else of the preset; else of `edge-nano`.
 
     Raises:
-        ConfigError: there is no such preset, or it is not that of the weights; or they are in the run's own folder;
-            or the run to go on with began from weights, has no checkpoint yet, and they were not named.
-        ArtifactError: the weights cannot be started from.
+        ConfigError: the preset is unknown or not that of the weights; the weights are in the run's own folder; or
+            they are not named, and the run to resume has no checkpoint yet.
+        ArtifactError: the weights cannot be used.
     """
     if init:
         if init.resolve() == folder.resolve():
             raise ConfigError(f"--init and --run are both {folder}; name another folder with --run")
-        # Imports Keras.
-        from train.pretrained.init_weights import read_source, trainable
+        from train.pretrained.init_weights import read_pretrained
 
-        source = read_source(init)
-        basis = Basis(
-            preset=source.run.preset,
-            model=trainable(source.run.model),
-            recipe=_recipe_of(source.run.preset),
-            init=source.init,
-            source=source,
+        pretrained = read_pretrained(init)
+        run = pretrained.run
+        start = StartingPoint(
+            preset=run.preset,
+            model=unfolded(run.model),
+            recipe=_finetuning_recipe(run.preset),
+            init=pretrained.id,
+            pretrained=pretrained,
         )
-    elif resume and (begun := _begun_from_weights(folder)):
-        basis = Basis(preset=begun.preset, model=begun.model, recipe=_recipe_of(begun.preset), init=begun.init)
+    elif resume and (begun := _initialised_run(folder)):
+        start = StartingPoint(
+            preset=begun.preset, model=begun.model, recipe=_finetuning_recipe(begun.preset), init=begun.init
+        )
     else:
         found = find_preset(preset or DEFAULT_PRESET)
-        return Basis(preset=preset or DEFAULT_PRESET, model=found.model, recipe=found.train)
-    if preset not in (None, basis.preset):
+        return StartingPoint(preset=preset or DEFAULT_PRESET, model=found.model, recipe=found.train)
+    if preset not in (None, start.preset):
         raise ConfigError(
-            f"received --preset {preset} for weights of {basis.preset} in {init or folder}; the network is that of the "
+            f"received --preset {preset} for weights of {start.preset} in {init or folder}; the network is that of the "
             "weights: leave --preset out"
         )
-    return basis
+    return start
 
 
-def _recipe_of(preset: str) -> TrainConfig:
+def _finetuning_recipe(preset: str) -> TrainConfig:
     return finetuning(PRESETS[preset].train if preset in PRESETS else TrainConfig())
 
 
-def _begun_from_weights(folder: Path) -> Run | None:
+def _initialised_run(folder: Path) -> Run | None:
+    """Return a folder's run, if it was initialised from weights."""
     if not (folder / CONFIG_FILE).exists():
         return None
     run = read_run(folder)

@@ -25,12 +25,13 @@ from runtime.core.errors import ArtifactError, FocalEdgeError, TrainingError
 from tests.support.tiny_training import NETWORK, RECIPE, RUN, TRAIN_IMAGES, easy_dataset
 from train.distributed.device import device_name
 from train.loop import fit as fit_module
-from train.loop.checkpoint import CHECKPOINT_FILE, Checkpoint, History, load_checkpoint, save_checkpoint
+from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.fit import classify, compile_model, fit, learning_rate_schedule, write_history
 from train.loop.training_model import Trainee
 from train.model.focalnet import build_focalnet
 from train.model.recipe import TrainConfig
 from train.model.weights import read_tensors
+from train.run import CHECKPOINT_FILE
 
 STEPS_PER_EPOCH = TRAIN_IMAGES // RECIPE.batch_size
 

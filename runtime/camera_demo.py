@@ -1,26 +1,23 @@
-"""Classify frames on this machine, and show the gates over each: in a window, on a web page, in a video or image."""
+"""Classify frames on this machine and draw the gates over each: in a window, on a web page, in a video or image."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import signal
 import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    # It multiplies no matrices in NumPy, whose pool of threads takes time and memory to make.
+    # The demo multiplies no matrices in NumPy, whose thread pool takes time and memory to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Run as a script, Python looks for `runtime` beside this file instead of above it.
+    # For a script, Python searches the folder of this file for `runtime`, not the folder above it.
     if not __package__:
         sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -29,318 +26,205 @@ import cv2
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import ENGINES, PRECISIONS
 from runtime.bundle.precisions import Artifacts
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import Controls, Settings, layout_for, level_for
-from runtime.demo.counts import percentiles
+from runtime.demo.pace import Pace
 from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.recorder import Recorder
-from runtime.demo.status import Status
-from runtime.demo.window import command_for, open_window, require_display
+from runtime.demo.summary import Summary, Tally, describe, warn
 from runtime.draw.overlay import LAYOUTS
-from runtime.images.preprocess import Image
 from runtime.video.opencv_log import silence_opencv
-from runtime.video.sources import RECONNECT_S, SAMPLE, Frame, open_source
+from runtime.video.sources import RECONNECT_S, SAMPLE, Source, open_source
 from runtime.video.writer import Write, is_image, open_output
 
-# How fast separate images follow each other in a recorded video, and on a web page.
+if TYPE_CHECKING:
+    from runtime.demo.window import Window
+    from runtime.web import View
+
+# Rate of separate images in a recorded video and on a web page.
 IMAGES_FPS = 2.0
-# How long a viewer's command waits at most while a camera gives no frame.
+# Longest wait of a viewer's command while a camera gives no frame.
 TICK_S = 0.2
-LATENCIES = 10_000
-WARNINGS = 5
 AUTO = "auto"
+
+OpenSource = Callable[..., AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a run of the demo did.
+class Outlets:
+    """Where panels go.
 
-    Latencies are those of `Engine.run` alone, in milliseconds, over the last 10,000 frames of the precision that was
-    shown at the end.
+    Attributes:
+        write: adds a panel to the output file, `None` without one.
+        recorder: recordings and snapshots.
+        window: the open window, if any.
+        view: the open web page, if any.
+        controls: receives the keys pressed in the window.
+        fps: rate of the videos.
     """
 
-    engine: str
-    precision: str
-    threads: int
-    frames: int
-    dropped_frames: int
-    latency_p50_ms: float
-    latency_p90_ms: float
-    running_accuracy: float | None
-    agreement: float | None
-    non_finite_frames: int
-    skipped_images: int
-    output: str | None
+    write: Write | None
+    recorder: Recorder
+    window: Window | None
+    view: View | None
+    controls: Controls
+    fps: float
+
+    def show(self, result: Result, pipeline: Pipeline) -> None:
+        """Draw a result and give the panel to every outlet; without one, nothing is drawn."""
+        if not (self.window or self.view or self.write):
+            return
+        if self.write and not result.repeated:
+            self.write(result.panel, self.fps)
+        self._record(result, pipeline)
+        if self.view:
+            self.view.publish(result.panel, result.status)
+        if self.window and (command := self.window.show(result.panel)):
+            self.controls.put(command)
+
+    def _record(self, result: Result, pipeline: Pipeline) -> None:
+        # A second of a camera must fill a second of video, whatever the rate of the demo.
+        fps = (result.status.frames_per_s if pipeline.is_live else 0.0) or self.fps
+        warning = self.recorder.take(result.panel, result.status.frames - 1, fps, repeated=result.repeated)
+        if warning:
+            warn(warning)
+            pipeline.show_note(warning)
 
 
-@dataclass
-class Tally:
-    """What is counted while frames are shown."""
+def main(argv: Sequence[str] | None = None, *, open_source: OpenSource = open_source) -> int:
+    """Run the demo; returns its exit code.
 
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
-    last: Status | None = None
-    non_finite_frames: int = 0
-    skipped_images: int = 0
-    failure: SourceError | None = None
-
-    def skip(self, reason: str) -> None:
-        """Count an image that cannot be used, and say so, unless it was said often enough."""
-        self.skipped_images += 1
-        if self.skipped_images <= WARNINGS:
-            warn(f"skipped: {reason}")
-        if self.skipped_images == WARNINGS:
-            warn("more images to skip are counted only")
-
-    def until_failure(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Yield frames until they end or fail: a video of those so far shall not be lost."""
-        try:
-            yield from frames
-        except SourceError as error:
-            self.failure = error
-
-    def add(self, result: Result) -> None:
-        """Count a frame that was classified, unless it was shown before."""
-        if self.last and self.last.settings.precision != result.status.settings.precision:
-            self.latencies_ms.clear()
-        self.last = result.status
-        if not result.repeated:
-            self.latencies_ms.append(result.status.latency_ms)
-            self.non_finite_frames += not result.is_finite()
-
-
-class View(Protocol):
-    """A web page that shows panels; `runtime.web.serve_view` opens one."""
-
-    url: str
-
-    def publish(self, panel: Image, status: Status) -> None:
-        """Show a panel, uint8 `[h, w, 3]` RGB; never waits."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo's command line; returns its exit code."""
+    Args:
+        argv: the arguments without the program name; `None` takes those of the process.
+        open_source: opens the source, as `runtime.video.sources.open_source` does.
+    """
     args = _parser().parse_args(argv)
     silence_opencv()
-    cv2.setNumThreads(1)  # the network's threads need the cores, and images of this size gain nothing
+    cv2.setNumThreads(1)  # the network's threads need the cores, and small images gain nothing
     _check(args)
     if not (args.headless or args.serve):
+        from runtime.demo.window import require_display
+
         require_display()
     with _stop_signals() as stopped:
-        summary = run_demo(args, stopped)
+        summary = run_demo(args, stopped, open_source)
     print(json.dumps(asdict(summary), indent=2) if args.json else describe(summary))
     return 0
 
 
-def run_demo(args: argparse.Namespace, stopped: threading.Event) -> Summary:
-    """Open the engine, the source and the outputs, and show every frame.
+def run_demo(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSource) -> Summary:
+    """Open the engine, the source and the outlets, and show every frame.
 
     Args:
         args: the parsed command line.
-        stopped: set from outside to end after the current frame.
-
-    Returns:
-        What was done.
+        stopped: ends the run after the current frame.
+        open_source: opens the source.
 
     Raises:
         FocalEdgeError: the bundle, the source or the output cannot be used, or the source failed;
-            an output then holds the frames before the failure, if there were any.
-        KeyboardInterrupt: it was stopped before the first frame.
+            an output then holds the frames before the failure.
+        KeyboardInterrupt: the run was stopped before the first frame.
     """
-    artifacts, precision = open_artifacts(args)
-    settings = first_settings(args, precision, artifacts.manifest.overlay.focal_levels)
+    artifacts, precision = _open_artifacts(args)
+    level = parse_level(args.level, artifacts.manifest.overlay.focal_levels)
+    layout = args.layout or layout_for(level)
+    settings = Settings(level_for(layout, level), layout, precision, args.compare)
     tally = Tally()
-    status = show_frames(args, artifacts, settings, tally, stopped)
-    # A precision that was changed on the last image has no latencies of its own.
-    latencies_ms = tally.latencies_ms or [status.latency_ms]
-    if tally.failure:
-        raise SourceError(f"{tally.failure} (after {status.frames} frames)")
-    if tally.non_finite_frames:
-        warn(f"frames with values not finite: {tally.non_finite_frames}")
-    p50_ms, p90_ms = percentiles(latencies_ms)
-    return Summary(
-        engine=status.engine,
-        precision=status.settings.precision,
-        threads=status.threads,
-        frames=status.frames,
-        dropped_frames=status.dropped_frames,
-        latency_p50_ms=round(p50_ms, 4),
-        latency_p90_ms=round(p90_ms, 4),
-        running_accuracy=status.running_accuracy,
-        agreement=status.agreement,
-        non_finite_frames=tally.non_finite_frames,
-        skipped_images=tally.skipped_images,
-        output=str(args.output) if args.output else None,
-    )
-
-
-def show_frames(
-    args: argparse.Namespace, artifacts: Artifacts, settings: Settings, tally: Tally, stopped: threading.Event
-) -> Status:
-    """Classify, draw, record and show each frame until the source, a viewer or a signal ends it.
-
-    Args:
-        args: the parsed command line.
-        artifacts: classify.
-        settings: what to show at first.
-        tally: counts.
-        stopped: set from outside to end after the current frame.
-
-    Returns:
-        What was last said.
-
-    Raises:
-        FocalEdgeError: the source gave no frame at all, or an output cannot be written.
-        KeyboardInterrupt: it was stopped before the first frame.
-    """
-    limit = 1 if args.output and is_image(args.output) else args.max_frames
-    controls, recorder = Controls(), Recorder(Path())
     with ExitStack() as stack:
-        write = stack.enter_context(open_output(args.output))
+        write = stack.enter_context(open_output(args.output)) if args.output else None
         source = stack.enter_context(
             open_source(args.source, on_skip=tally.skip, reconnect_s=args.reconnect_s, tick_s=TICK_S, loop=args.loop)
         )
         source = replace(source, frames=tally.until_failure(source.frames))
-        view = stack.enter_context(_open_view(args, controls)) if args.serve else None
-        if view:
-            print(f"watch it at {view.url}", file=sys.stderr)
-        window = None
-        if not (args.headless or args.serve):
-            window = stack.enter_context(open_window(source.fps or args.images_per_s, stopped))
-        stack.callback(_finish, recorder)
+        outlets = _open_outlets(args, stack, write, source, stopped)
         pipeline = Pipeline(
             artifacts,
             source,
-            controls,
+            outlets.controls,
             settings=settings,
-            perform=recorder.perform,
-            recording=recorder.recording,
+            perform=outlets.recorder.perform,
+            recording=outlets.recorder.recording,
             stopped=stopped,
         )
-        rate = source.fps or args.images_per_s or IMAGES_FPS
-        pace = Pace(stopped, rate if view and not source.live else None)
-        for result in _progress(pipeline, limit, shown=window is None):
-            tally.add(result)
-            # Nobody looks: nothing is drawn.
-            if window or view or args.output:
-                _show(result, (write, rate), recorder, view, pipeline)
-            if window:
-                _press(window.show(result.panel), controls)
-            if result.status.frames == limit:
-                break
-            pace.wait()
+        _show_frames(args, pipeline, outlets, tally, stopped)
+        # Raised inside the block, so that no empty output is published.
         if not tally.last:
-            # Raised here, so that no empty output takes its name.
             if stopped.is_set():
                 raise KeyboardInterrupt
             raise tally.failure or SourceError(f"the source {args.source!r} gave no frame")
-        return tally.last
+    if tally.failure:
+        raise SourceError(f"{tally.failure} (after {tally.last.frames} frames)")
+    if tally.non_finite_frames:
+        warn(f"frames with non-finite values: {tally.non_finite_frames}")
+    return tally.summary(args.output)
 
 
-def parse_level(text: str, focal_levels: int) -> int | None:
-    """Convert `--level` to the level of `runtime.draw.overlay.view_panel`.
+def _show_frames(
+    args: argparse.Namespace, pipeline: Pipeline, outlets: Outlets, tally: Tally, stopped: threading.Event
+) -> None:
+    """Count and show each result until the source, a viewer, a signal or the limit ends the run."""
+    limit = 1 if args.output and is_image(args.output) else args.max_frames
+    pace = Pace(outlets.fps if outlets.view and not pipeline.is_live else None)
+    for result in _progress(pipeline, limit, shown=outlets.window is None):
+        tally.add(result)
+        outlets.show(result, pipeline)
+        if result.status.frames == limit:
+            break
+        stopped.wait(pace.wait_s())
+
+
+def parse_level(text: str, focal_levels: int) -> int:
+    """Convert `--level` to a level of `runtime.draw.overlay.view_panel`, 0 for all maps.
 
     Args:
         text: "all", "global", "modulator", or the number of a focal level, from 1.
         focal_levels: how many the model has.
 
     Raises:
-        ConfigError: there is no such level.
+        ConfigError: the level is unknown.
     """
-    levels: dict[str, int | None] = {str(level): level for level in range(1, focal_levels + 1)}
-    levels |= {"global": focal_levels + 1, "modulator": focal_levels + 2, "all": None}
+    levels = {str(level): level for level in range(1, focal_levels + 1)}
+    levels |= {"global": focal_levels + 1, "modulator": focal_levels + 2, "all": 0}
     if text not in levels:
         raise ConfigError(f"received --level {text}; choose one of {', '.join(levels)}")
     return levels[text]
 
 
-def first_settings(args: argparse.Namespace, precision: str, focal_levels: int) -> Settings:
-    """Return what the command line asks to see at first.
-
-    Raises:
-        ConfigError: there is no such map.
-    """
-    level = parse_level(args.level, focal_levels) or 0
-    layout = args.layout or layout_for(level)
-    return Settings(level=level_for(layout, level), layout=layout, precision=precision, compare=args.compare)
-
-
-def open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
-    """Open the bundle with the engine that is asked for, or the one that is best here; returns the precision too.
-
-    Raises:
-        FocalEdgeError: the bundle cannot be used.
-    """
+def _open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
+    """Open the bundle with the chosen engine, or with the fastest one here; returns the precision too."""
     engine, precision, threads = args.engine, args.precision, args.threads
     if engine == AUTO:
-        # Measures engines, so that no other run needs it.
-        choose_engine = importlib.import_module("runtime.engine_choice").choose_engine
+        from runtime.engine_choice import choose_engine
+
         engine, precision, threads = choose_engine(args.bundle, log=lambda line: print(line, file=sys.stderr))
     return Artifacts(args.bundle, precision=precision, engine=engine, threads=threads), precision
 
 
-class Pace:
-    """Lets results go no faster than their rate."""
+def _open_outlets(
+    args: argparse.Namespace, stack: ExitStack, write: Write | None, source: Source, stopped: threading.Event
+) -> Outlets:
+    controls, recorder = Controls(), Recorder(Path())
+    view = window = None
+    if args.serve:
+        view = stack.enter_context(_open_view(args, controls))
+        print(f"watch it at {view.url}", file=sys.stderr)
+    elif not args.headless:
+        from runtime.demo.window import open_window
 
-    def __init__(self, stopped: threading.Event, fps: float | None) -> None:
-        """Keep to `fps` results a second, or to none (`None`); a wait also ends when `stopped` is set."""
-        self._stopped = stopped
-        self._period_s = 1.0 / fps if fps else None
-        self._due_s = time.monotonic()
-
-    def wait(self) -> None:
-        """Wait until the next result is due."""
-        if self._period_s is not None:
-            self._due_s = max(self._due_s + self._period_s, time.monotonic())
-            self._stopped.wait(self._due_s - time.monotonic())
-
-
-def describe(summary: Summary) -> str:
-    """Return the summary as the lines that the demo prints."""
-    lines = [
-        f"frames: {summary.frames} ({summary.precision}, {summary.engine}, threads: {summary.threads})",
-        f"latency p50 {summary.latency_p50_ms:.2f} ms, p90 {summary.latency_p90_ms:.2f} ms",
-    ]
-    if summary.dropped_frames:
-        lines.append(f"dropped frames: {summary.dropped_frames}")
-    if summary.running_accuracy is not None:
-        lines.append(f"right: {summary.running_accuracy:.2%}")
-    if summary.agreement is not None:
-        lines.append(f"float32 and int8 agree: {summary.agreement:.2%}")
-    if summary.skipped_images:
-        lines.append(f"unreadable images skipped: {summary.skipped_images}")
-    if summary.output:
-        lines.append(f"wrote {summary.output}")
-    return "\n".join(lines)
+        window = stack.enter_context(open_window(source.fps or args.images_per_s, stopped))
+    stack.callback(_finish, recorder)
+    return Outlets(write, recorder, window, view, controls, source.fps or args.images_per_s or IMAGES_FPS)
 
 
-def warn(text: str) -> None:
-    """Print a warning."""
-    print(f"warning: {text}", file=sys.stderr)
-
-
-def _show(
-    result: Result, output: tuple[Write, float], recorder: Recorder, view: View | None, pipeline: Pipeline
-) -> None:
-    """Draw a result, and hand the panel to all that take it."""
-    write, fps = output
-    status = result.status
-    if not result.repeated:
-        write(result.panel, fps)
-    # Of a camera, what was shown in a second shall fill one.
-    rate = status.frames_per_s if pipeline.is_live and status.frames_per_s else fps
-    warning = recorder.take(result.panel, status.frames - 1, rate, repeated=result.repeated)
-    if warning:
-        warn(warning)
-        pipeline.show_note(warning)
-    if view:
-        view.publish(result.panel, status)
-
-
-def _press(key: str, controls: Controls) -> None:
-    command = command_for(key)
-    if command:
-        controls.put(command)
+def _open_view(args: argparse.Namespace, controls: Controls) -> AbstractContextManager[View]:
+    try:
+        from runtime.web import serve_view
+    except ImportError as error:
+        raise ConfigError(
+            f"received --serve, but the web page is not installed ({error}); install FocalEdge with its extra `web`"
+        ) from error
+    return serve_view(args.serve, controls, token=args.token)
 
 
 def _finish(recorder: Recorder) -> None:
@@ -348,23 +232,11 @@ def _finish(recorder: Recorder) -> None:
         print(recorder.stop(), file=sys.stderr)
 
 
-def _open_view(args: argparse.Namespace, controls: Controls) -> AbstractContextManager[View]:
-    # Imported here, as it needs a package that no other run does.
-    try:
-        serve_view = importlib.import_module("runtime.web").serve_view
-    except ImportError as error:
-        raise ConfigError(
-            f"--serve needs what is not installed ({error}); install FocalEdge with its extra `web`"
-        ) from error
-    opened: AbstractContextManager[View] = serve_view(args.serve, controls, token=args.token)
-    return opened
-
-
 def _progress(results: Iterable[Result], limit: int | None, *, shown: bool) -> Iterable[Result]:
-    """Show how far it is, where there is a terminal and no window does."""
+    """Show a progress bar on a terminal, unless a window is open."""
     if not (shown and sys.stderr.isatty()):
         return results
-    # Imported here, as it takes a tenth of the time to the first frame.
+    # Its import takes a tenth of the time to the first frame.
     from tqdm import tqdm
 
     bar: Iterable[Result] = tqdm(results, total=limit, unit="frame")
@@ -384,7 +256,7 @@ def _check(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT and SIGTERM set, so that a video is finished before the end."""
+    """Yield an event that SIGINT and SIGTERM set, so that videos are finished before the end."""
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -395,50 +267,54 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="camera_demo.py",
-        description=__doc__,
-        epilog="Keys in the window: q or Esc quits, 0 shows all maps, 1..9 one map, l the next layout, p the other "
-        "precision, c compares both, r records or stops, s saves a snapshot; separate images wait for any other key.",
+    parser = command_parser("camera_demo.py", __doc__ or "", parents=[shared_options("--threads", "--json")])
+    parser.epilog = (
+        "Keys in the window: q or Esc quits, 0 shows all maps, 1..9 one map, l the next layout, p the other precision, "
+        "c compares both, r starts or stops a recording, s saves a snapshot; separate images wait for any other key."
     )
     add = parser.add_argument
-    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
-    add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
+    add("--bundle", type=Path, metavar="FOLDER", default=default_bundle(), help="folder with manifest.json")
+    add("--precision", choices=PRECISIONS, default="int8", help="artifact to run")
     add(
         "--engine",
         choices=(AUTO, *ENGINES),
-        help="TFLite or ONNX Runtime (default: the manifest's first), or what is fastest here, with its precision "
+        help="TFLite or ONNX Runtime (default: the manifest's first), or `auto`: the fastest here, with its precision "
         "and threads",
     )
-    add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     add(
         "--source",
         default="0",
         help="camera index or device, RTSP or HTTP URL, GStreamer pipeline, video, image, folder or pattern of "
-        f"images, split file (.npz), or `{SAMPLE}`, a clip the demo makes itself (default: camera %(default)s)",
+        f"images, split file (.npz), or `{SAMPLE}`, a built-in clip",
     )
-    add("--loop", action="store_true", help="begin again after the last frame")
+    add("--loop", action="store_true", help="start again after the last frame")
     add(
         "--reconnect-s",
         type=float,
+        metavar="S",
         default=RECONNECT_S,
-        help="how long a camera or stream that gave frames is waited for (default: %(default)g s)",
+        help="seconds to wait for a camera or stream that stopped giving frames, 0 or more",
     )
     add(
         "--images-per-s",
         "--pictures-per-s",
         type=float,
-        help="show separate images at this rate (default: a window waits for a key)",
+        metavar="N",
+        help="separate images shown per second, up to 1000 (default: a window waits for a key, a video has 2)",
     )
-    add("--level", default="all", help="all, a focal level from 1, global or modulator (default: %(default)s)")
-    add("--layout", choices=LAYOUTS, help="all maps, one beside the frame, or one over it (default: by --level)")
+    add("--level", default="all", help="map to show: all, a focal level from 1, global or modulator")
+    layouts = ", ".join(f"{name}: {layout.summary}" for name, layout in LAYOUTS.items())
+    add("--layout", choices=LAYOUTS, help=f"{layouts} (default: by --level)")
     add("--compare", action="store_true", help="show float32 and int8 side by side")
-    add("--serve", metavar="[HOST:]PORT", help="show a web page in place of a window")
-    add("--token", help="what the web page asks for")
+    add("--serve", metavar="[HOST:]PORT", help="show a web page and no window (default host: 127.0.0.1)")
+    add(
+        "--token",
+        metavar="TEXT",
+        help="token of the web page, 16 characters or more (default: none on 127.0.0.1, elsewhere a new one per start)",
+    )
     add("--headless", action="store_true", help="open no window")
-    add("--output", type=Path, help="write a .mp4 or .avi video, or the first frame as a .png image")
-    add("--max-frames", type=int, help="stop after so many frames")
-    add("--json", action="store_true", help="print the summary as JSON")
+    add("--output", type=Path, metavar="FILE", help="write a .mp4 or .avi video, or the first frame as a .png image")
+    add("--max-frames", type=int, metavar="N", help="stop after this many frames (default: no limit)")
     return parser
 
 

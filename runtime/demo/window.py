@@ -1,11 +1,10 @@
-"""A window that shows panels at their own rate and returns the keys pressed."""
+"""A window that shows panels at their rate and returns the viewer's commands."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import cv2
 
 from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import Action, Command
+from runtime.demo.pace import Pace
 from runtime.images.preprocess import Image
 
 TITLE = "FocalEdge"
@@ -29,42 +29,33 @@ KEYS: dict[str, Action] = {
 
 
 def command_for(key: str) -> Command | None:
-    """Return what a key asks for: a digit for a map, a letter of `KEYS`; `None` for any other."""
+    """Return the command of a key: a digit chooses a map, a letter is looked up in `KEYS`; `None` for other keys."""
     if len(key) == 1 and key in "0123456789":
         return Command("level", key)
     return Command(KEYS[key]) if key in KEYS else None
 
 
 class Window:
-    """The open window, at `fps` panels a second, or one panel a key (`None`)."""
+    """The open window."""
 
     def __init__(self, fps: float | None, stopped: threading.Event) -> None:
-        """Show at `fps`; waiting for a key also ends when `stopped` is set."""
-        self._period_s = 1.0 / fps if fps else None
+        """Show `fps` panels a second, or wait for a key after each (`None`) until `stopped` is set."""
+        self._pace = Pace(fps) if fps else None
         self._stopped = stopped
-        self._due_s = time.monotonic()
         self._shape: tuple[int, ...] = ()
 
-    def show(self, panel: Image) -> str:
-        """Show a uint8 `[h, w, 3]` RGB panel for as long as it is due.
-
-        Returns:
-            The key pressed: "q" also for Esc and a closed window, "" for none.
-        """
+    def show(self, panel: Image) -> Command | None:
+        """Show a uint8 `[h, w, 3]` RGB panel until the next one is due; return the command of the key pressed."""
         if panel.shape != self._shape:
             self._shape = panel.shape
             cv2.resizeWindow(TITLE, panel.shape[1], panel.shape[0])
         cv2.imshow(TITLE, cv2.cvtColor(panel, cv2.COLOR_RGB2BGR))
-        if self._period_s is None:
-            return self._wait()
-        self._due_s = max(self._due_s + self._period_s, time.monotonic())
-        return _key(max(1, round((self._due_s - time.monotonic()) * 1e3)))
-
-    def _wait(self) -> str:
+        if self._pace:
+            return command_for(_key(max(1, round(self._pace.wait_s() * 1e3))))
         key = ""
         while not key and not self._stopped.is_set():
             key = _key(POLL_MS)
-        return key
+        return command_for(key)
 
 
 @contextmanager
@@ -88,16 +79,17 @@ def open_window(fps: float | None, stopped: threading.Event) -> Iterator[Window]
 
 
 def require_display() -> None:
-    """Check that a window can be opened at all: without a display, OpenCV aborts the process.
+    """Check that a display is available: without one, OpenCV aborts the process.
 
     Raises:
         ConfigError: this is a Linux session without a display.
     """
     if sys.platform == "linux" and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-        raise ConfigError("there is no display for a window; give --headless, and --output to keep what would be shown")
+        raise ConfigError("no display for a window; give --headless, and --output to keep the panels")
 
 
 def _key(wait_ms: int) -> str:
+    """Return the key pressed within `wait_ms`: "q" for Esc and a closed window, "" for none."""
     code = cv2.waitKey(wait_ms)
     if code == ESCAPE or cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
         return "q"

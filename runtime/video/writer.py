@@ -122,7 +122,7 @@ class VideoFile:
             DiskFullError: there is no room for it.
             SourceError: this OpenCV has no such codec.
         """
-        free = free_bytes(self._path.parent)
+        free = shutil.disk_usage(self._path.parent).free
         if free < ROOM_BYTES:
             raise DiskFullError(
                 f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} to be ended; "
@@ -151,11 +151,6 @@ class VideoFile:
         written.release()
         if count != self.count:
             raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder that has more room")
-
-
-def free_bytes(folder: Path) -> int:
-    """Return how many bytes can still be written into a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def _write_png(path: Path, image: Image) -> None:

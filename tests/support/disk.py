@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import runtime.video.writer
 from runtime.video.writer import ROOM_BYTES
 
 
@@ -21,8 +21,8 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, panels: int) -> None:
         self.panels = panels
-        monkeypatch.setattr(runtime.video.writer, "free_bytes", self.free_bytes)
+        monkeypatch.setattr(shutil, "disk_usage", self.usage)
 
-    def free_bytes(self, _: Path) -> int:
+    def usage(self, _: object) -> SimpleNamespace:
         self.panels -= 1
-        return ROOM_BYTES + 1 if self.panels >= 0 else 2_000_000
+        return SimpleNamespace(free=ROOM_BYTES + 1 if self.panels >= 0 else 2_000_000)

@@ -18,7 +18,6 @@ from export.run_files import RunFiles
 from export.tflite.convert import convert_float, convert_int8
 from runtime.benchmark import Latency, measure, speedup, synthetic_images
 from runtime.bundle.manifest import (
-    ENGINES,
     PRECISIONS,
     Accuracy,
     AppliedScheme,
@@ -32,6 +31,7 @@ from runtime.bundle.manifest import (
 from runtime.core.errors import ArtifactError
 from runtime.core.files import replacing, sha256_of
 from runtime.engines.engine import open_engine
+from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import Classes, agreement, top1
 from runtime.evaluation.split_file import LabelledImages
 from runtime.images.input_spec import InputSpec
@@ -41,12 +41,7 @@ from train.run import Run
 
 ARTIFACTS_FOLDER = "artifacts"
 TOOLS = ("tensorflow", "tensorflow-model-optimization", "tf_keras", "keras", "tf2onnx", "onnx", "onnxscript")
-FILES = {
-    ("float32", "tflite"): "float.tflite",
-    ("int8", "tflite"): "int8.tflite",
-    ("float32", "ort"): "float.onnx",
-    ("int8", "ort"): "int8.onnx",
-}
+FILES = {(precision, engine): file for engine, kind in ENGINES.items() for precision, file in kind.files.items()}
 LATENCY_ROUNDS = 50
 
 

@@ -25,6 +25,7 @@ from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_mani
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import replacing, sha256_of
+from runtime.engines.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = ".tar.gz"
@@ -35,7 +36,6 @@ SERVICE = "focaledge-demo.service"
 # A date of no meaning, as the same input gives the same archive; 1980 is the earliest that all tools take.
 DATE_S = 315_532_800
 FILE_MODE = 0o644
-EXTRAS = {"tflite": "runtime", "ort": "ort"}
 WEB_EXTRA = "web"
 
 
@@ -110,7 +110,10 @@ def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool
         windows: take OpenCV with windows.
     """
     extras = project["project"]["optional-dependencies"]
-    lines = [*project["project"]["dependencies"], *(line for each in sorted(engines) for line in extras[EXTRAS[each]])]
+    lines = [
+        *project["project"]["dependencies"],
+        *(line for each in sorted(engines) for line in extras[ENGINES[each].extra]),
+    ]
     lines += extras[WEB_EXTRA]
     if not windows:
         lines = [re.sub(r"^opencv-python\b(?!-)", "opencv-python-headless", line) for line in lines]

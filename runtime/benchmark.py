@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.bundle.manifest import ENGINES
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.engines.engine import open_engine
+from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import percentile
 
 WARM_UP_RUNS = 10

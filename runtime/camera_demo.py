@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import cv2
 
 from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.bundle.manifest import PRECISIONS
 from runtime.bundle.precisions import Artifacts
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
@@ -34,6 +34,7 @@ from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.recorder import Recorder
 from runtime.demo.summary import Summary, Tally, describe, warn
 from runtime.draw.overlay import LAYOUTS
+from runtime.engines.registry import ENGINES
 from runtime.video.opencv_log import silence_opencv
 from runtime.video.sources import RECONNECT_S, SAMPLE, Source, open_source
 from runtime.video.writer import Write, is_image, open_output

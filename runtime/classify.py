@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import ENGINES, PRECISIONS, read_manifest
+from runtime.bundle.manifest import PRECISIONS, read_manifest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, DataError
 from runtime.engines.engine import open_engine
+from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import softmax
 from runtime.images.preprocess import Image, preprocess, read_image
 from runtime.video.opencv_log import silence_opencv

@@ -14,9 +14,10 @@ from pathlib import Path
 from time import perf_counter
 
 from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.bundle.manifest import PRECISIONS
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, DataError, FocalEdgeError
+from runtime.engines.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_STARTS = 10

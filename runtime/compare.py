@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.bundle.manifest import ENGINES
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError
 from runtime.core.machine import usable_cores
+from runtime.engines.registry import ENGINES
 from runtime.evaluation.split_file import read_split
 from runtime.parity.comparison import QUICK, Effort, Extras, compare, write_reports
 from runtime.parity.pair import Pair, check_classes, open_any, open_precisions

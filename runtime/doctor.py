@@ -19,7 +19,8 @@ from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import Artifact, Manifest, read_manifest, verified_file
 from runtime.core.cli import run_cli
 from runtime.core.errors import FocalEdgeError
-from runtime.core.machine import INSTALL_FOR, INTERPRETERS, RUN_BY, Cpu, Memory, read_cpu, read_memory
+from runtime.core.machine import Cpu, Memory, read_cpu, read_memory
+from runtime.engines.registry import ENGINES, INTERPRETERS
 from runtime.probes import OPENCV_FACTS, CameraDevice, OpenCv, Package, find_cameras, find_package, parse_opencv
 
 EXIT_CANNOT_RUN = 1
@@ -29,10 +30,10 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "numpy": (("numpy",), "import numpy"),
     "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), OPENCV_FACTS),
     "tqdm": (("tqdm",), "import tqdm"),
-    "ai_edge_litert": (INTERPRETERS["ai_edge_litert"], "from ai_edge_litert.interpreter import Interpreter"),
-    "tflite_runtime": (INTERPRETERS["tflite_runtime"], "from tflite_runtime.interpreter import Interpreter"),
-    "tensorflow": (INTERPRETERS["tensorflow"], None),
-    "onnxruntime": (INTERPRETERS["onnxruntime"], "from onnxruntime import InferenceSession"),
+    **{
+        each.package: (each.distributions, f"from {each.module} import {each.attribute}" if each.quick_import else None)
+        for each in INTERPRETERS
+    },
     "aiohttp": (("aiohttp",), "import aiohttp"),
 }
 NEEDED = ("numpy", "cv2", "tqdm")
@@ -168,9 +169,8 @@ def _artifact_state(folder: Path, artifact: Artifact, packages: Mapping[str, Pac
         problem = ""
     except FocalEdgeError as error:
         problem = str(error)
-    runs_on = next(
-        (_version(packages[module]) for module in RUN_BY[artifact.engine] if _usable(packages[module])), None
-    )
+    candidates = [packages[each.package] for each in ENGINES[artifact.engine].interpreters]
+    runs_on = next((_version(package) for package in candidates if _usable(package)), None)
     return ArtifactState(artifact.file, artifact.precision, artifact.engine, runs_on, problem)
 
 
@@ -207,7 +207,7 @@ def _package_problems(found: Found) -> list[Problem]:
             problems.append(
                 Problem(f"{package.name}: {package.reason}", _repair(module, package.reason), blocking=True)
             )
-    interpreters = [found.packages[module] for module in INTERPRETERS]
+    interpreters = [found.packages[each.package] for each in INTERPRETERS]
     if not any(map(_usable, interpreters)):
         problems.append(Problem("no interpreter for the artifacts works", "pip install ai-edge-litert", blocking=True))
     for package in interpreters:
@@ -233,7 +233,7 @@ def _bundle_problems(bundle: Bundle) -> list[Problem]:
         if each.problem
     ]
     if not any(each.runs_on and not each.problem for each in bundle.artifacts):
-        engines = dict.fromkeys(INSTALL_FOR[each.engine] for each in bundle.artifacts if not each.problem)
+        engines = dict.fromkeys(ENGINES[each.engine].install for each in bundle.artifacts if not each.problem)
         remedy = f"pip install {' or '.join(engines)}" if engines else "copy the whole bundle again"
         problems.append(Problem(f"no artifact of {bundle.folder} can be run", remedy, blocking=True))
     elif not _default(bundle):

@@ -19,8 +19,9 @@ from runtime.bundle.manifest import Artifact, Manifest, read_manifest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import read_json, write_json
-from runtime.core.machine import INSTALL_FOR, RUN_BY, interpreter_versions, read_cpu, usable_cores
+from runtime.core.machine import read_cpu, usable_cores
 from runtime.engines.engine import Engine, open_engine
+from runtime.engines.registry import ENGINES, interpreter_versions
 from runtime.evaluation.metrics import drop_pp
 
 CACHE_VERSION = 1
@@ -165,9 +166,11 @@ def plan(manifest: Manifest, max_drop_pp: float = DEFAULT_MAX_DROP_PP) -> Plan:
         raise ConfigError(f"received a largest drop of {max_drop_pp}; give percentage points, 0 or more")
     kept, left_out = at_parity(manifest, max_drop_pp)
     versions = interpreter_versions()
-    runnable = [artifact for artifact in kept if not versions.keys().isdisjoint(RUN_BY[artifact.engine])]
+    runnable = [
+        artifact for artifact in kept if any(each.package in versions for each in ENGINES[artifact.engine].interpreters)
+    ]
     left_out += [
-        f"{each.precision} {each.engine}: no interpreter is installed; run `pip install {INSTALL_FOR[each.engine]}`"
+        f"{each.precision} {each.engine}: no interpreter is installed; run `pip install {ENGINES[each.engine].install}`"
         for each in kept
         if each not in runnable
     ]

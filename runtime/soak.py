@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.bundle.manifest import ENGINES, PRECISIONS
+from runtime.bundle.manifest import PRECISIONS
 from runtime.bundle.precisions import Artifacts
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, SourceError
@@ -26,6 +26,7 @@ from runtime.demo.controls import Controls, Settings
 from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.status import Status
 from runtime.draw.overlay import LAYOUTS
+from runtime.engines.registry import ENGINES
 from runtime.video.sample_clip import sample_frames
 from runtime.video.sources import is_live, open_source
 

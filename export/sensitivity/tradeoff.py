@@ -16,7 +16,7 @@ from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import Scheme
 from export.tflite.convert import convert_float
 from runtime.benchmark import Latency, measure
-from runtime.engines.tflite import LiteRTEngine
+from runtime.engines.tflite import TFLiteEngine
 from runtime.evaluation.metrics import Classes
 from runtime.images.preprocess import Image
 from train.run import Run
@@ -82,9 +82,9 @@ class ArtifactBuilder:
             self._paths[chosen] = path
         return self._paths[chosen]
 
-    def open(self, float_layers: Iterable[str]) -> LiteRTEngine:
+    def open(self, float_layers: Iterable[str]) -> TFLiteEngine:
         """Open that artifact for one thread."""
-        return LiteRTEngine(self.path(float_layers), describe_run(self._run), precision="int8", threads=1)
+        return TFLiteEngine(self.path(float_layers), describe_run(self._run), precision="int8", threads=1)
 
     def _convert(self, chosen: frozenset[str]) -> bytes:
         config = self._run.deployed

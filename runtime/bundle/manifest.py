@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from runtime.core.errors import ArtifactError
 from runtime.core.files import read_json, sha256_of, write_json
+from runtime.engines.registry import ENGINES
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec, Interpolation
 
 SCHEMA_VERSION = 2
@@ -17,7 +18,6 @@ SCHEMA_VERSION = 2
 PLAIN_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MADE_BY = "make export"
-ENGINES = ("tflite", "ort")
 PRECISIONS = ("float32", "int8")
 INPUT_NAME = "image"
 INPUT_DTYPE = "uint8"
@@ -351,7 +351,7 @@ def _artifact(content: dict[str, Any], at: str) -> Artifact:
     artifact = Artifact(
         file=file,
         precision=_choice(content, "precision", PRECISIONS, at),
-        engine=_choice(content, "engine", ENGINES, at),
+        engine=_choice(content, "engine", tuple(ENGINES), at),
         sha256=_sha256(content, "sha256", at),
         size_bytes=_get(content, "size_bytes", int, at),
         accuracy=accuracy,

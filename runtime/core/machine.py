@@ -25,16 +25,8 @@ FEATURES = {
     "asimddp": "dotprod",
     "i8mm": "i8mm",
 }
-# The module that is imported, and the distributions that bring it, the usual one first.
-INTERPRETERS: dict[str, tuple[str, ...]] = {
-    "ai_edge_litert": ("ai-edge-litert", "ai-edge-litert-nightly"),
-    "tflite_runtime": ("tflite-runtime", "tflite-runtime-nightly"),
-    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws", "tf-nightly"),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-}
-# The modules that run each engine's artifacts, in the order in which they are taken, and what to install for one.
-RUN_BY = {"tflite": ("ai_edge_litert", "tflite_runtime", "tensorflow"), "ort": ("onnxruntime",)}
-INSTALL_FOR = {"tflite": "ai-edge-litert", "ort": "onnxruntime"}
+# Where the kernel names the processor or the board. Their case matters: on x86, `model` is a number.
+NAMES = ("model name", "Model", "Hardware")
 UNKNOWN = "unknown"
 
 
@@ -67,39 +59,31 @@ def read_cpu(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> Cpu:
     """Describe the processor.
 
     Args:
-        cpuinfo: the kernel's description; where there is none, Python's is taken and features stay unknown.
-        board: the name of a board, such as a Raspberry Pi's.
+        cpuinfo: the kernel's description; without it no features are known.
+        board: the file with the name of a board, such as a Raspberry Pi's.
     """
     fields = _fields(cpuinfo)
-    flags = {*fields.get("flags", "").split(), *fields.get("features", "").split()}
-    name = fields.get("model name") or fields.get("hardware") or platform.processor() or UNKNOWN
-    # A device tree's strings end in a zero byte.
-    on_board = _text(board).strip("\0\n ")
+    flags = {*fields.get("flags", "").split(), *fields.get("Features", "").split()}
     return Cpu(
-        model=", ".join(part for part in (on_board, name) if part and part != UNKNOWN) or UNKNOWN,
+        model=cpu_model(cpuinfo, board),
         architecture=platform.machine() or UNKNOWN,
         cores=usable_cores(),
         features=tuple(dict.fromkeys(usual for kernel, usual in FEATURES.items() if kernel in flags)),
     )
 
 
-def cpu_model(cpuinfo: Path = CPUINFO) -> str:
-    """Name the processor.
+def cpu_model(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> str:
+    """Return the name of the processor, after the name of the board where there is one.
 
     Args:
-        cpuinfo: the kernel's description; x86 has `model name`, ARM boards have `Model` or `Hardware`.
-
-    Returns:
-        Its model, or its architecture where the kernel does not tell the model.
+        cpuinfo: the kernel's description; x86 has `model name`, Arm boards have `Model` or `Hardware`.
+        board: the file with the name of a board.
     """
-    # As they are written: on x86 `model` is a number.
-    fields = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in _text(cpuinfo).splitlines())
-    }
-    for key in ("model name", "Model", "Hardware"):
-        if fields.get(key):
-            return fields[key]
-    return platform.processor() or platform.machine() or UNKNOWN
+    fields = _fields(cpuinfo)
+    # A device tree's strings end in a zero byte.
+    names = [_text(board).strip("\0\n "), next((fields[key] for key in NAMES if fields.get(key)), "")]
+    known = ", ".join(dict.fromkeys(filter(None, names)))
+    return known or platform.processor() or platform.machine() or UNKNOWN
 
 
 def usable_cores() -> int:
@@ -112,7 +96,7 @@ def usable_cores() -> int:
 def read_memory(meminfo: Path = MEMINFO) -> Memory | None:
     """Return the machine's memory, or `None` where the kernel does not list it."""
     fields = _fields(meminfo)
-    total, available = (_kilobytes(fields.get(name, "")) for name in ("memtotal", "memavailable"))
+    total, available = (_kilobytes(fields.get(name, "")) for name in ("MemTotal", "MemAvailable"))
     return None if total is None else Memory(total, available or 0)
 
 
@@ -126,18 +110,12 @@ def memory_bytes(field: str, status: Path = STATUS) -> int | None:
     Returns:
         Bytes; `None` where it is not told.
     """
-    return _kilobytes(_fields(status).get(field.lower(), ""))
+    return _kilobytes(_fields(status).get(field, ""))
 
 
 def load_average() -> float | None:
     """Return the mean number of processes that wanted to run over the last minute; `None` where it is not told."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def interpreter_versions() -> dict[str, str]:
-    """Return the version of each interpreter that is installed, by its module; none is imported."""
-    found = {module: installed_version(module, names) for module, names in INTERPRETERS.items()}
-    return {module: number for module, number in found.items() if number}
 
 
 def installed_version(module: str, distributions: tuple[str, ...]) -> str | None:
@@ -165,11 +143,11 @@ def installed_version(module: str, distributions: tuple[str, ...]) -> str | None
 
 
 def _fields(path: Path) -> dict[str, str]:
-    """Return the first value of each "name : value" of a file, names in lower case; empty if it cannot be read."""
+    """Return the first value of each "name : value" of a file; nothing if it cannot be read."""
     fields: dict[str, str] = {}
     for line in _text(path).splitlines():
         name, _, value = line.partition(":")
-        fields.setdefault(name.strip().lower(), value.strip())
+        fields.setdefault(name.strip(), value.strip())
     return fields
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from runtime.bundle.manifest import read_manifest, verified_file
 from runtime.core.errors import ConfigError
 from runtime.engines.outputs import Outputs
+from runtime.engines.registry import ENGINES
 from runtime.images.input_spec import InputSpec
 
 
@@ -18,7 +20,7 @@ class Engine(Protocol):
     """One opened artifact.
 
     Attributes:
-        kind: which artifacts it takes, `"tflite"` or `"ort"`, as `runtime.bundle.manifest.ENGINES` names them.
+        kind: its key in `runtime.engines.registry.ENGINES`, e.g. `"tflite"`.
         name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
         precision: `"float32"` or `"int8"`.
         threads: how many CPU threads it may use.
@@ -68,11 +70,7 @@ def open_engine(folder: Path, *, precision: str = "int8", engine: str | None = N
     manifest = read_manifest(folder)
     artifact = manifest.artifact(precision, engine)
     path = verified_file(folder, artifact)
-    # Imported here, as no device needs to have both.
-    if artifact.engine == "ort":
-        from runtime.engines.onnx_runtime import OrtEngine
-
-        return OrtEngine(path, manifest, precision=precision, threads=threads)
-    from runtime.engines.tflite import LiteRTEngine
-
-    return LiteRTEngine(path, manifest, precision=precision, threads=threads)
+    # Imported here: no device needs the interpreters of all engines.
+    module, _, name = ENGINES[artifact.engine].opener.partition(":")
+    opened: Engine = getattr(import_module(module), name)(path, manifest, precision=precision, threads=threads)
+    return opened

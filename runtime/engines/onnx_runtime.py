@@ -19,7 +19,7 @@ from runtime.images.preprocess import check_input
 INPUT_TYPE, OUTPUT_TYPE = "tensor(uint8)", "tensor(float)"
 
 
-class OrtEngine:
+class OnnxRuntimeEngine:
     """One ONNX artifact, opened and checked against its manifest; see `runtime.engines.engine.Engine`."""
 
     kind = "ort"

@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.core.errors import ArtifactError
 from runtime.engines.outputs import Outputs
+from runtime.engines.registry import ENGINES
 from runtime.images.preprocess import check_input
 
-# package to report, module to import, where its class is in that module
-INTERPRETERS = (
-    ("ai-edge-litert", "ai_edge_litert.interpreter", "Interpreter"),
-    ("tflite-runtime", "tflite_runtime.interpreter", "Interpreter"),
-    ("tensorflow", "tensorflow", "lite.Interpreter"),
-)
+KIND = ENGINES["tflite"]
 
 
-class LiteRTEngine:
+class TFLiteEngine:
     """One TFLite artifact, allocated and checked against its manifest; see `runtime.engines.engine.Engine`."""
 
     kind = "tflite"
@@ -89,16 +85,16 @@ def load_interpreter() -> tuple[str, Any]:
         ArtifactError: none can be imported; the message says why and what to install.
     """
     reasons = []
-    for package, module, attribute in INTERPRETERS:
+    for interpreter in KIND.interpreters:
         try:
-            interpreter_class = attrgetter(attribute)(importlib.import_module(module))
+            interpreter_class = attrgetter(interpreter.attribute)(importlib.import_module(interpreter.module))
         except (ImportError, AttributeError) as error:
-            reasons.append(f"{module}: {error}")
+            reasons.append(f"{interpreter.module}: {error}")
             continue
-        version = getattr(importlib.import_module(module.partition(".")[0]), "__version__", "")
-        return f"{package} {version}".strip(), interpreter_class
+        version = getattr(importlib.import_module(interpreter.package), "__version__", "")
+        return f"{interpreter.distributions[0]} {version}".strip(), interpreter_class
     raise ArtifactError(
-        f"no TFLite interpreter can be imported ({'; '.join(reasons)}); run `pip install ai-edge-litert`"
+        f"no TFLite interpreter can be imported ({'; '.join(reasons)}); run `pip install {KIND.install}`"
     )
 
 

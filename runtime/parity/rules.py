@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle.manifest import ENGINES
 from runtime.core.errors import ConfigError
+from runtime.engines.registry import ENGINES
 
 DEFAULT_BUDGET = Path(__file__).resolve().parents[1] / "parity.toml"
 SCHEMA_VERSION = 1
@@ -82,7 +82,7 @@ class Limit:
 
     fail: float
     warn: float | None = None
-    engines: tuple[str, ...] = ENGINES
+    engines: tuple[str, ...] = tuple(ENGINES)
 
 
 Budget = dict[str, Limit]

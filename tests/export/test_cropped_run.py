@@ -18,8 +18,9 @@ import export.quantize.qat
 import runtime.compare
 import train.loop.fit
 from export.quantize.qat import LazyBatches
-from runtime.bundle.manifest import ENGINES, read_manifest
+from runtime.bundle.manifest import read_manifest
 from runtime.classify import Classifier
+from runtime.engines.registry import ENGINES
 from runtime.evaluation.split_file import read_split
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_run import CONFIG, RUN, soft_images, write_tiny_run

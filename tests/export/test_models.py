@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.bundle.manifest import ENGINES, PRECISIONS, read_manifest, verified_file
+from runtime.bundle.manifest import PRECISIONS, read_manifest, verified_file
 from runtime.engines.engine import open_engine
+from runtime.engines.registry import ENGINES
 from runtime.images.preprocess import preprocess
 from runtime.parity.comparison import SCHEMA_VERSION
 from runtime.video.sample_clip import sample_frames

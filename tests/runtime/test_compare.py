@@ -19,7 +19,6 @@ from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write
 from runtime.compare import main
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError, DataError
-from runtime.core.machine import cpu_model
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.input_spec import InputSpec
@@ -412,22 +411,6 @@ def test_a_sample_is_named_as_such_in_the_report(manifest, images):
     assert (sample["images"], sample["images_in_split"]) == (6, 210)
     assert "6 of 210" in sample["sampling"]
     assert set(outcomes(report).values()) == {"warn"}, "6 images are too few for any rule to pass"
-
-
-# --- the machine --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("processor\t: 0\nmodel name\t: Fast CPU @ 2GHz\nflags\t: a b\n", "Fast CPU @ 2GHz"),
-        ("processor\t: 0\nBogoMIPS\t: 108\n\nModel\t\t: Some Board Rev 1.2\n", "Some Board Rev 1.2"),
-    ],
-)
-def test_the_cpu_is_named_as_the_kernel_does(tmp_path, text, name):
-    (tmp_path / "cpuinfo").write_text(text)
-    assert cpu_model(tmp_path / "cpuinfo") == name
-    assert cpu_model(tmp_path / "none") not in ("", name)
 
 
 # --- the command line ---------------------------------------------------------------------------

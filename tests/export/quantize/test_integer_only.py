@@ -17,7 +17,7 @@ from export.quantize.schemes import INTEGER_ONLY, SELECTIVE
 from export.tflite.convert import convert_int8
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.core.errors import ArtifactError
-from runtime.engines.tflite import LiteRTEngine
+from runtime.engines.tflite import TFLiteEngine
 from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG
@@ -59,7 +59,7 @@ def keras_outputs(model: Any, prefix: str, images: NDArray[np.uint8]) -> dict[st
 
 
 def engine_outputs(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    engine = LiteRTEngine(artifact, manifest, precision="int8", threads=1)
+    engine = TFLiteEngine(artifact, manifest, precision="int8", threads=1)
     said = [engine.run(image[np.newaxis]) for image in images]
     return {name: np.stack([getattr(each, name) for each in said]) for name in ("logits", "gates", "modulator")}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from runtime.bundle.manifest import Overlay
 from runtime.core.errors import ArtifactError, ConfigError, DataError
 from runtime.engines.engine import open_engine
-from runtime.engines.tflite import INTERPRETERS, load_interpreter
+from runtime.engines.tflite import KIND, load_interpreter
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_bundle import (
     LABELS,
@@ -30,8 +30,8 @@ from tests.support.tiny_bundle import (
 # Deprecated, yet all that some devices have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 
-PACKAGES = [package for package, _, _ in INTERPRETERS]
-MODULES = {package: module for package, module, _ in INTERPRETERS}
+MODULES = {each.distributions[0]: each.module for each in KIND.interpreters}
+PACKAGES = list(MODULES)
 
 
 def use_only(package: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.evaluation.metrics import percentile
 from train.data.batches import Batch, TrainBatches
 from train.data.dataset import Split
-from train.distributed.device import device_name
+from train.distributed.placement import device_name
 from train.loop.fit import compile_model, learning_rate_schedule
 from train.loop.training_model import Trainee
 from train.model.config import FocalNetConfig

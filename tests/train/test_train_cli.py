@@ -29,7 +29,7 @@ from runtime.core.cli import run_cli
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, easy_dataset
 from train.__main__ import main
-from train.distributed.device import device_name
+from train.distributed.placement import device_name
 from train.model.focalnet import build_focalnet
 from train.model.presets import PRESETS, Preset
 from train.model.weights import load_weights, read_tensors
@@ -55,10 +55,10 @@ KILLED = """
 import os, signal, sys
 from tests.support.tiny_training import FULL_RECIPE, NETWORK
 from train.loop import fit
-from train.model import config
+from train.model.presets import PRESETS, Preset
 from train.__main__ import main
 
-config.PRESETS["tiny"] = config.Preset(NETWORK, 0, FULL_RECIPE)
+PRESETS["tiny"] = Preset(NETWORK, 0, FULL_RECIPE)
 last, count = int(sys.argv.pop(1)), fit.Progress.on_train_batch_end
 
 def counted(self, batch, logs=None):

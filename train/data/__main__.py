@@ -13,40 +13,44 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
 from runtime.core.machine import usable_cores
 from runtime.evaluation.split_file import write_split
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec
-from train.data.dataset import SPLITS
+from train.data.dataset import SPLITS, labelled
 from train.data.read_benchmark import describe_speed, measure_folder
-from train.data.registry import DATASETS, add_stream_argument, labelled, load_dataset
+from train.data.registry import add_dataset_argument, add_stream_argument, load_dataset
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.data",
-        description="Write one split of a data set to a split file, or measure how fast a folder's images are read.",
+    parser = command_parser(
+        "python -m train.data",
+        "Write one split of a dataset to a split file, or measure how fast a folder's images are read.",
+        parents=[
+            shared_options("--data-dir", "--seed", "--json", seed="seed of the splits", json="print figures as JSON")
+        ],
     )
-    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
-    parser.add_argument("--image-size", type=int, default=64, help="side of a folder's images, in pixels (%(default)s)")
+    add_dataset_argument(parser)
     parser.add_argument(
-        "--interpolation", choices=INTERPOLATIONS, default="area", help="how those are resized (%(default)s)"
+        "--image-size", type=int, default=64, metavar="PX", help="side that a folder's images are resized to, in pixels"
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which split (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the splits (default: %(default)s)")
+    parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="area", help="how they are resized")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split to write")
     add_stream_argument(parser)
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--out", type=Path, help="the file to write, e.g. test.npz")
-    task.add_argument(
-        "--measure", action="store_true", help="list a folder and read images of it at random, and say how fast"
+    task.add_argument("--out", type=Path, metavar="FILE", help="split file to write, e.g. test.npz")
+    task.add_argument("--measure", action="store_true", help="measure how fast a folder is listed and read at random")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=usable_cores(),
+        metavar="N",
+        help="threads of --measure (default: all cores)",
     )
     parser.add_argument(
-        "--threads", type=int, default=usable_cores(), help="with --measure, that decode (%(default)s, all cores)"
+        "--images", "--pictures", type=int, default=2000, metavar="N", help="images that --measure reads, 1 or more"
     )
-    parser.add_argument("--images", type=int, default=2000, help="with --measure, how many are read (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 

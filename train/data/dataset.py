@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.core.errors import DataError
 from runtime.evaluation.sampling import class_balanced_indices
+from runtime.evaluation.split_file import LabelledImages
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
 from train.data.lazy_images import LazyImages
@@ -202,6 +203,12 @@ def resident(split: Split) -> Sample:
     if isinstance(split.images, LazyImages):
         return draw(split, STREAMED_SAMPLE, seed=0)
     return Sample(split.images, split.labels, tuple(split.ids))
+
+
+def labelled(dataset: Dataset, name: str) -> LabelledImages:
+    """Return a split as a split file has it; a class-balanced sample of one that stays on disk."""
+    split = resident(dataset.split(name))
+    return LabelledImages(split.images, split.labels, split.ids, dataset.labels, dataset.name, name)
 
 
 @overload

@@ -7,23 +7,17 @@ computation over all devices, so a run has the loss curve of one process with th
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
 import signal
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, TrainingError
 from train.data.dataset import Dataset
 from train.data.lazy_images import LazyImages
@@ -322,65 +316,13 @@ def on_one_device(network: Any, build: Callable[[], Any], placement: Placement) 
     return alone
 
 
-def supervise(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m train` in a child, as JAX ends a process by a signal when another one of its run is gone.
+def device_name() -> str:
+    """Return "cpu", or the kind of accelerator that Keras' backend trains on, such as "gpu"."""
+    import keras
 
-    Args:
-        argv: the arguments without the program name; `None` takes those of the process.
-
-    Returns:
-        The child's exit code.
-
-    Raises:
-        TrainingError: the child was ended by a signal.
-    """
-    _, asked = asked_placement()
-    # Not forked: JAX has threads.
-    child = multiprocessing.get_context("spawn").Process(target=_work, args=(argv,), daemon=True)
-    child.start()
-    try:
-        child.join()
-    finally:
-        child.kill()  # Ctrl-C reaches this process alone
-    code = child.exitcode or 0
-    if code >= 0:
-        return code
-    ended_by = signal.Signals(-code).name
-    cause = ", as JAX does when another one has ended" if ended_by == "SIGABRT" else ""
-    raise TrainingError(
-        f"{asked.title} was ended by {ended_by}{cause}; see what the others say, then start all of them again with "
-        "--resume, from the last whole epoch"
-    )
-
-
-def _work(argv: Sequence[str] | None) -> None:
-    from train.__main__ import main
-
-    # Gloo writes to standard output, which may carry JSON.
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    # Its default, of multiprocessing, is reported as a leak when this process is ended.
-    tqdm.set_lock(threading.RLock())
-    # The parent ends this one, and speaks for both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        code = run_cli(main, argv)
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code:
-        # Leaving in order, JAX would wait for the others, which wait for this one.
-        os._exit(code)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "started by supervise"
-    parent.join()
-    os._exit(1)
+    # Without a kind given, every backend lists its accelerators, and JAX no others.
+    kinds = {str(device).split(":")[0] for device in keras.distribution.list_devices()}
+    return next(iter(sorted(kinds - {"cpu"})), "cpu")
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,8 +21,15 @@ from train.data.batches import EvalBatches, TrainBatches, eval_batch_size, steps
 from train.data.dataset import Dataset, Images, resize_all
 from train.data.lazy_images import LazyImages
 from train.data.prefetch import Ahead, own_errors
-from train.distributed.device import device_name
-from train.distributed.placement import ALONE, Placement, check_agreement, digest_of, digest_of_tensors, on_one_device
+from train.distributed.placement import (
+    ALONE,
+    Placement,
+    check_agreement,
+    device_name,
+    digest_of,
+    digest_of_tensors,
+    on_one_device,
+)
 from train.distributed.shards import share
 from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.layerwise import LayerwiseAdamW

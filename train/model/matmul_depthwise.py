@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from train.distributed.device import device_name
+from train.distributed.placement import device_name
 
 Tensor = Any
 MAX_TOKENS = 256  # of a grid; the matrices grow with its square

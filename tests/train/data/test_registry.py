@@ -1,4 +1,4 @@
-"""Loading a data set by name, and the command that writes a split."""
+"""Loading a dataset by name, and the command that writes a split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-import train.data.registry
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, DataError
 from runtime.evaluation.split_file import read_split
 from tests.support.paths import ROOT
 from train.data.__main__ import main
-from train.data.registry import Dataset, Split, load_dataset
+from train.data.dataset import Dataset, Split
+from train.data.registry import DATASETS, DatasetKind, load_dataset
 from train.data.shapes import load_shapes
 
 
@@ -28,8 +28,9 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `shapes` a small data set, for speed."""
-    monkeypatch.setattr(train.data.registry, "load_shapes", lambda seed: load_shapes(seed, train=30, val=10, test=20))
+    """Make `shapes` a small dataset, for speed."""
+    small = DatasetKind(lambda asked: load_shapes(asked.seed, train=30, val=10, test=20), "few shapes")
+    monkeypatch.setitem(DATASETS, "shapes", small)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown data set 'cifar100'; the known ones are cifar10, folder, shapes"):
+    with pytest.raises(ConfigError, match="received dataset 'cifar100'; the known ones are cifar10, folder, shapes"):
         load_dataset("cifar100", data_dir=None, image_size=48)
 
 
@@ -80,30 +81,19 @@ def test_cifar10_is_looked_for_in_its_place(tmp_path: Path) -> None:
         load_dataset("cifar10", data_dir=tmp_path, image_size=32)
 
 
-def test_splits_with_a_image_in_common_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_with_an_image_in_common_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     split = Split(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64), ("same",))
-    monkeypatch.setattr(
-        train.data.registry, "load_shapes", lambda seed: Dataset("bad", ("a", "b"), split, split, split)
+    monkeypatch.setitem(
+        DATASETS, "bad", DatasetKind(lambda _: Dataset("bad", ("a", "b"), split, split, split), "one image")
     )
     with pytest.raises(DataError, match="image same is in train and again in val"):
-        load_dataset("shapes", data_dir=None, image_size=8)
+        load_dataset("bad", data_dir=None, image_size=8)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_the_command_writes_the_split_it_is_asked_for(few_shapes: None, tmp_path: Path, split: str) -> None:
     out = tmp_path / "out.npz"
-    arguments = [
-        "--dataset",
-        "shapes",
-        "--image-size",
-        "16",
-        "--split",
-        split,
-        "--seed",
-        "3",
-        "--out",
-        str(out),
-    ]
+    arguments = ["--dataset", "shapes", "--image-size", "16", "--split", split, "--seed", "3", "--out", str(out)]
     assert main(arguments) == 0
     written = read_split(out)
     expected = load_dataset("shapes", data_dir=None, image_size=16, seed=3)
@@ -116,16 +106,7 @@ def test_the_command_writes_the_split_it_is_asked_for(few_shapes: None, tmp_path
 def test_the_command_names_and_counts_the_skipped(
     pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "--dataset",
-        "folder",
-        "--data-dir",
-        str(pets),
-        "--image-size",
-        "9",
-        "--out",
-        f"{tmp_path}/t.npz",
-    ]
+    arguments = ["--dataset", "folder", "--data-dir", str(pets), "--image-size", "9", "--out", f"{tmp_path}/t.npz"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "skipped cat/bad.png: cannot be decoded as an image" in printed
@@ -142,7 +123,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path, capsys: pytest.CaptureFixt
     out.write_bytes(b"old")
     arguments = ["--dataset", "mnist", "--image-size", "9", "--out", str(out)]
     assert run_cli(main, arguments) == 2
-    assert capsys.readouterr().err.startswith("error: unknown data set 'mnist'")
+    assert capsys.readouterr().err.startswith("error: received dataset 'mnist'")
     assert out.read_bytes() == b"old"
 
 

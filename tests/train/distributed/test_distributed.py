@@ -56,11 +56,11 @@ from pathlib import Path
 from runtime.core.cli import run_cli
 
 from tests.support.tiny_training import NETWORK, RECIPE
-from train import batches, config
 from train.__main__ import main
-from train.distributed.placement import is_asked_for, supervise
+from train.data import batches
+from train.model.presets import PRESETS, Preset
 
-config.PRESETS["tiny"] = config.Preset(NETWORK, 0, RECIPE)
+PRESETS["tiny"] = Preset(NETWORK, 0, RECIPE)
 checkpoint = Path(sys.argv[sys.argv.index("--run") + 1]) / "checkpoint.safetensors"
 rows = batches.TrainBatches.rows
 
@@ -73,7 +73,7 @@ if os.environ.get("SLOW"):
     batches.TrainBatches.rows = slow
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would this
-    sys.exit(run_cli(supervise if is_asked_for() else main))
+    sys.exit(run_cli(main))
 """
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from runtime.core.errors import ArtifactError, FocalEdgeError, TrainingError
 from tests.support.tiny_training import NETWORK, RECIPE, RUN, TRAIN_IMAGES, easy_dataset
-from train.distributed.device import device_name
+from train.distributed.placement import device_name
 from train.loop import fit as fit_module
 from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.fit import classify, compile_model, fit, learning_rate_schedule, write_history

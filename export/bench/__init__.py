@@ -1,1 +1,1 @@
-"""The benchmark: a bundle's artifacts against what other converters and runtimes make of its weights."""
+"""Benchmark of a bundle's artifacts against those of other converters and runtimes."""

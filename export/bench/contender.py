@@ -1,4 +1,4 @@
-"""What a benchmark compares: ways to run one float network."""
+"""Contenders: the ways to run one float network that a benchmark compares."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LOWER_BOUND = "int8 products alone"
 
 @dataclass(frozen=True, eq=False)
 class FloatNetwork:
-    """A float network, and the images by which its activations' ranges are measured.
+    """A float network, and the images to calibrate it on.
 
     Attributes:
         model: a `tf_keras` network of `build_focalnet`, from float32 `[B, S, S, 3]` in 0..255 to logits `[B, K]`.
-        representative: uint8 `[N, S, S, 3]`, of the training split, one or more.
+        representative: uint8 `[N, S, S, 3]`, of the training split, N at least 1.
     """
 
     model: Any
     representative: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        """Refuse images that do not fit.
+        """Check the images.
 
         Raises:
-            ConfigError: there is none, as some tools would calibrate on nothing; or they are of another size or dtype.
+            ConfigError: they have another size or dtype, or are missing (some tools would calibrate on nothing).
         """
         images, expected = self.representative, tuple(self.model.input_shape[1:])
         if images.dtype != np.uint8 or images.shape[1:] != expected or len(images) == 0:
@@ -44,14 +44,14 @@ class FloatNetwork:
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """The shape of one image as a batch, `(1, S, S, 3)`."""
+        """Shape of a batch of one image, `(1, S, S, 3)`."""
         _, height, width, channels = self.model.input_shape
         return (1, height, width, channels)
 
     def float_batches(self) -> list[NDArray[np.float32]]:
-        """Return the representative images as the network takes them, float32 `[1, S, S, 3]` in 0..255 each.
+        """Return the representative images as network inputs, float32 `[1, S, S, 3]` in 0..255 each.
 
-        A list, as several tools go over the images more than once, and a generator is empty the second time.
+        A list: several tools iterate more than once, and a generator is empty the second time.
         """
         return [image[np.newaxis].astype(np.float32) for image in self.representative]
 
@@ -60,7 +60,7 @@ class Classifier(Protocol):
     """An opened model."""
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Classify one image, all conversions of its values included.
+        """Classify one image, conversions of its values included.
 
         Args:
             image: uint8 `[1, S, S, 3]` RGB.
@@ -75,10 +75,10 @@ class Contender:
     """One way to run the network.
 
     Attributes:
-        name: what tables call it.
-        what: a sentence on how it was made.
-        files: what a device would have to hold.
-        open: opens it for so many CPU threads.
+        name: in tables.
+        what: how it was made, one sentence.
+        files: those a device needs.
+        open: opens it for a number of CPU threads.
     """
 
     name: str
@@ -88,13 +88,13 @@ class Contender:
 
     @property
     def size_bytes(self) -> int:
-        """The size of its files."""
+        """Total size of its files."""
         return sum(path.stat().st_size for path in self.files)
 
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A peer without figures, and why: its packages are missing or, if it `failed`, they cannot do this network."""
+    """A peer without figures; `failed` is false if its packages are missing, true if its tools failed."""
 
     name: str
     reason: str

@@ -1,4 +1,4 @@
-"""The floor under an int8 artifact's latency: its int8 convolutions, and nothing else."""
+"""Lower bound on an int8 artifact's latency: its int8 convolutions alone."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from runtime.engines.tflite import load_interpreter
 
 
 def products_alone(flatbuffer: bytes) -> bytes:
-    """Take everything but the int8 convolutions away from a TFLite model.
+    """Remove everything but the int8 convolutions from a TFLite model.
 
-    What is left are the very operators, with their kernels, biases, fused ReLUs and shapes, in their order. One that
-    read what was taken away reads the last product of that shape before it instead, or, where there is none, an input
-    of the model; convolutions that read one tensor go on reading one tensor. A product that nothing reads is an output
-    of the model, so that no interpreter may leave it out. The logits mean nothing; int8 arithmetic takes as long
-    whatever the values are.
+    The operators keep their kernels, biases, fused ReLUs, shapes and order. One whose input was removed reads the
+    latest output of that shape instead or, without one, an input of the model; convolutions that shared an input
+    still share it. An output that nothing reads becomes an output of the model, so that no interpreter skips it. The
+    logits are meaningless, but the time of int8 arithmetic does not depend on values.
 
     Args:
         flatbuffer: an int8 artifact.
 
     Returns:
-        A model of `CONV_2D` operators alone, int8 in and out.
+        A model of `CONV_2D` operators, int8 in and out.
 
     Raises:
         ArtifactError: the model has no int8 convolution.
@@ -45,14 +44,14 @@ def products_alone(flatbuffer: bytes) -> bytes:
         raise ArtifactError(
             "received a TFLite model without an int8 convolution; expected the int8 artifact of a bundle"
         )
-    stands_for: dict[int, int] = {}
+    replacement: dict[int, int] = {}
     last_of_shape: dict[tuple[int, ...], int] = {}
     for operator in products:
         (source, *constants), (target,) = operator.inputs, operator.outputs
-        if source not in stands_for:
-            stands_for[source] = last_of_shape.get(_shape(graph, source), source)
-        operator.inputs = [stands_for[source], *constants]
-        stands_for[target] = last_of_shape[_shape(graph, target)] = target
+        if source not in replacement:
+            replacement[source] = last_of_shape.get(_shape(graph, source), source)
+        operator.inputs = [replacement[source], *constants]
+        replacement[target] = last_of_shape[_shape(graph, target)] = target
     read, written = {operator.inputs[0] for operator in products}, {operator.outputs[0] for operator in products}
     graph.operators = products
     graph.inputs, graph.outputs = sorted(read - written), sorted(written - read)
@@ -72,31 +71,31 @@ def product_macs(flatbuffer: bytes) -> int:
 
 
 def make_lower_bound(bundle: Path, folder: Path) -> tuple[Callable[[int], Timed], str]:
-    """Take all but the products from the int8 artifact.
+    """Make the lower bound of a bundle.
 
     Args:
-        bundle: with the artifact.
-        folder: where what is left goes.
+        bundle: with the int8 artifact.
+        folder: for the reduced model.
 
     Returns:
-        What opens it, and a sentence on what it is.
+        Opens the model for a number of CPU threads; and a description.
     """
     artifact = verified_file(bundle, read_manifest(bundle).artifact("int8")).read_bytes()
     path = folder / "products_alone.tflite"
     path.write_bytes(products_alone(artifact))
     what = (
         f"the int8 convolutions of {OURS}, {product_macs(artifact):,} multiply-accumulates, with their biases and "
-        "fused ReLUs, chained into one graph of nothing else: no depthwise convolution, as those are float there, and "
-        "no handing over of image and logits; its latency alone, as what it computes means nothing"
+        "fused ReLUs, chained into one graph: without the depthwise convolutions, which are float, and without copying "
+        "image and logits; it has a latency only, as its outputs are meaningless"
     )
     return partial(ProductsAlone, path), what
 
 
 class ProductsAlone:
-    """A model of `products_alone`, opened, its inputs set once: what a run takes is the products' time."""
+    """An opened model of `products_alone`; its inputs are set once, so a run takes the products' time only."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Open `path` for so many CPU threads."""
+        """Open a model for a number of CPU threads."""
         _, interpreter_class = load_interpreter()
         self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
         self._interpreter.allocate_tensors()
@@ -106,7 +105,7 @@ class ProductsAlone:
             self._interpreter.set_tensor(detail["index"], values)
 
     def run(self, image: NDArray[np.uint8], /) -> None:
-        """Compute the products; the image is of no account."""
+        """Compute the products; the image is ignored."""
         self._interpreter.invoke()
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark found, as a Markdown table, as JSON and as a plot of accuracy against latency.
+"""Report of a benchmark: Markdown table, JSON, and a plot of accuracy against latency.
 
 bench.json, schema version 1 (accuracies 0..1, `pp` = percentage points):
 
@@ -6,17 +6,17 @@ bench.json, schema version 1 (accuracies 0..1, `pp` = percentage points):
 |------------------|--------------------------------------------------------------------------------------------|
 | `schema_version` | 1                                                                                          |
 | `created_utc`    | ISO 8601 time                                                                              |
-| `bundle`         | its folder's name                                                                          |
-| `data`           | `dataset`, `split`, `images`, `float_top1` (of the Keras network), `representative`      |
-|                  | (images), `representative_is_the_bundles` (the very set that ours was calibrated on)     |
-| `machine`        | `cpu`, `cores`, `load_before`, `load_after` (load averages of 1 minute; ours is part)      |
+| `bundle`         | name of its folder                                                                         |
+| `data`           | `dataset`, `split`, `images`, `float_top1` (of the Keras network), `representative`        |
+|                  | (images), `representative_is_the_bundles` (true: same images as the bundle's calibration)  |
+| `machine`        | `cpu`, `cores`, `load_before`, `load_after` (load averages of 1 minute, ours included)     |
 | `versions`       | by package                                                                                 |
 | `rounds`         | timed runs of each row and number of threads                                               |
-| `threads`        | a list                                                                                     |
-| `rows`           | a list: `name`, `what`, `size_bytes`, `accuracy` (`top1`, `drop_pp` from the Keras network,|
-|                  | positive: worse, `drop_standard_error_pp`, `agreement` with it), both null for the floor;  |
-|                  | `latency`, by threads: `p50_ms`, `p90_ms`, `min_ms`, `times_ours` (ratio of medians)       |
-| `not_measured`   | a list: `name`, `reason`, `failed` (false: a package is missing)                           |
+| `threads`        | list                                                                                       |
+| `rows`           | list: `name`, `what`, `size_bytes`, `accuracy` (`top1`, `drop_pp` from the Keras network,  |
+|                  | positive: worse, `drop_standard_error_pp`, `agreement` with it), both null for the lower   |
+|                  | bound; `latency` by threads: `p50_ms`, `p90_ms`, `min_ms`, `times_ours` (of medians)       |
+| `not_measured`   | list: `name`, `reason`, `failed` (false: a package is missing)                             |
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from export.accuracy import Accuracy
 from export.bench.contender import LOWER_BOUND, OURS, OURS_PREFIX, NotMeasured
-from export.reporting.label_column import label_in_column
+from export.reporting.figures import label_in_column, write_figure
+from export.reporting.tables import ACCURACY_HEAD, accuracy_cells, markdown_table
 from runtime.benchmark import Latency, speedup
 from runtime.core.files import replacing, write_json
 
 SCHEMA_VERSION = 1
+DPI = 120
 OURS_COLOUR, PEER_COLOUR, LOWER_BOUND_COLOUR = "#d1495b", "#30638e", "#6c757d"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `latency` is by CPU threads. The floor has neither size nor accuracy."""
+    """One line of the table; `latency` is by CPU threads. The lower bound has no size and no accuracy."""
 
     name: str
     what: str
@@ -53,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Everything that was measured, and on what; see the table at the top of this module."""
+    """Result of a benchmark; see the table at the top of this module."""
 
     created_utc: str
     bundle: str
@@ -67,15 +69,7 @@ class Benchmark:
 
 
 def times_ours(rows: Sequence[Row], threads: int) -> dict[str, float]:
-    """Return the ratio of each row's median latency to that of this project's int8 artifact.
-
-    Args:
-        rows: the rows, that of `OURS` among them.
-        threads: which of the latencies.
-
-    Returns:
-        The ratio by name; 2 means that a row takes twice as long as ours.
-    """
+    """Return each row's median latency divided by that of row `OURS`, by name; 2: twice as slow as ours."""
     (ours,) = (row.latency[threads] for row in rows if row.name == OURS)
     return {row.name: speedup(row.latency[threads], ours) for row in rows}
 
@@ -95,7 +89,7 @@ def to_dict(result: Benchmark) -> dict[str, Any]:
 def to_markdown(result: Benchmark) -> str:
     """Return the content of bench.md."""
     lines = [
-        f"# {result.bundle} and what could run in its place",
+        f"# {result.bundle} and its alternatives",
         "",
         *_circumstances(result),
         "",
@@ -111,60 +105,43 @@ def to_markdown(result: Benchmark) -> str:
 
 def _circumstances(result: Benchmark) -> list[str]:
     data, machine = result.data, result.machine
-    own = "the bundle's own" if data["representative_is_the_bundles"] else "another draw than the bundle's"
+    own = "the bundle's own" if data["representative_is_the_bundles"] else "not the bundle's own"
     return [
         f"- {data['images']:,} images of {data['dataset']}, {data['split']} split, class-balanced; "
-        f"the float Keras network has {data['float_top1']:.2%} of them right, and drops are from that",
+        f"the float Keras network classifies {data['float_top1']:.2%} of them correctly; drops are from that",
         f"- calibrated on {data['representative']:,} images of the training split, {own}",
         f"- {machine['cpu']}, {machine['cores']} cores, load average {machine['load_before']:.2f} before and "
         f"{machine['load_after']:.2f} after",
-        f"- {result.rounds} timed runs of each row and number of threads, taking turns; a turn is a pause, "
-        "a few runs that warm the caches, and the timed one",
+        f"- {result.rounds} timed runs of each row and number of threads, interleaved; each is preceded by a pause and "
+        "a few runs that warm the caches",
         f"- {', '.join(f'{package} {version}' for package, version in result.versions.items())}",
     ]
 
 
 def _table(result: Benchmark) -> list[str]:
-    head = ["", "top-1", "drop, pp (± standard error)", "agreement"]
+    head = ["", *ACCURACY_HEAD]
     for threads in result.threads:
-        noun = "thread" if threads == 1 else "threads"
-        head += [f"{threads} {noun}: p50, ms", "p90, ms", "times ours"]
-    head.append("size, bytes")
+        head += [f"{_counted(threads)}: p50, ms", "p90, ms", "times ours"]
     ratios = {threads: times_ours(result.rows, threads) for threads in result.threads}
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+    rows = []
     for row in result.rows:
         bold = "**" if row.name == OURS else ""
-        cells = [f"{bold}{row.name}{bold}", *_accuracy_cells(row.accuracy)]
-        for threads in result.threads:
-            latency = row.latency[threads]
+        cells = [f"{bold}{row.name}{bold}", *(accuracy_cells(row.accuracy) if row.accuracy else ("", "", ""))]
+        for threads, latency in row.latency.items():
             cells += [f"{latency.p50_ms:.3f}", f"{latency.p90_ms:.3f}", f"{ratios[threads][row.name]:.2f}"]
-        cells.append("" if row.size_bytes is None else f"{row.size_bytes:,}")
-        lines.append(_line(cells))
-    return lines
+        rows.append([*cells, "" if row.size_bytes is None else f"{row.size_bytes:,}"])
+    return markdown_table([*head, "size, bytes"], rows, numeric=True)
 
 
-def _accuracy_cells(accuracy: Accuracy | None) -> list[str]:
-    if accuracy is None:
-        return ["", "", ""]
-    return [
-        f"{accuracy.top1:.2%}",
-        f"{accuracy.drop_pp:.2f} ± {accuracy.drop_standard_error_pp:.2f}",
-        f"{accuracy.agreement:.2%}",
-    ]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _counted(threads: int) -> str:
+    return f"{threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def draw(result: Benchmark) -> Figure:
-    """Plot accuracy against latency on the fewest threads that were measured.
-
-    Args:
-        result: what to plot.
+    """Plot accuracy against latency at the smallest number of threads.
 
     Returns:
-        A figure with one labelled point a row, this project's in red, and a line for the floor.
+        A figure with one labelled point a row, ours in red, and a vertical line for the lower bound.
     """
     threads = min(result.threads)
     shown = [(row, row.accuracy) for row in result.rows if row.accuracy is not None]
@@ -190,8 +167,7 @@ def draw(result: Benchmark) -> Figure:
     axes.margins(0.08)
     axes.grid(alpha=0.3)
     axes.set(
-        xlabel=f"latency p50 of one image, ms ({threads} {'thread' if threads == 1 else 'threads'}, "
-        f"{result.machine['cpu']})",
+        xlabel=f"latency p50 of one image, ms ({_counted(threads)}, {result.machine['cpu']})",
         ylabel=f"top-1 on {result.data['images']:,} images, %",
         title=f"{result.bundle}: accuracy against latency (up and to the left is better)",
     )
@@ -199,14 +175,11 @@ def draw(result: Benchmark) -> Figure:
 
 
 def write_reports(folder: Path, result: Benchmark) -> list[Path]:
-    """Write bench.md, bench.json and bench.png.
+    """Write bench.md, bench.json and bench.png, and return their paths.
 
     Args:
-        folder: where to; it is made if missing.
-        result: what to report.
-
-    Returns:
-        Their paths.
+        folder: created if missing.
+        result: of the benchmark.
 
     Raises:
         FocalEdgeError: a file cannot be written.
@@ -215,6 +188,5 @@ def write_reports(folder: Path, result: Benchmark) -> list[Path]:
     with replacing(markdown) as temporary:
         temporary.write_text(to_markdown(result), encoding="utf-8")
     write_json(figures, to_dict(result))
-    with replacing(plot) as temporary:
-        draw(result).savefig(temporary, dpi=120, format="png")
+    write_figure(plot, draw(result), DPI)
     return [markdown, figures, plot]

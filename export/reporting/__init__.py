@@ -1,1 +1,1 @@
-"""Text and figures that several reports of the export stage share."""
+"""Tables and figures that several reports of the export stage share."""

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from export.reporting.label_column import label_in_column
+from export.reporting.figures import label_in_column
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.report import Budget, Report
 from export.sensitivity.tradeoff import Point

@@ -1,1 +1,1 @@
-"""Peers: what other converters and runtimes make of the same weights, one module a tool chain."""
+"""Peers: artifacts that other tools make of the same float network, one module a tool chain."""

@@ -1,4 +1,4 @@
-"""OpenVINO, and its quantizer NNCF."""
+"""OpenVINO and its quantizer NNCF."""
 
 from __future__ import annotations
 
@@ -11,65 +11,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Both report their use to their makers through this package, unless it cannot be imported: nobody was asked.
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
-import nncf  # noqa: E402
-import openvino  # noqa: E402
-
-from export.bench.contender import Contender, FloatNetwork  # noqa: E402
+from export.bench.contender import Contender, FloatNetwork
+from export.bench.peers.family import Family
 
 DEVICE = "CPU"
-# What is not int8 is in float32 or, left to OpenVINO, in bfloat16 where the CPU has it.
+# Precision of what is not int8: float32 or, left to OpenVINO, bfloat16 where the CPU has it.
 PRECISIONS = {"": "f32", ", bfloat16 allowed": None}
+# Their files, and the options of `nncf.quantize`; `None`: not quantized.
+MODELS: dict[str, tuple[str, dict[str, str] | None]] = {
+    "OpenVINO float": ("openvino_float", None),
+    "OpenVINO NNCF int8": ("openvino_int8", {}),
+    "OpenVINO NNCF int8 transformer": ("openvino_int8_transformer", {"model_type": "TRANSFORMER"}),
+}
 
 
 def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
-    """Make the float model and two that NNCF quantized; each with bfloat16 allowed and not.
+    """Make the float model and two quantized by NNCF, each with and without bfloat16; see `Family.make`."""
+    openvino = _without_telemetry()
+    import nncf
 
-    Args:
-        network: what they are made from.
-        folder: where their files go.
-
-    Yields:
-        The peers, in the order of `FAMILIES`.
-    """
     model = openvino.convert_model(network.model, input=list(network.input_shape))
     steps = openvino.preprocess.PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8)
     model = steps.build()
-    how = "convert_model, uint8 input by PrePostProcessor, float weights saved as float16 by default"
-    yield from _peers("OpenVINO float", how, folder / "openvino_float", model)
     images = nncf.Dataset([image[np.newaxis] for image in network.representative])
-    quantize = partial(nncf.quantize, model, images, subset_size=len(network.representative))
-    how += ", nncf.quantize"
-    yield from _peers("OpenVINO NNCF int8", how, folder / "openvino_int8", quantize())
-    yield from _peers(
-        "OpenVINO NNCF int8 transformer",
-        f"{how} with ModelType.TRANSFORMER",
-        folder / "openvino_int8_transformer",
-        quantize(model_type=nncf.ModelType.TRANSFORMER),
-    )
+    stock = "convert_model, uint8 input by PrePostProcessor, float weights saved as float16 by default"
+    for name, (file, options) in MODELS.items():
+        description, made = stock, model
+        if options is not None:
+            arguments = {key: getattr(nncf.ModelType, value) for key, value in options.items()}
+            made = nncf.quantize(model, images, subset_size=len(network.representative), **arguments)
+            description += ", nncf.quantize" + "".join(f" with ModelType.{value}" for value in options.values())
+        yield from _save(name, description, folder / f"{file}.xml", made)
 
 
-def _peers(name: str, what: str, stem: Path, model: Any) -> Iterator[Contender]:
-    """Save a model by its stock settings, which keep float weights as float16, and yield it for each precision."""
-    path = stem.with_suffix(".xml")
+FAMILY = Family(("openvino", "nncf"), tuple(f"{name}{suffix}" for name in MODELS for suffix in PRECISIONS), make)
+
+
+def _without_telemetry() -> Any:
+    """Import OpenVINO without the package by which it and NNCF report their use to their makers."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
+def _save(name: str, description: str, path: Path, model: Any) -> Iterator[Contender]:
+    """Save a model with default settings, which keep float weights as float16; yield it for each precision."""
+    openvino = _without_telemetry()
     openvino.save_model(model, path)
     files = (path, path.with_suffix(".bin"))
     capable = "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     allowed = "bfloat16" if capable else "float32 again, as this CPU has no bfloat16"
     for suffix, precision in PRECISIONS.items():
         computed = allowed if precision is None else "float32"
-        how = f"{what}; what is not int8 is computed in {computed}"
-        yield Contender(f"{name}{suffix}", how, files, partial(OpenVinoClassifier, path, precision))
+        full = f"{description}; what is not int8 is computed in {computed}"
+        yield Contender(f"{name}{suffix}", full, files, partial(OpenVinoClassifier, path, precision))
 
 
 class OpenVinoClassifier:
-    """A model with one uint8 input, the image, whose first output or the one of that name are the logits."""
+    """A model with one uint8 input, the image; the logits are the output of that name, or else the first one."""
 
     def __init__(self, path: Path, precision: str | None, threads: int) -> None:
-        """Open `path`.
+        """Open a model.
 
         Args:
             path: the .xml or .onnx file.
@@ -79,7 +83,7 @@ class OpenVinoClassifier:
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
-        model = openvino.Core().compile_model(path, DEVICE, config)
+        model = _without_telemetry().Core().compile_model(path, DEVICE, config)
         self._logits = next((each for each in model.outputs if "logits" in each.names), model.output(0))
         self._request = model.create_infer_request()
 

@@ -1,4 +1,4 @@
-"""tf2onnx and ONNX Runtime, with the quantizer of the latter."""
+"""tf2onnx and ONNX Runtime, with ONNX Runtime's quantizer."""
 
 from __future__ import annotations
 
@@ -9,87 +9,96 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import tensorflow as tf
-import tf2onnx
 import tf_keras
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.bench.contender import Contender, FloatNetwork
+from export.bench.peers.family import Family
 
 INPUT = "image"
-PRODUCTS = ("Conv", "MatMul", "Gemm")
+FLOAT = "ONNX Runtime float"
+DEFAULT = "ONNX Runtime int8, by default"
+# The operators that are quantized; `None`: all.
+QUANTIZED: dict[str, tuple[str, ...] | None] = {
+    "ONNX Runtime int8, all operators": None,
+    "ONNX Runtime int8, Conv and MatMul": ("Conv", "MatMul", "Gemm"),
+}
 
 
 def make(network: FloatNetwork, folder: Path) -> Iterator[Contender]:
-    """Make the float model and three statically quantized ones.
+    """Make the float model and three statically quantized ones; see `Family.make`."""
+    import tf2onnx
+    from onnxruntime.quantization import quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    Args:
-        network: what they are made from.
-        folder: where their files go.
-
-    Yields:
-        The peers, in the order of `FAMILIES`.
-    """
     model, note = network.model, ""
     if any(_is_gelu(layer) for layer in model.layers):
-        model, note = _with_erf(model), "; GELU by erf, as tf2onnx knows no Erfc, TensorFlow's form of it"
+        model, note = _with_erf(model), "; GELU by erf, as tf2onnx has no handler for TensorFlow's Erfc"
     path = folder / "onnxruntime_float.onnx"
     image = tf.TensorSpec(network.input_shape, tf.float32, name=INPUT)
     tf2onnx.convert.from_keras(model, input_signature=(image,), output_path=str(path))
-    yield _peer("ONNX Runtime float", f"tf2onnx without options{note}", path)
+    yield _contender(FLOAT, f"tf2onnx without options{note}", path)
     default = folder / "onnxruntime_int8_default.onnx"
-    quantize_static(str(path), str(default), _Images(network.float_batches()))
-    yield _peer("ONNX Runtime int8, by default", "quantize_static without options: int8 activations", default)
+    quantize_static(str(path), str(default), _reader(network))
+    yield _contender(DEFAULT, "quantize_static without options: int8 activations", default)
     prepared = folder / "onnxruntime_prepared.onnx"
-    # Symbolic shapes need another package, and there are none: every shape is a number.
+    # All shapes are static; symbolic shapes would need another package.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    yield _quantized("ONNX Runtime int8, all operators", network, prepared)
-    yield _quantized("ONNX Runtime int8, Conv and MatMul", network, prepared, PRODUCTS)
+    for name, operators in QUANTIZED.items():
+        yield _quantize(name, network, prepared, operators)
 
 
-def _quantized(name: str, network: FloatNetwork, source: Path, operators: tuple[str, ...] | None = None) -> Contender:
-    path = source.with_name(f"onnxruntime_int8_{'products' if operators else 'all'}.onnx")
+FAMILY = Family(("onnx", "tf2onnx", "onnxruntime"), (FLOAT, DEFAULT, *QUANTIZED), make)
+
+
+def _quantize(name: str, network: FloatNetwork, prepared: Path, operators: tuple[str, ...] | None) -> Contender:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    path = prepared.with_name(f"onnxruntime_int8_{'products' if operators else 'all'}.onnx")
     quantize_static(
-        str(source),
+        str(prepared),
         str(path),
-        _Images(network.float_batches()),
+        _reader(network),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=operators,
         per_channel=True,
-        # Not int8, its default, for which its x86 kernels take two to four times as long.
+        # Not the default, int8: its x86 kernels take two to four times as long.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    what = "quant_pre_process and quantize_static: QDQ, uint8 activations, int8 weights per channel"
-    return _peer(name, f"{what}; {', '.join(operators)} alone" if operators else what, path)
+    description = "quant_pre_process and quantize_static: QDQ, uint8 activations, int8 weights per channel"
+    return _contender(name, f"{description}; {', '.join(operators)} alone" if operators else description, path)
 
 
-def _peer(name: str, what: str, path: Path) -> Contender:
-    return Contender(name, what, (path,), partial(OnnxRuntimeClassifier, path))
+def _contender(name: str, description: str, path: Path) -> Contender:
+    return Contender(name, description, (path,), partial(OnnxRuntimeClassifier, path))
 
 
-class _Images(CalibrationDataReader):
-    """Representative images, handed out one by one."""
+def _reader(network: FloatNetwork) -> Any:
+    """Return a reader that gives the representative images one by one."""
+    from onnxruntime.quantization import CalibrationDataReader
 
-    def __init__(self, batches: list[NDArray[np.float32]]) -> None:
-        self._batches = iter(batches)
+    class Reader(CalibrationDataReader):
+        batches = iter(network.float_batches())
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    return Reader()
 
 
 class OnnxRuntimeClassifier:
     """An ONNX model with one float input, the image, and one output, the logits."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Open `path` for so many CPU threads."""
+        """Open a model for a number of CPU threads."""
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Else its threads keep the cores busy for tens of milliseconds after a run, in others' turns.
+        # By default its threads keep spinning for tens of milliseconds after a run, in the turns of others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -104,7 +113,7 @@ def _is_gelu(layer: Any) -> bool:
 
 
 def _with_erf(model: Any) -> Any:
-    """Copy a network, its GELUs written as x/2 (1 + erf(x/sqrt(2))), the same function."""
+    """Copy a network with its GELUs written as x/2 (1 + erf(x/sqrt(2))), the same function."""
 
     def replace(layer: Any) -> Any:
         if _is_gelu(layer):

@@ -1,4 +1,4 @@
-"""The benchmark against peers: what it counts, what it reports, and what it does without the peers' packages."""
+"""The benchmark: its figures, its reports, and peers whose packages are missing or fail."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 from itertools import combinations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -24,9 +22,10 @@ from calibration.calibration_file import Calibration
 from calibration.representative_set import draw_representative_set, hash_of
 from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.contender import LOWER_BOUND, OURS, Contender, FloatNetwork, NotMeasured
-from export.bench.peers.registry import FAMILIES, Family, installed_version, make_peers
+from export.bench.peers.family import Family, package_version
+from export.bench.peers.registry import FAMILIES, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
-from export.bench.setup import representative_set
+from export.bench.setup import find_or_draw
 from runtime.benchmark import Latency
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError
@@ -43,7 +42,7 @@ def row(name: str, p50_ms: float, top1: float = 0.9) -> Row:
     return Row(name, f"how {name} is made", 1234567, accuracy, {1: latency(p50_ms), 2: latency(p50_ms / 2 + 0.1)})
 
 
-# What the bundle's ONNX files are read by, and the distribution that it takes.
+# Runtimes of the bundle's ONNX files, and their distributions.
 RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 ROWS = (
     row(OURS, 0.5),
@@ -71,26 +70,26 @@ RESULT = Benchmark(
 )
 
 
-def test_the_bundles_own_images_are_found_by_name_or_as_many_drawn() -> None:
+def test_the_bundles_images_are_found_by_name_or_as_many_are_drawn() -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     train = Split(images, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
-    # One of those drawn could not be read, say: no draw of eleven would find the rest.
+    # As if one could not be read: no draw of eleven would give the rest.
     ids = draw_representative_set(train, 12, seed=3).ids[1:]
     sha256 = hash_of(ids, images[[train.ids.index(name) for name in ids]])
     calibration = Calibration(
         dataset="toys", observer="minmax", percentile=None, seed=3, sha256=sha256, ids=ids, ranges={}
     )
-    found = representative_set(calibration, train)
+    found = find_or_draw(calibration, train)
     assert (found.ids, found.sha256) == (ids, sha256)
     np.testing.assert_array_equal(found.images, images[[int(name[1:]) for name in ids]])
 
     absent = dataclasses.replace(calibration, ids=(*ids[:-1], "stranger of another disk"))
-    drawn = representative_set(absent, train)
+    drawn = find_or_draw(absent, train)
     assert drawn.ids == draw_representative_set(train, 11, seed=3).ids
     assert drawn.sha256 != sha256
 
 
-def test_ratios_are_of_medians_to_ours() -> None:
+def test_ratios_are_of_medians() -> None:
     assert times_ours(ROWS, 1) == {OURS: 1.0, "peer one": 2.0, "peer two": pytest.approx(0.8), LOWER_BOUND: 0.4}
     assert times_ours(ROWS, 2)["peer one"] == pytest.approx(0.6 / 0.35)
 
@@ -99,7 +98,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_table_has_a_line_for_every_row_and_names_what_was_not_measured() -> None:
+def test_the_table_has_every_row_and_names_those_not_measured() -> None:
     text = to_markdown(RESULT)
     table = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
@@ -138,7 +137,7 @@ def test_the_plot_labels_every_row_and_no_two_names_overlap(tmp_path: Path) -> N
     (axes,) = figure.axes
     names = [text.get_text().split("  ")[0] for text in axes.texts]
     assert sorted(names) == sorted(each.name for each in result.rows if each.name != LOWER_BOUND)
-    # An annotation's own extent includes the line to its point.
+    # An annotation's extent would include the line to its point.
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
@@ -169,7 +168,7 @@ def test_accuracy_is_counted_image_by_image(images: list[tuple[int, int, int]]) 
 
 
 class Fixed:
-    """Gives the logits that an image's first pixel points at."""
+    """A classifier whose logits are selected by an image's first pixel."""
 
     def __init__(self, logits: list[list[float]]) -> None:
         self._logits = np.asarray(logits, np.float32)
@@ -179,7 +178,7 @@ class Fixed:
         return self._logits[image[0, 0, 0, 0]]
 
 
-def test_a_logit_that_is_not_finite_is_no_prediction() -> None:
+def test_a_non_finite_logit_is_no_prediction() -> None:
     images = np.zeros((4, 2, 2, 3), np.uint8)
     images[:, 0, 0, 0] = range(4)
     classifier = Fixed([[1, 2, 3], [1, math.nan, 0], [5, 4, math.inf], [-1, -math.inf, -2]])
@@ -193,38 +192,31 @@ def network() -> FloatNetwork:
     return FloatNetwork(Model(), np.zeros((1, 2, 2, 3), np.uint8))
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, name: str, make: Any) -> None:
-    module = ModuleType(f"export.bench.peers.{name}")
-    module.make = make  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-def candidate(name: str) -> Contender:
+def contender(name: str) -> Contender:
     return Contender(name, "planted", (), lambda threads: Fixed([[1, 2]]))
 
 
-def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def sound(network: FloatNetwork, folder: Path) -> Any:
+    yield contender("sound")
+
+
+def test_missing_packages_are_named_and_one_failure_does_not_lose_the_rest(tmp_path: Path) -> None:
     def half(network: FloatNetwork, folder: Path) -> Any:
-        yield candidate("first half")
+        yield contender("first half")
         raise RuntimeError("operator Frob\n is not supported")
 
     def broken(network: FloatNetwork, folder: Path) -> Any:
         def refuse(threads: int) -> Any:
             raise OSError("cannot be opened")
 
-        yield Contender("opens never", "planted", (), refuse)
+        yield Contender("never opens", "planted", (), refuse)
 
-    plant(monkeypatch, "planted_half", half)
-    plant(monkeypatch, "planted_broken", broken)
-    plant(monkeypatch, "planted_sound", lambda network, folder: iter([candidate("sound")]))
-    families = [
-        Family("planted_absent", ("no-such-distribution", "numpy"), ("absent one", "absent two")),
-        Family("planted_half", ("numpy",), ("first half", "second half")),
-        Family("planted_broken", (), ("opens never",)),
-        Family("planted_sound", (), ("sound",)),
-    ]
+    families = {
+        "absent": Family(("no-such-distribution", "numpy"), ("absent one", "absent two"), sound),
+        "half": Family(("numpy",), ("first half", "second half"), half),
+        "broken": Family((), ("never opens",), broken),
+        "sound": Family((), ("sound",), sound),
+    }
     made, not_measured = make_peers(families, network(), tmp_path)
     assert [each.name for each in made] == ["first half", "sound"]
     reason = "no-such-distribution not installed; run `pip install '.[bench]'`"
@@ -232,12 +224,12 @@ def test_missing_packages_are_named_and_one_failure_does_not_cost_the_rest(
         NotMeasured("absent one", reason, failed=False),
         NotMeasured("absent two", reason, failed=False),
         NotMeasured("second half", "RuntimeError: operator Frob is not supported", failed=True),
-        NotMeasured("opens never", "OSError: cannot be opened", failed=True),
+        NotMeasured("never opens", "OSError: cannot be opened", failed=True),
     ]
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 2, 3), (4, 3, 3, 3)])
-def test_images_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> None:
+def test_invalid_calibration_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"expected uint8 \[N, 2, 2, 3\], N at least 1"):
         FloatNetwork(network().model, np.zeros(shape, np.uint8))
     with pytest.raises(ConfigError, match="float32"):
@@ -245,7 +237,7 @@ def test_images_that_cannot_calibrate_are_refused(shape: tuple[int, ...]) -> Non
 
 
 def test_no_two_rows_share_a_name() -> None:
-    names = [name for family in FAMILIES for name in family.peers]
+    names = [name for family in FAMILIES.values() for name in family.peers]
     assert len({*names, OURS, LOWER_BOUND}) == len(names) + 2
 
 
@@ -257,16 +249,15 @@ def test_the_command_refuses_bad_numbers(tmp_path: Path, capsys: pytest.CaptureF
     assert captured.err.count("\n") == 1
 
 
-def test_the_command_names_a_bundle_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_a_missing_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(bench.main, ["--bundle", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
 
 
-def test_the_command_measures_a_bundle_with_what_is_installed(
+def test_the_command_measures_a_bundle_with_the_installed_packages(
     tiny_export: Path,
     image_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = tmp_path / "mine"
@@ -274,10 +265,10 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     for path in (bundle / "artifacts").iterdir():
         path.rename(bundle / path.name)
     shutil.copyfile(bundle / "float.safetensors", bundle / "qat.safetensors")
-    absent = Family("planted_absent", ("no-such-distribution",), ("absent",))
-    monkeypatch.setattr(bench, "FAMILIES", (FAMILIES[0], absent))
+    stock = FAMILIES["TensorFlow Lite"]
+    families = {"TensorFlow Lite": stock, "absent": Family(("no-such-distribution",), ("absent",), sound)}
     options = ["--data-dir", str(image_folder), "--images", "6", "--rounds", "3", "--threads", "1", "--json"]
-    assert bench.main(["--bundle", str(bundle), "--out", str(tmp_path / "out"), *options]) == 0
+    assert bench.main(["--bundle", str(bundle), "--out", str(tmp_path / "out"), *options], families) == 0
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((tmp_path / "out" / "bench.json").read_text())
     assert content["bundle"] == "mine"
@@ -285,14 +276,14 @@ def test_the_command_measures_a_bundle_with_what_is_installed(
     assert content["data"]["representative_is_the_bundles"] is True
     rows = {each["name"]: each for each in content["rows"]}
     made = [f"{OURS}, {name}" for name in ("calibrated alone", "integer-only", "dynamic")]
-    runtimes = [name for name, package in RUNTIMES.items() if installed_version(package) is not None]
+    runtimes = [name for name, package in RUNTIMES.items() if package_version(package) is not None]
     elsewhere = [f"FocalEdge {precision}, {runtime}" for precision in ("float32", "int8") for runtime in runtimes]
-    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *FAMILIES[0].peers, LOWER_BOUND]
+    assert list(rows) == ["FocalEdge float32", OURS, *made, *elsewhere, *stock.peers, LOWER_BOUND]
     assert [each["name"] for each in content["not_measured"]] == ["absent"]
     for exact in ("FocalEdge float32", "TFLite float"):
         assert rows[exact]["accuracy"]["agreement"] == 1.0
         assert rows[exact]["accuracy"]["drop_pp"] == 0.0
-    # The weights of the fine-tuning are the float ones here, so that the artifact is the one calibrated alone.
+    # The fine-tuned weights are the float ones here, so both int8 artifacts are the same.
     alone = tmp_path / "out" / "artifacts" / "calibrated_alone" / "int8.tflite"
     assert rows[f"{OURS}, calibrated alone"]["size_bytes"] == alone.stat().st_size
     assert alone.read_bytes() == (bundle / "int8.tflite").read_bytes()

@@ -1,4 +1,4 @@
-"""The floor: the int8 artifact's convolutions, and nothing else."""
+"""The lower bound: the int8 artifact's convolutions alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def artifact(tiny_export: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def floor(artifact: bytes) -> bytes:
+def lower_bound(artifact: bytes) -> bytes:
     return products_alone(artifact)
 
 
@@ -31,7 +31,7 @@ def read(content: bytes) -> Any:
 
 
 def convolutions(content: bytes) -> list[tuple[bytes, bytes, tuple[int, ...], tuple[int, ...], int]]:
-    """Kernel, bias, shapes of input and output, and fused activation of every int8 convolution."""
+    """Return kernel, bias, input shape, output shape and fused activation of every int8 convolution."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = read(content)
@@ -47,20 +47,20 @@ def convolutions(content: bytes) -> list[tuple[bytes, bytes, tuple[int, ...], tu
     return found
 
 
-def test_it_is_convolutions_in_int8_and_the_delegate_takes_them_whole(floor: bytes) -> None:
-    listing = list_operators(floor, [])
+def test_it_is_int8_convolutions_in_one_partition(lower_bound: bytes) -> None:
+    listing = list_operators(lower_bound, [])
     assert {(operator.name, operator.dtype) for operator in listing.operators} == {("CONV_2D", "int8")}
     assert {operator.partition for operator in listing.operators} == {0}
     assert listing.partitions == 1
 
 
-def test_they_are_the_artifacts_own(artifact: bytes, floor: bytes) -> None:
-    assert len(convolutions(floor)) > 10
-    assert convolutions(floor) == convolutions(artifact)
-    assert len(read(floor).subgraphs[0].operators) == len(convolutions(floor))
+def test_they_are_the_artifacts_own(artifact: bytes, lower_bound: bytes) -> None:
+    assert len(convolutions(lower_bound)) > 10
+    assert convolutions(lower_bound) == convolutions(artifact)
+    assert len(read(lower_bound).subgraphs[0].operators) == len(convolutions(lower_bound))
 
 
-def test_its_multiply_accumulates_are_those_of_the_networks_products(floor: bytes, tiny_float: Any) -> None:
+def test_its_multiply_accumulates_are_the_products(lower_bound: bytes, tiny_float: Any) -> None:
     import tf_keras
 
     expected = 0
@@ -69,13 +69,13 @@ def test_its_multiply_accumulates_are_those_of_the_networks_products(floor: byte
             _, height, width, channels = layer.output_shape
             rows, columns, inputs, _ = layer.kernel.shape
             expected += height * width * channels * rows * columns * inputs
-    assert product_macs(floor) == expected > 0
+    assert product_macs(lower_bound) == expected > 0
 
 
-def test_it_is_one_chain(floor: bytes) -> None:
-    graph = read(floor).subgraphs[0]
+def test_it_is_one_chain(lower_bound: bytes) -> None:
+    graph = read(lower_bound).subgraphs[0]
     sources = {int(operator.inputs[0]) for operator in graph.operators}
-    # The image, and what was pooled for the head: no product before them has such a shape.
+    # The image and the head's pooled input: no earlier output has their shapes.
     assert len(graph.inputs) == 2 < len(sources)
     seen = set(map(int, graph.inputs))
     for operator in graph.operators:
@@ -95,14 +95,14 @@ def run(content: bytes) -> list[NDArray[np.int8]]:
     return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
-def test_no_product_is_left_out(floor: bytes) -> None:
-    """Every convolution's bias, driven to its ends, is seen in an output: an interpreter has to compute it."""
+def test_no_product_is_left_out(lower_bound: bytes) -> None:
+    """An extreme bias of any convolution changes an output, so an interpreter must compute it."""
     from tensorflow.lite.tools import flatbuffer_utils
 
-    for index in range(len(convolutions(floor))):
+    for index in range(len(convolutions(lower_bound))):
         outputs = []
         for end in (-(2**30), 2**30):
-            model = read(floor)
+            model = read(lower_bound)
             graph = model.subgraphs[0]
             bias = model.buffers[graph.tensors[graph.operators[index].inputs[2]].buffer]
             bias.data = np.full(len(bias.data) // 4, end, np.int32).view(np.uint8)
@@ -110,16 +110,16 @@ def test_no_product_is_left_out(floor: bytes) -> None:
         assert any(not np.array_equal(low, high) for low, high in zip(*outputs, strict=True)), index
 
 
-def test_it_runs_on_a_bundle(tiny_export: Path, tmp_path: Path, floor: bytes) -> None:
-    open_floor, what = make_lower_bound(tiny_export / "artifacts", tmp_path)
-    assert (tmp_path / "products_alone.tflite").read_bytes() == floor
-    assert f"{product_macs(floor):,} multiply-accumulates" in what
-    opened = open_floor(1)
+def test_it_runs_on_a_bundle(tiny_export: Path, tmp_path: Path, lower_bound: bytes) -> None:
+    open_lower_bound, what = make_lower_bound(tiny_export / "artifacts", tmp_path)
+    assert (tmp_path / "products_alone.tflite").read_bytes() == lower_bound
+    assert f"{product_macs(lower_bound):,} multiply-accumulates" in what
+    opened = open_lower_bound(1)
     assert isinstance(opened, ProductsAlone)
     opened.run(np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_a_float_artifact_has_no_floor(tiny_export: Path) -> None:
+def test_a_float_artifact_has_no_lower_bound(tiny_export: Path) -> None:
     content = (tiny_export / "artifacts" / "float.tflite").read_bytes()
     assert product_macs(content) == 0
     with pytest.raises(ArtifactError, match="without an int8 convolution"):

@@ -1,4 +1,4 @@
-"""Each peer is the same network: made of a tiny one, it predicts what Keras does."""
+"""Each peer of a tiny network predicts what Keras does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from export.bench.contender import FloatNetwork
-from export.bench.peers.registry import FAMILIES, Family
+from export.bench.peers.family import Family
+from export.bench.peers.registry import FAMILIES
+from export.bench.peers.tflite_converter import quantized_pixels
 from export.quantize.fake_quant import build_stock
 from tests.support.tiny_run import draw_weights, soft_images, spread_logits
 from train.model.config import FocalNetConfig
@@ -54,7 +56,7 @@ def run_all(classifier: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def least_sqnr_db(name: str) -> float:
-    """What a sound peer keeps clear of: weights are random and the head is scaled up, so int8 is coarse here."""
+    """Lower limit for a sound peer; random weights and a scaled head make int8 coarse here."""
     if "int8" in name:
         return 4
     if "bfloat16" in name or "dynamic" in name:
@@ -62,7 +64,7 @@ def least_sqnr_db(name: str) -> float:
     return 40 if "OpenVINO" in name else 90  # OpenVINO's weights are float16 on disk
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.module)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 def test_a_familys_peers_predict_what_keras_does(family: Family, edge: FloatNetwork, tmp_path: Path) -> None:
     needs(family)
     images = soft_images(60, seed=2)
@@ -81,8 +83,8 @@ def test_a_familys_peers_predict_what_keras_does(family: Family, edge: FloatNetw
         np.testing.assert_array_equal(run_all(peer.open(2), images[:5]).argmax(axis=1), found[:5].argmax(axis=1))
 
 
-def test_tf2onnx_is_given_gelu_in_a_form_that_it_knows(tmp_path: Path) -> None:
-    (family,) = (each for each in FAMILIES if each.module == "ort_quantizer")
+def test_gelu_is_rewritten_for_tf2onnx(tmp_path: Path) -> None:
+    family = FAMILIES["ONNX Runtime"]
     needs(family)
     network, images = tiny_network(WITH_GELU), soft_images(8, seed=2)
     peer = next(family.make(network, tmp_path))
@@ -90,7 +92,7 @@ def test_tf2onnx_is_given_gelu_in_a_form_that_it_knows(tmp_path: Path) -> None:
     np.testing.assert_allclose(run_all(peer.open(1), images), logits(network, images), rtol=0, atol=1e-4)
 
 
-def test_peers_get_keras_own_layers(edge: FloatNetwork) -> None:
+def test_peers_get_stock_keras_layers(edge: FloatNetwork) -> None:
     import tf_keras
 
     norms = [layer for layer in edge.model.layers if layer.name.endswith(".norm1")]
@@ -108,12 +110,8 @@ def test_peers_get_keras_own_layers(edge: FloatNetwork) -> None:
         (np.int8, 0.5, -128, [-128, -126, 126, 127]),
     ],
 )
-def test_pixels_become_what_a_quantized_input_takes(
-    dtype: type, scale: float, zero_point: int, expected: list[int] | None
-) -> None:
-    from export.bench.peers.tflite_converter import _quantized_pixels
-
-    values = _quantized_pixels({"dtype": dtype, "quantization": (scale, zero_point)})
+def test_pixels_become_quantized_inputs(dtype: type, scale: float, zero_point: int, expected: list[int] | None) -> None:
+    values = quantized_pixels({"dtype": dtype, "quantization": (scale, zero_point)})
     if expected is None:
         assert values is None
     else:

@@ -1,4 +1,4 @@
-"""What a viewer keeps of a running demo: recordings that are switched on and off, and snapshots."""
+"""Decide when panels are kept: recordings that a viewer starts and stops, and snapshots."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runtime.video.writer import IMAGE_SUFFIX, Write, free_name, open_output, sa
 
 
 class Recorder:
-    """Videos and images under names of their own; nothing that fails here ends the demo.
+    """Recordings and snapshots, each under a new name; no failure here ends the demo.
 
     Attributes:
-        path: the video that is being written, if any.
+        path: the video being written, if any.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class Recorder:
         self._stack = ExitStack()
 
     def perform(self, command: Command) -> str:
-        """Follow "record" or "snapshot"; returns what to tell the viewer."""
+        """Carry out "record" or "snapshot"; returns a note for the viewer."""
         if command.action == "snapshot":
             return self._snapshot()
         start = {"": self.path is None, "on": True, "off": False}.get(command.value)
@@ -37,13 +37,13 @@ class Recorder:
         return self.start() if start else self.stop()
 
     def take(self, panel: Image, frame: int, fps: float, *, repeated: bool = False) -> str:
-        """Keep a panel for a snapshot, and add it to the video that is being written.
+        """Keep a panel for a snapshot, and add it to the video being written.
 
         Args:
             panel: uint8 `[h, w, 3]` RGB, h and w even.
-            frame: its number, for the snapshot's name.
-            fps: of the video; that of its first panel holds.
-            repeated: the video has it already.
+            frame: number of the frame, for the name of a snapshot.
+            fps: rate of the video; that of its first panel holds.
+            repeated: the video has this panel already.
 
         Returns:
             A warning if the video had to be ended, else "".
@@ -52,7 +52,7 @@ class Recorder:
         if self.path is None or repeated:
             return ""
         try:
-            # Opened late, so that a video without a frame is no file.
+            # Opened with the first panel, so that a recording without a frame leaves no file.
             self._write = self._write or self._stack.enter_context(open_output(self.path))
             self._write(panel, fps)
         except FocalEdgeError as error:
@@ -60,24 +60,24 @@ class Recorder:
         return ""
 
     def recording(self) -> str | None:
-        """Return the name of the video that is being written, if any."""
+        """Return the name of the video being written, if any."""
         return self.path.name if self.path else None
 
     def start(self) -> str:
-        """Begin a new video, unless one is being written; returns what to tell the viewer."""
+        """Start a new video, unless one is being written; returns a note for the viewer."""
         if self.path is None:
             self.path = free_name(self._folder / f"recording-{datetime.now():%Y%m%d-%H%M%S}.mp4")
         return f"recording to {self.path}"
 
     def stop(self) -> str:
-        """Finish the video, if there is one; returns what to tell the viewer."""
+        """Finish the video, if there is one; returns a note for the viewer."""
         path = self.path
         if path is None:
             return "nothing is being recorded"
         return self._end(None) or (f"recorded {path}" if path.exists() else "nothing was recorded")
 
     def _end(self, error: FocalEdgeError | None) -> str:
-        """Close the file after an error or without one; returns what went wrong."""
+        """Close the file, after an error or not; returns a warning, "" after none."""
         self.path, self._write = None, None
         try:
             self._stack.__exit__(type(error) if error else None, error, None)

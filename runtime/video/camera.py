@@ -1,7 +1,7 @@
-"""A live camera or stream: its newest frame, read in a thread of its own, with a watchdog that reconnects.
+"""Camera: the latest frame of a device or stream, read in its own thread, with a watchdog that reconnects.
 
-OpenCV's `read` can hang, fail for ever, or keep returning the last frame after a camera was unplugged;
-none of that may hang the program or show an old frame as a new one.
+OpenCV's `read` can hang, fail for ever, or keep returning the last frame after a camera was unplugged.
+None of these may hang the program or show an old frame as a new one.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from runtime.images.preprocess import Image, bgr_to_rgb
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
-# Between frames that cannot be used, which some drivers give as fast as they are asked.
+# Some drivers return unusable frames without any delay.
 UNUSABLE_WAIT_S = 0.01
 JOIN_S = 1.0
 
 
 class Capture(Protocol):
-    """The part of `cv2.VideoCapture` that a camera needs."""
+    """The methods of `cv2.VideoCapture` that a camera needs."""
 
     def isOpened(self) -> bool:  # noqa: N802
-        """Whether the device was opened."""
+        """Return whether the device is open."""
 
     def read(self) -> tuple[bool, Any]:
-        """Wait for the next frame: whether there is one, and the BGR frame."""
+        """Wait for the next frame; return whether there is one, and the BGR frame."""
 
     def release(self) -> None:
         """Close the device."""
 
 
 class Camera:
-    """Frames of a camera, always the newest, as long as it gives any.
+    """The latest frames of a camera.
 
-    Iterate over it inside a `with` block, or ask with `wait`. A failed read reopens the device, after waits that
-    double from 0.1 s to 2 s; a read that hangs is left alone with its thread, and a new one opens the device.
+    Iterate over it inside a `with` block, or call `wait`. A failed read reopens the device, after waits that
+    double from 0.1 s to 2 s. A read that hangs is abandoned with its thread, and a new thread reopens the device.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class Camera:
         reconnect_s: float = 0.0,
         may_stand_still: bool = False,
     ) -> None:
-        """Prepare a camera; nothing is opened yet.
+        """Prepare a camera without opening it.
 
         Args:
-            name: what to call it in errors.
-            open_capture: opens the device, again after a failure.
-            timeout_s: how long a read may give no frame before the device is opened anew, in seconds. Before the
-                first frame, it is given up after that.
-            reconnect_s: how long without a frame it is given up, once there was one; `timeout_s` if that is longer.
-            may_stand_still: the image may stay the same to the last bit, as that of a stream, not of a sensor.
+            name: its name in errors.
+            open_capture: opens the device, again after each failure.
+            timeout_s: longest time without a frame before the device is reopened, in seconds; before the first
+                frame, longest time before the camera fails.
+            reconnect_s: longest time without a frame before the camera fails, at least `timeout_s`, in seconds.
+            may_stand_still: consecutive images may be identical, as those of a stream; a sensor always has noise.
         """
         self.name = name
         self.timeout_s = timeout_s
@@ -69,7 +69,7 @@ class Camera:
         self._may_stand_still = may_stand_still
         self._open_capture = open_capture
         self._changed = threading.Condition()
-        self._newest: Image | None = None
+        self._latest: Image | None = None
         self._dropped_frames = 0
         self._problem = ""
         self._opened = False
@@ -92,7 +92,7 @@ class Camera:
         self._thread.join(JOIN_S)
 
     def __iter__(self) -> Iterator[Image]:
-        """Yield uint8 `[H, W, 3]` RGB frames, each once, skipping those that came while the caller was busy.
+        """Yield uint8 `[H, W, 3]` RGB frames, each once, without those that arrived while the caller was busy.
 
         Raises:
             SourceError: the camera cannot be opened, or gave no frame for too long.
@@ -104,11 +104,11 @@ class Camera:
 
     @property
     def dropped_frames(self) -> int:
-        """How many frames came while the caller was busy with another one."""
+        """Number of frames that arrived while the caller was busy."""
         return self._dropped_frames
 
     def wait(self, wait_s: float) -> Image | None:
-        """Return the newest frame that was not returned yet; `None` if there is none within `wait_s` seconds.
+        """Return the latest frame, if it was not returned yet; `None` if there is none within `wait_s` seconds.
 
         Raises:
             SourceError: the camera cannot be opened, or gave no frame for too long.
@@ -117,7 +117,7 @@ class Camera:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_news, max(0.0, min(until_s, self._due_s()) - time.monotonic()))
-                frame, self._newest = self._newest, None
+                frame, self._latest = self._latest, None
             if frame is not None:
                 return frame
             self._check()
@@ -125,36 +125,33 @@ class Camera:
                 return None
 
     def trouble(self) -> str:
-        """Return what keeps it from giving frames, "" if nothing is known to."""
+        """Return why the camera gives no frames, "" if there is no known problem."""
         silent_s = time.monotonic() - self._frame_at_s
         if not self._problem and silent_s < self.timeout_s:
             return ""
-        reason = f" ({self._problem})" if self._problem else ""
-        return f"reconnecting to {self.name}, {silent_s:.0f} of {self._reconnect_s:g} s{reason}"
+        return f"reconnecting to {self.name}, {silent_s:.0f} of {self._reconnect_s:g} s{self._reason()}"
 
     def _has_news(self) -> bool:
-        return self._newest is not None or self._cannot_open
+        return self._latest is not None or self._cannot_open
 
     def _due_s(self) -> float:
-        """Return when something has to be done about a camera that stays silent."""
+        """Return when a silent camera must be reopened or fail."""
         return min(self._read_at_s + self.timeout_s, self._frame_at_s + self._patience_s())
 
     def _patience_s(self) -> float:
         return self._reconnect_s if self._had_frame else self.timeout_s
 
-    def _check(self) -> None:
-        """Give up, or leave a read that hangs to itself and begin another.
+    def _reason(self) -> str:
+        return f" ({self._problem})" if self._problem else ""
 
-        Raises:
-            SourceError: the time is over.
-        """
+    def _check(self) -> None:
+        """Raise SourceError after too long without a frame; abandon a read that hangs and start another."""
         if self._cannot_open:
             raise SourceError(f"camera {self.name} cannot be opened; close other programs that use it")
         now_s = time.monotonic()
         if now_s - self._frame_at_s >= self._patience_s():
-            reason = f" ({self._problem})" if self._problem else ""
             raise SourceError(
-                f"camera {self.name} gave no frame for {self._patience_s():g} s{reason}; "
+                f"camera {self.name} gave no frame for {self._patience_s():g} s{self._reason()}; "
                 "check that it is plugged in and that no other program uses it"
             )
         if now_s - self._read_at_s >= self.timeout_s:
@@ -189,7 +186,7 @@ class Camera:
                     self._changed.notify()
                 return
             if self._is_wanted(reader):
-                # A device that fails and says so is no hung one: this reader goes on.
+                # A device that reports its failure does not hang: this reader continues.
                 self._read_at_s = time.monotonic() + retry_s
                 self._stopped.wait(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
@@ -202,38 +199,38 @@ class Camera:
             capture.release()
         except cv2.error:
             pass
-        self._blame(reader, "it cannot be opened")
+        self._report(reader, "it cannot be opened")
         return None
 
     def _read_until_failure(self, capture: Capture, reader: int) -> bool:
-        """Publish frames until one fails or the image freezes; return whether there was any."""
+        """Publish frames until a read fails or the image freezes; return whether there was any."""
         last: Any = None
         changed_at_s = time.monotonic()
         while self._is_wanted(reader):
             try:
                 received, frame = capture.read()
                 if not received or frame is None:
-                    self._blame(reader, "it gave none")
+                    self._report(reader, "it gave none")
                     break
                 image = bgr_to_rgb(frame)
             except cv2.error:
-                self._blame(reader, "it failed")
+                self._report(reader, "it failed")
                 break
             except DataError as error:
-                self._blame(reader, str(error))
+                self._report(reader, str(error))
                 self._stopped.wait(UNUSABLE_WAIT_S)
                 continue
-            # Sensor noise changes every live image, so reopen one that stands still: an unplugged
-            # camera then fails, and a still test image only blinks.
+            # Sensor noise changes every live image. A frozen image means an unplugged camera, which then fails
+            # to reopen, or a test image, which only blinks.
             if self._may_stand_still or last is None or not np.array_equal(frame, last):
                 last, changed_at_s = frame, time.monotonic()
             elif time.monotonic() - changed_at_s > self.timeout_s:
-                self._blame(reader, "its image stood still")
+                self._report(reader, "its image stood still")
                 break
             self._publish(image, reader)
         return last is not None
 
-    def _blame(self, reader: int, problem: str) -> None:
+    def _report(self, reader: int, problem: str) -> None:
         if self._is_wanted(reader):
             self._problem = problem
 
@@ -241,8 +238,8 @@ class Camera:
         with self._changed:
             if not self._is_wanted(reader):
                 return
-            self._dropped_frames += self._newest is not None
-            self._newest = image
+            self._dropped_frames += self._latest is not None
+            self._latest = image
             self._had_frame = True
             self._problem = ""
             self._read_at_s = self._frame_at_s = time.monotonic()

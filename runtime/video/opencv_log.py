@@ -1,4 +1,4 @@
-"""OpenCV's own messages, kept off stderr: every failure here has its one line."""
+"""Silence OpenCV's log: every failure here has its own one-line error."""
 
 from __future__ import annotations
 

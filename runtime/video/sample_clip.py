@@ -1,4 +1,4 @@
-"""A short clip the demo makes itself: coloured shapes crossing a cluttered table, the same on every run."""
+"""The built-in sample clip: coloured shapes that cross a cluttered table, the same on every run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAMES_PER_SHAPE = 30
 RADIUS_PX = 58
 CLUTTER_COUNT = 60
 NOISE_SIGMA = 3.0
-# corners, how far every second corner is drawn in, colour
+# Corners, radius of every second corner as a share, colour.
 SHAPES = (
     (64, 1.0, (214, 62, 52)),
     (10, 0.42, (240, 190, 40)),

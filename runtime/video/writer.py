@@ -1,7 +1,7 @@
-"""Panels into files: a video or an image that is complete, or not there at all.
+"""Write panels to a video or an image file, which appears complete or not at all.
 
-Only a full disk leaves a shorter video: it is ended while there is still room for its index, without which no
-player opens it, and kept.
+The exception is a full disk: the video is ended while there is room for its index, without which no player opens
+it, and kept.
 """
 
 from __future__ import annotations
@@ -20,34 +20,32 @@ from runtime.images.preprocess import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 IMAGE_SUFFIX = ".png"
-# What FFmpeg holds back of the frames, and the index of hours of them.
+# Room for the frames that FFmpeg buffers and for the index of hours of video.
 ROOM_BYTES = 16 * 2**20
 
 Write = Callable[[Image, float], None]
 
 
 class DiskFullError(SourceError):
-    """There is no room for more frames of a video."""
+    """The disk has no room for more frames of a video."""
 
 
 @contextmanager
-def open_output(path: Path | None) -> Iterator[Write]:
-    """Open a file for panels; it takes its name when the block succeeds.
+def open_output(path: Path) -> Iterator[Write]:
+    """Open a file for panels; it is published under its name when the block succeeds.
 
     Args:
-        path: a .mp4 or .avi video, a .png image, or `None` to write nothing.
+        path: a .mp4 or .avi video, or a .png image.
 
     Yields:
-        The function that takes each panel, uint8 `[h, w, 3]` RGB, and the frames a second.
+        The function that writes a panel, uint8 `[h, w, 3]` RGB, at a number of frames per second.
 
     Raises:
         ConfigError: a file of another kind.
-        DiskFullError: there was no room for every panel; a video holds those before.
-        FocalEdgeError: the file cannot be written, or does not hold every panel.
+        DiskFullError: the disk has no room for all panels; the video holds those before.
+        FocalEdgeError: the file cannot be written, or does not hold all panels.
     """
-    if path is None:
-        yield lambda panel, fps: None
-    elif is_image(path):
+    if is_image(path):
         with replacing(path) as temporary:
             yield lambda panel, fps: _write_png(temporary, panel)
     elif path.suffix.lower() in VIDEO_CODECS:
@@ -77,7 +75,7 @@ def _open_video(path: Path) -> Iterator[Write]:
 
 
 def free_name(path: Path) -> Path:
-    """Return `path`, or where that is taken the first of `name-2`, `name-3`, ... that is not."""
+    """Return `path`, or the first free name of `name-2`, `name-3`, ... if it exists."""
     free, number = path, 1
     while free.exists():
         number += 1
@@ -86,26 +84,26 @@ def free_name(path: Path) -> Path:
 
 
 def is_image(path: Path) -> bool:
-    """Whether `open_output` writes one image, rather than a video, under this name."""
+    """Return whether `open_output` writes an image, not a video, to this file."""
     return path.suffix.lower() == IMAGE_SUFFIX
 
 
 def save_image(path: Path, image: Image) -> None:
-    """Write an image as PNG, by temporary name and rename.
+    """Write an image as PNG, all or nothing.
 
     Args:
-        path: the file; its folder is made if missing.
+        path: the file; its folder is created if missing.
         image: uint8 `[h, w, 3]` RGB.
 
     Raises:
-        FocalEdgeError: the image cannot be encoded, or the file not written (the old one stays).
+        FocalEdgeError: the image cannot be encoded, or the file cannot be written (the old one stays).
     """
     with replacing(path) as temporary:
         _write_png(temporary, image)
 
 
 class VideoFile:
-    """A video that takes the size of its first panel; later panels are fitted into it."""
+    """A video of the size of its first panel; later panels are fitted into it."""
 
     def __init__(self, path: Path, codec: str) -> None:
         """Prepare a video; `codec` is its four-character code."""
@@ -116,16 +114,16 @@ class VideoFile:
         self.count = 0
 
     def write(self, panel: Image, fps: float) -> None:
-        """Add one uint8 `[h, w, 3]` RGB panel, h and w even; the first panel's rate holds.
+        """Add a uint8 `[h, w, 3]` RGB panel, h and w even; `fps` of the first panel holds.
 
         Raises:
-            DiskFullError: there is no room for it.
-            SourceError: this OpenCV has no such codec.
+            DiskFullError: the disk has no room for it.
+            SourceError: this OpenCV does not have the codec.
         """
         free = shutil.disk_usage(self._path.parent).free
         if free < ROOM_BYTES:
             raise DiskFullError(
-                f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} to be ended; "
+                f"the disk has {free / 1e6:.1f} MB left, and a video needs {ROOM_BYTES / 1e6:.1f} MB to be finished; "
                 "make room or choose another folder"
             )
         if self._writer is None:
@@ -145,23 +143,23 @@ class VideoFile:
             self._writer.release()
 
     def check(self) -> None:
-        """Raise SourceError if the file does not hold every panel: OpenCV reports no failed write."""
+        """Raise SourceError if the file does not hold all panels: OpenCV does not report failed writes."""
         written = cv2.VideoCapture(str(self._path))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if count != self.count:
-            raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder that has more room")
+            raise SourceError(f"the video holds {count} of {self.count} frames; choose a folder with more room")
 
 
 def _write_png(path: Path, image: Image) -> None:
     try:
-        # Encoded in memory: OpenCV's own writing tells no reason when it fails.
+        # Encoded in memory: OpenCV gives no reason when it cannot write a file.
         encoded, data = cv2.imencode(IMAGE_SUFFIX, image[..., ::-1])
     except cv2.error:
         encoded = False
     if not encoded:
         raise FocalEdgeError(
             f"cannot encode an image of shape {image.shape} and dtype {image.dtype}; "
-            "expected uint8 [h, w, 3] that is not empty"
+            "expected uint8 [h, w, 3], not empty"
         )
     path.write_bytes(data.tobytes())

@@ -1,4 +1,4 @@
-"""What a viewer keeps: recordings and snapshots that replace nothing, and failures that end nothing."""
+"""Recordings and snapshots replace no file, and their failures do not end the demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.clips import read_video
 from tests.support.disk import Disk, panel
 
 
-def test_recordings_begin_and_end_at_will_and_replace_nothing(tmp_path: Path) -> None:
+def test_recordings_start_and_stop_and_replace_nothing(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     assert recorder.stop() == "nothing is being recorded"
     assert recorder.take(panel(1), 0, 20.0) == ""
@@ -35,7 +35,7 @@ def test_recordings_begin_and_end_at_will_and_replace_nothing(tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == sorted(set(names))
 
 
-def test_a_recording_without_a_frame_is_no_file(tmp_path: Path) -> None:
+def test_a_recording_without_a_frame_leaves_no_file(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     recorder.start()
     assert recorder.stop() == "nothing was recorded"
@@ -60,7 +60,7 @@ def test_a_full_disk_ends_a_recording_with_one_warning_and_the_next_may_begin(
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_folder_that_takes_no_recording_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     recorder = Recorder(tmp_path / "file")
     recorder.start()
@@ -68,7 +68,7 @@ def test_a_folder_that_takes_no_recording_is_told(tmp_path: Path) -> None:
     assert recorder.path is None
 
 
-def test_snapshots_are_of_what_is_shown_and_replace_nothing(tmp_path: Path) -> None:
+def test_snapshots_hold_the_last_panel_and_replace_nothing(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     assert recorder.perform(Command("snapshot")) == "there is nothing to save yet"
     recorder.take(panel(7), 12, 20.0)
@@ -80,7 +80,7 @@ def test_snapshots_are_of_what_is_shown_and_replace_nothing(tmp_path: Path) -> N
     np.testing.assert_array_equal(second, panel(9))
 
 
-def test_a_snapshot_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_snapshot_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     recorder = Recorder(tmp_path / "file")
     recorder.take(panel(7), 0, 20.0)

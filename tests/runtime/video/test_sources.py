@@ -1,11 +1,11 @@
-"""Sources: every kind of file gives its frames, and every kind of failure ends in one clear error."""
+"""Sources: every kind of source gives its frames, and every failure is one clear error."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runtime.core.errors import SourceError
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.video.camera import Camera
-from runtime.video.sources import Frame, is_live, open_source
+from runtime.video.sources import Frame, is_live, live_frames, open_source
 
 TIMEOUT_S = 0.4
 
@@ -33,7 +33,7 @@ def write_image(path: Path, rgb: tuple[int, int, int]) -> None:
     cv2.imwrite(str(path), np.full((4, 6, 3), rgb[::-1], np.uint8))
 
 
-def test_sample_is_the_same_every_time_and_moves() -> None:
+def test_sample_is_reproducible_and_moves() -> None:
     first, second = collect("sample"), collect("sample")
     assert len(first) == 120
     assert all(frame.image_rgb.shape == (240, 320, 3) for frame in first)
@@ -60,7 +60,7 @@ def test_grey_and_transparent_images_are_rgb(tmp_path: Path) -> None:
     assert transparent.image_rgb[0, 0].tolist() == [1, 2, 3]
 
 
-def test_folder_is_sorted_and_skips_what_it_cannot_read(tmp_path: Path) -> None:
+def test_folder_is_sorted_and_unreadable_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_image(tmp_path / "b.png", (0, 0, 255))
     write_image(tmp_path / "a" / "z.JPG", (255, 0, 0))
@@ -109,7 +109,7 @@ def test_file_that_is_neither_image_nor_video(tmp_path: Path, content: bytes) ->
         collect(tmp_path / "file.mp4")
 
 
-def test_missing_file_names_the_choices(tmp_path: Path) -> None:
+def test_missing_file_lists_the_choices(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no source .*missing\.mp4.*sample"):
         collect(tmp_path / "missing.mp4")
 
@@ -122,7 +122,7 @@ def test_missing_camera_fails_at_once(spec: str) -> None:
     assert time.monotonic() - start_s < 1.0
 
 
-def test_pattern_is_sorted_and_takes_images_alone(tmp_path: Path) -> None:
+def test_pattern_is_sorted_and_takes_only_images(tmp_path: Path) -> None:
     for name in ("b1.png", "a1.jpg", "a2.png"):
         write_image(tmp_path / name, (9, 9, 9))
     (tmp_path / "a3.txt").touch()
@@ -146,13 +146,13 @@ def test_split_has_its_true_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.image_rgb, images[0])
 
 
-def test_damaged_split_is_no_source(tmp_path: Path) -> None:
+def test_damaged_split_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.npz").write_bytes(b"PK no split")
     with pytest.raises(SourceError, match=r"t\.npz is not a readable split file"):
         collect(tmp_path / "t.npz")
 
 
-def test_what_ends_can_begin_again(tmp_path: Path, video: Path) -> None:
+def test_sources_that_end_can_loop(tmp_path: Path, video: Path) -> None:
     write_image(tmp_path / "one.png", (1, 2, 3))
     for spec, count in ((str(video), 4), (str(tmp_path / "one.png"), 1), (str(tmp_path), 1)):
         with open_source(spec, on_skip=pytest.fail, loop=True) as source:
@@ -176,7 +176,7 @@ def test_what_ends_can_begin_again(tmp_path: Path, video: Path) -> None:
         ("C:\\clips\\clip.mp4", False),
     ],
 )
-def test_what_is_live(spec: str, live: bool) -> None:
+def test_is_live(spec: str, live: bool) -> None:
     assert is_live(spec) is live
 
 
@@ -187,7 +187,7 @@ def test_pipelines_need_gstreamer() -> None:
 
 
 class FakeVideo:
-    """A video file whose `read` gives these."""
+    """A `cv2.VideoCapture` that reads given frames."""
 
     def __init__(self, frames: list[Any]) -> None:
         self.frames = iter(frames)
@@ -214,7 +214,7 @@ BAD: list[Any] = [
 ]
 
 
-def test_frames_of_a_video_that_cannot_be_used_are_skipped(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_frames_of_a_video_are_skipped(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = FakeVideo([GOOD, *BAD, GOOD[:2], GOOD[..., 0], GOOD[:, :1]])
     monkeypatch.setattr(cv2, "VideoCapture", lambda _: opened)
     skipped: list[str] = []
@@ -226,7 +226,7 @@ def test_frames_of_a_video_that_cannot_be_used_are_skipped(video: Path, monkeypa
     assert opened.released
 
 
-def test_a_video_of_nothing_usable_ends(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_without_usable_frames_is_an_error(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = FakeVideo([BAD[1]] * 500)
     monkeypatch.setattr(cv2, "VideoCapture", lambda _: opened)
     with pytest.raises(SourceError, match="100 unusable frames in a row"):
@@ -244,7 +244,7 @@ def test_leaving_early_closes_the_video(video: Path, monkeypatch: pytest.MonkeyP
 
 
 class FakeCapture:
-    """A camera whose `frames` are values to paint, images, `None` for a failed read, or a callable to wait for."""
+    """A camera that reads grey values, images, `None` for a failed read, or the results of callables."""
 
     def __init__(self, frames: Iterator[Any], opened: bool = True) -> None:
         self.frames = frames
@@ -268,13 +268,13 @@ class FakeCapture:
 
 
 def fake_camera(captures: list[FakeCapture], reconnect_s: float = 0.0) -> Camera:
-    """A camera that opens these captures in turn, the last one again and again."""
+    """A camera that opens these captures in turn, and then the last one again and again."""
     order = itertools.chain(captures, itertools.repeat(captures[-1]))
     return Camera("fake", lambda: next(order), timeout_s=TIMEOUT_S, reconnect_s=reconnect_s)
 
 
 def read_until_error(camera: Camera) -> tuple[list[int], str, float]:
-    """The values seen, the error, and how long after the last frame it came, in seconds."""
+    """The grey values seen, the error message, and the time from the last frame to the error, in seconds."""
     seen: list[int] = []
     last_s = time.monotonic()
     with pytest.raises(SourceError) as caught, camera:
@@ -293,7 +293,7 @@ def test_camera_that_cannot_be_opened_fails_at_once() -> None:
     assert capture.released
 
 
-def test_hung_read_meets_the_watchdog() -> None:
+def test_a_hung_read_times_out() -> None:
     forever = threading.Event()
     try:
         seen, message, waited_s = read_until_error(fake_camera([FakeCapture(iter([1, forever.wait]))]))
@@ -304,7 +304,7 @@ def test_hung_read_meets_the_watchdog() -> None:
     assert TIMEOUT_S * 0.9 < waited_s < TIMEOUT_S + 3.0
 
 
-def test_reads_that_keep_failing_meet_the_watchdog_and_back_off() -> None:
+def test_failing_reads_back_off_and_time_out() -> None:
     captures: list[FakeCapture] = []
 
     def reopen() -> FakeCapture:
@@ -329,8 +329,8 @@ def test_camera_comes_back_after_a_failed_read() -> None:
     assert seen == {1, 2, 3}
 
 
-def test_frozen_image_is_reopened() -> None:
-    # As an unplugged camera does: `read` goes on "succeeding" with the last frame.
+def test_a_frozen_image_reopens_the_device() -> None:
+    # `read` of an unplugged camera can go on succeeding with the last frame.
     frozen = FakeCapture(itertools.repeat(5))
     seen, message, _ = read_until_error(fake_camera([frozen, FakeCapture(iter([]), opened=False)]))
     assert set(seen) == {5}
@@ -338,7 +338,7 @@ def test_frozen_image_is_reopened() -> None:
     assert frozen.released
 
 
-def test_hung_read_is_left_behind_and_the_device_opened_anew() -> None:
+def test_a_hung_read_is_abandoned_and_the_device_reopened() -> None:
     forever = threading.Event()
     hung = FakeCapture(iter([1, forever.wait]))
     seen: list[int] = []
@@ -354,7 +354,7 @@ def test_hung_read_is_left_behind_and_the_device_opened_anew() -> None:
     forever.set()
 
 
-def test_what_a_hung_read_gives_in_the_end_is_old_by_then() -> None:
+def test_the_late_frame_of_a_hung_read_is_discarded() -> None:
     hung, forever = threading.Event(), threading.Event()
     captures = [FakeCapture(iter([1, lambda: 9 * hung.wait()])), FakeCapture(iter([2, forever.wait]))]
     with fake_camera(captures, reconnect_s=10.0) as camera:
@@ -366,7 +366,7 @@ def test_what_a_hung_read_gives_in_the_end_is_old_by_then() -> None:
         forever.set()
 
 
-def test_a_camera_that_disappears_is_waited_for_and_said_to_be() -> None:
+def test_reconnecting_is_reported() -> None:
     gone = [FakeCapture(iter([]), opened=False) for _ in range(2)]
     camera = fake_camera([FakeCapture(iter([1])), *gone, FakeCapture(itertools.cycle([2, 3]))], reconnect_s=10.0)
     troubles: list[str] = []
@@ -378,7 +378,7 @@ def test_a_camera_that_disappears_is_waited_for_and_said_to_be() -> None:
     assert all(capture.released for capture in gone)
 
 
-def test_a_camera_that_stays_away_is_given_up_in_time() -> None:
+def test_a_camera_that_stays_away_fails_in_time() -> None:
     camera = fake_camera([FakeCapture(iter([1])), FakeCapture(iter([]), opened=False)], reconnect_s=0.7)
     seen, message, waited_s = read_until_error(camera)
     assert seen == [1]
@@ -386,14 +386,14 @@ def test_a_camera_that_stays_away_is_given_up_in_time() -> None:
     assert 0.6 < waited_s < 2.0
 
 
-def test_a_camera_that_never_gave_a_frame_is_not_waited_for_longer() -> None:
+def test_a_camera_without_a_first_frame_fails_early() -> None:
     seen, message, waited_s = read_until_error(fake_camera([FakeCapture(iter([]))], reconnect_s=60.0))
     assert seen == []
     assert "gave no frame for 0.4 s" in message
     assert waited_s < 3.0
 
 
-def test_frames_that_cannot_be_used_are_passed_over() -> None:
+def test_unusable_frames_of_a_camera_are_skipped() -> None:
     wide, grey = np.full((2, 8, 3), 5, np.uint8), np.full((3, 1), 6, np.uint8)
     transparent = np.full((2, 2, 4), 7, np.uint8)
     read = iter([4, *BAD[1:], wide, *BAD[1:], grey, transparent])
@@ -406,13 +406,13 @@ def test_frames_that_cannot_be_used_are_passed_over() -> None:
     assert set(shapes) <= {(2, 2, 3), (2, 8, 3), (3, 1, 3)}
 
 
-def test_a_camera_of_nothing_usable_says_what_it_gives() -> None:
+def test_a_camera_without_usable_frames_reports_what_it_gives() -> None:
     seen, message, _ = read_until_error(fake_camera([FakeCapture(itertools.repeat(BAD[2]))]))
     assert seen == []
     assert "gave no frame for 0.4 s" in message and "uint16" in message
 
 
-def test_a_still_image_of_a_stream_is_no_failure() -> None:
+def test_a_stream_may_stand_still() -> None:
     capture = FakeCapture(itertools.repeat(5))
     with Camera("stream", lambda: capture, timeout_s=0.05, may_stand_still=True) as camera:
         until_s = time.monotonic() + 0.3
@@ -435,7 +435,7 @@ def test_dropped_frames_are_counted() -> None:
         assert camera.dropped_frames > 0
 
 
-def test_only_the_newest_frame_is_kept() -> None:
+def test_only_the_latest_frame_is_kept() -> None:
     capture = FakeCapture(itertools.chain(range(1, 30), itertools.repeat(30)))
     seen: list[int] = []
     with fake_camera([capture]) as camera:
@@ -455,25 +455,17 @@ def test_leaving_closes_the_device() -> None:
     assert capture.released
 
 
-def test_camera_frames_become_rgb(monkeypatch: pytest.MonkeyPatch) -> None:
-    bgr: Callable[[], NDArray[np.uint8]] = lambda: np.full((2, 2, 3), (1, 2, 3), np.uint8)  # noqa: E731
-    capture = FakeCapture(iter([]))
-    monkeypatch.setattr(capture, "read", lambda: (True, bgr()))
-    monkeypatch.setattr("runtime.video.sources._camera", lambda spec, timeout_s, reconnect_s: fake_camera([capture]))
-    with open_source("0", on_skip=pytest.fail) as source:
-        frame = next(source.frames)
+def test_camera_frames_become_rgb() -> None:
+    image = np.full((2, 2, 3), (1, 2, 3), np.uint8)
+    with fake_camera([FakeCapture(itertools.repeat(image))]) as camera:
+        frame = next(live_frames("camera 0", camera, None))
     assert frame.image_rgb[0, 0].tolist() == [3, 2, 1]
     assert frame.name == "camera 0:0"
 
 
-def test_a_silent_camera_gives_its_last_frame_again_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = FakeCapture(iter([8]))
-    monkeypatch.setattr(
-        "runtime.video.sources._camera", lambda spec, timeout_s, reconnect_s: fake_camera([capture], 9.0)
-    )
-    with open_source("0", on_skip=pytest.fail, tick_s=0.05) as source:
-        frames = [next(source.frames) for _ in range(5)]
-    assert source.live
+def test_a_silent_camera_repeats_its_last_frame_as_stalled() -> None:
+    with fake_camera([FakeCapture(iter([8]))], 9.0) as camera:
+        frames = list(itertools.islice(live_frames("camera 0", camera, 0.05), 5))
     new = [frame for frame in frames if not frame.stalled]
     assert [int(frame.image_rgb[0, 0, 0]) for frame in new] == [8]
     assert "reconnecting to fake" in frames[-1].stalled
@@ -482,7 +474,7 @@ def test_a_silent_camera_gives_its_last_frame_again_as_such(monkeypatch: pytest.
 
 @contextmanager
 def mjpeg_server(value: int, port: int = 0) -> Iterator[int]:
-    """Serve an endless stream of JPEGs that flicker about `value`, as network cameras do; yields the port."""
+    """Serve an endless stream of JPEGs that flicker around `value`, like a network camera; yields the port."""
     stopped = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -533,7 +525,7 @@ def test_a_stream_that_disappears_and_comes_back() -> None:
         opened.__exit__(None, None, None)
 
 
-def test_a_stream_that_is_not_there() -> None:
+def test_a_missing_stream_is_an_error() -> None:
     start_s = time.monotonic()
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:9/live cannot be opened"):
         collect("http://127.0.0.1:9/live")

@@ -1,4 +1,4 @@
-"""Images and videos in files: the right colours, and the old file when the new one fails."""
+"""Image and video files: the right colours, and the old file if the new one fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 IMAGE = np.full((4, 5, 3), (200, 90, 10), dtype=np.uint8)  # R, G, B
 
 
-def test_a_image_keeps_its_colours(tmp_path: Path) -> None:
+def test_an_image_keeps_its_colours(tmp_path: Path) -> None:
     save_image(tmp_path / "new" / "image.png", IMAGE)
     found = cv2.imread(str(tmp_path / "new" / "image.png"))
     assert found is not None
@@ -30,7 +30,7 @@ def test_a_image_keeps_its_colours(tmp_path: Path) -> None:
     assert found[3, 4].tolist() == [10, 90, 200]  # B, G, R
 
 
-def test_a_full_disk_leaves_the_old_image_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_keeps_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_the_old_image_and_is_named(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (4, 5, 7)])
-def test_what_is_no_image_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_arrays_that_are_not_images_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(FocalEdgeError, match="expected uint8"):
         save_image(tmp_path / "image.png", np.zeros(shape, dtype=np.uint8))
     assert list(tmp_path.iterdir()) == []
@@ -57,9 +57,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
-def test_a_full_disk_ends_an_output_that_stays_playable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_full_disk_leaves_a_playable_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     Disk(monkeypatch, 7)
     with pytest.raises(DiskFullError, match=r"2\.0 MB left.*holds the 7 frames before"):
         record(tmp_path / name, 20)
@@ -73,19 +71,17 @@ def record(path: Path, count: int) -> None:
             write(panel(index), 20.0)
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_the_old_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_any_room_keeps_the_old_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out.mp4").write_bytes(b"old")
     Disk(monkeypatch, 0)
-    with pytest.raises(DiskFullError, match=r"2\.0 MB left, and a video needs 16\.8"):
+    with pytest.raises(DiskFullError, match=r"2\.0 MB left, and a video needs 16\.8 MB"):
         record(tmp_path / "out.mp4", 3)
     assert (tmp_path / "out.mp4").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["out.mp4"]
 
 
-def test_what_a_file_may_not_grow_to_is_no_video(tmp_path: Path) -> None:
-    # Nothing tells of this limit before it is met: a broken video must not pass for a whole one.
+def test_a_video_cut_by_a_file_size_limit_is_an_error(tmp_path: Path) -> None:
+    # The limit is not known in advance: a broken video must not pass for a complete one.
     program = (
         "import resource, sys; from pathlib import Path; import cv2, numpy as np\n"
         "from runtime.video.writer import open_output; from runtime.core.errors import SourceError\n"
@@ -100,11 +96,11 @@ def test_what_a_file_may_not_grow_to_is_no_video(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "out.mp4")],
         capture_output=True, text=True, timeout=30, cwd=ROOT,
     )  # fmt: skip
-    assert "of 40 frames; choose a folder that has more room" in finished.stdout, finished.stderr
+    assert "of 40 frames; choose a folder with more room" in finished.stdout, finished.stderr
     assert os.listdir(tmp_path) == []
 
 
-def test_names_that_are_taken_are_left(tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced(tmp_path: Path) -> None:
     assert free_name(tmp_path / "a.png") == tmp_path / "a.png"
     for name in ("a.png", "a-2.png"):
         (tmp_path / name).touch()

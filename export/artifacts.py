@@ -16,7 +16,6 @@ from export.quantize.network import QuantizedNetwork
 from export.quantize.qat import logits
 from export.run_files import RunFiles
 from export.tflite.convert import convert_float, convert_int8
-from runtime.benchmark import Latency, measure, speedup, synthetic_images
 from runtime.bundle.manifest import (
     PRECISIONS,
     Accuracy,
@@ -34,6 +33,7 @@ from runtime.engines.engine import open_engine
 from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import Classes, agreement, top1
 from runtime.evaluation.split_file import LabelledImages
+from runtime.evaluation.timing import Latency, latencies_of, measure_times, speedup, synthetic_images
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import preprocess
 from runtime.parity.measures.predictions import predict_pair
@@ -218,7 +218,8 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
 def measure_latencies(folder: Path, engine: str) -> dict[str, Latency]:
     """Measure an engine's artifacts of a bundle, interleaved, on noise images, with one thread; by precision."""
     engines = {precision: open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS}
-    return measure(engines, synthetic_images(engines["int8"].input_spec.size), LATENCY_ROUNDS)
+    images = synthetic_images(engines["int8"].input_spec.size)
+    return latencies_of(measure_times(engines, images, LATENCY_ROUNDS))
 
 
 def describe_latencies(float32: Latency, int8: Latency, engine: str) -> str:

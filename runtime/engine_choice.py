@@ -7,13 +7,11 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.benchmark import Latency, summarise, synthetic_images
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import Artifact, Manifest, read_manifest
 from runtime.core.cli import run_cli
@@ -23,6 +21,7 @@ from runtime.core.machine import read_cpu, usable_cores
 from runtime.engines.engine import Engine, open_engine
 from runtime.engines.registry import ENGINES, interpreter_versions
 from runtime.evaluation.metrics import drop_pp
+from runtime.evaluation.timing import Latency, latencies_of, measure_times, synthetic_images
 
 CACHE_VERSION = 1
 DEFAULT_BUDGET_S = 1.0
@@ -241,14 +240,14 @@ def _measured_choice(bundle: Path, candidates: Plan, budget_s: float) -> Choice:
             left_out.append(f"{artifact.precision} {artifact.engine}: {error}")
     if not engines:
         raise ArtifactError(f"nothing in {bundle} can be run here: {'; '.join(left_out)}")
-    latencies = measure_within(engines, budget_s)
-    measured = [Measured(candidate, engines[candidate].name, latencies[candidate]) for candidate in engines]
+    found = measure_within(engines, budget_s)
+    measured = [Measured(candidate, engines[candidate].name, found[candidate]) for candidate in engines]
     measured.sort(key=lambda each: each.latency.p50_ms)
     return Choice(fastest(measured), tuple(measured), tuple(left_out), cached=False)
 
 
 def measure_within(engines: Mapping[Candidate, Engine], budget_s: float) -> dict[Candidate, Latency]:
-    """Measure engines side by side, as `runtime.benchmark.measure` does, but for a time instead of a count of rounds.
+    """Measure engines side by side for a time, not for a count of rounds.
 
     Each turn begins with an unmeasured run, as the other engines' weights have pushed this one's out of the caches,
     and after a pause in which the last one's threads fall asleep.
@@ -260,26 +259,19 @@ def measure_within(engines: Mapping[Candidate, Engine], budget_s: float) -> dict
     Returns:
         The latency of each.
     """
-    from tqdm import tqdm
-
-    candidates = list(engines)
-    images = synthetic_images(engines[candidates[0]].input_spec.size)
-    times_ms: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
-    for candidate in candidates:
-        engines[candidate].run(images[0])
-    start_s, rounds = time.perf_counter(), 0
-    with tqdm(desc="choosing an engine", unit="round", disable=None, leave=False, delay=5) as bar:
-        while rounds < LEAST_ROUNDS or time.perf_counter() - start_s < budget_s:
-            first, image = rounds % len(candidates), images[rounds % len(images)]
-            for candidate in candidates[first:] + candidates[:first]:
-                time.sleep(REST_S)
-                engines[candidate].run(image)
-                run_s = time.perf_counter()
-                engines[candidate].run(image)
-                times_ms[candidate].append((time.perf_counter() - run_s) * 1e3)
-            rounds += 1
-            bar.update()
-    return {candidate: summarise(values) for candidate, values in times_ms.items()}
+    images = synthetic_images(next(iter(engines.values())).input_spec.size)
+    return latencies_of(
+        measure_times(
+            engines,
+            images,
+            LEAST_ROUNDS,
+            lasting_s=budget_s,
+            rest_s=REST_S,
+            runs_before=1,
+            warm_up_runs=1,
+            task="choosing an engine",
+        )
+    )
 
 
 def fastest(measured: Sequence[Measured]) -> Candidate:

@@ -32,10 +32,10 @@ from export.bench.report import Benchmark, Row, to_dict, to_markdown, write_repo
 from export.bench.setup import Setup, load_setup
 from export.bench.untrained import make_untrained_bundle
 from export.reporting.tables import machine_facts
-from runtime.benchmark import Latency, Timed, measure
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
 from runtime.engines.tflite import load_interpreter
+from runtime.evaluation.timing import Latency, Timed, latencies_of, measure_times
 from runtime.images.preprocess import Image
 
 DEFAULT_IMAGES = 2000
@@ -135,7 +135,7 @@ def _latencies(
 ) -> dict[str, Latency]:
     opened = {name: open_with(threads) for name, open_with in openers.items()}
     inputs = [image[np.newaxis] for image in images]
-    return measure(opened, inputs, rounds, rest_s=REST_S, runs_before=RUNS_BEFORE)
+    return latencies_of(measure_times(opened, inputs, rounds, rest_s=REST_S, runs_before=RUNS_BEFORE))
 
 
 def _versions(families: Mapping[str, Family]) -> dict[str, str]:

@@ -14,10 +14,10 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 from export.bench.contender import OURS
-from runtime.benchmark import Timed
 from runtime.bundle.manifest import read_manifest, verified_file
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import load_interpreter
+from runtime.evaluation.timing import Timed
 
 
 def products_alone(flatbuffer: bytes) -> bytes:

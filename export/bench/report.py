@@ -34,8 +34,8 @@ from export.accuracy import Accuracy
 from export.bench.contender import LOWER_BOUND, OURS, OURS_PREFIX, NotMeasured
 from export.reporting.figures import label_in_column, write_figure
 from export.reporting.tables import ACCURACY_HEAD, accuracy_cells, markdown_table
-from runtime.benchmark import Latency, speedup
 from runtime.core.files import replacing, write_json
+from runtime.evaluation.timing import Latency, speedup
 
 SCHEMA_VERSION = 1
 DPI = 120

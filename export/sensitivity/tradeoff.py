@@ -15,9 +15,9 @@ from export.artifacts import convert_audited, describe_run
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import Scheme
 from export.tflite.convert import convert_float
-from runtime.benchmark import Latency, measure
 from runtime.engines.tflite import TFLiteEngine
 from runtime.evaluation.metrics import Classes
+from runtime.evaluation.timing import Latency, latencies_of, measure_times
 from runtime.images.preprocess import Image
 from train.run import Run
 
@@ -167,5 +167,5 @@ def measure_latencies(
     by_name = {" ".join(selection): selection for selection in selections}
     engines = {name: builder.open(selection) for name, selection in by_name.items()}
     inputs = [image[np.newaxis] for image in images[:TIMED_IMAGES]]
-    latencies = measure(engines, inputs, rounds, runs_before=RUNS_BEFORE)
-    return {by_name[name]: latency for name, latency in latencies.items()}
+    found = latencies_of(measure_times(engines, inputs, rounds, runs_before=RUNS_BEFORE))
+    return {by_name[name]: latency for name, latency in found.items()}

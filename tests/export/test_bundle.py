@@ -21,12 +21,12 @@ from calibration.calibration_file import read_calibration
 from export.artifacts import describe_latencies, latency_warning, measure_accuracy, write_artifacts
 from export.bundle import main
 from export.run_files import copy_sources, read_run_files
-from runtime.benchmark import Latency
 from runtime.bundle.manifest import Overlay, read_manifest, write_manifest
 from runtime.core.cli import run_cli
 from runtime.core.files import sha256_of
 from runtime.engines.engine import open_engine
 from runtime.evaluation.split_file import LabelledImages, read_split
+from runtime.evaluation.timing import Latency
 from tests.support.paths import ROOT
 from tests.support.tiny_bundle import write_budget
 from tests.support.tiny_run import CLASSES, run_artifact

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 import runtime.engine_choice as choice_module
-from runtime.benchmark import Latency
 from runtime.bundle.manifest import Accuracy, Manifest, read_manifest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError
@@ -32,6 +31,7 @@ from runtime.engine_choice import (
     thread_counts,
 )
 from runtime.engines.outputs import Outputs
+from runtime.evaluation.timing import Latency
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_bundle import SIDE, write_bundle
 

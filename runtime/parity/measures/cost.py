@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.benchmark import measure_times
 from runtime.core.errors import ArtifactError, FocalEdgeError
 from runtime.core.machine import cpu_model, load_average
 from runtime.engines.engine import Engine
 from runtime.engines.tflite_graph import read_graph
 from runtime.evaluation.metrics import percentile
+from runtime.evaluation.timing import measure_times
 from runtime.parity.measures.energy import EnergyMeter
 from runtime.parity.measures.peak_throughput import measure_peaks
 from runtime.parity.measures.probe import probe

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.benchmark import measure_times
 from runtime.bundle.manifest import PRECISIONS
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import load_interpreter
+from runtime.evaluation.timing import measure_times
 
 # An image of this side with so many channels, by a square matrix: large enough to reach the peak, and in 10 ms.
 PRODUCT_SIDE, PRODUCT_CHANNELS = 48, 256

@@ -26,9 +26,9 @@ from export.bench.peers.family import Family, package_version
 from export.bench.peers.registry import FAMILIES, make_peers
 from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_markdown, write_reports
 from export.bench.setup import find_or_draw
-from runtime.benchmark import Latency
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError
+from runtime.evaluation.timing import Latency
 from tests.support.tiny_run import TEST_IMAGES
 from train.data.dataset import Split
 

@@ -25,8 +25,8 @@ from export.sensitivity.plot import draw_curve, draw_ranking
 from export.sensitivity.ranking import Effect, Sensitivity
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from export.sensitivity.tradeoff import LayerCost, Point
-from runtime.benchmark import Latency
 from runtime.core.cli import run_cli
+from runtime.evaluation.timing import Latency
 from tests.support.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_images
 from train.data.dataset import resize_all
 from train.data.registry import load_dataset

@@ -1,8 +1,9 @@
-"""What each choice of recipe and network is worth: one training each, of one budget, judged on the validation split.
+"""Ablation of the recipe or the network: train each variant once, and compare validation accuracies.
 
-`python -m train.ablation --dataset cifar10 --out runs/ablation` changes one thing at a time and prints a table. Each
-variant has a run folder of its own, which a stopped ablation goes on from, and which calibration and export take like
-any other: that gives its latency. The test split is not looked at. A folder holds variants of one budget.
+    python -m train.ablation --dataset cifar10 --out runs/ablation
+
+Each variant changes one choice of a preset. It is a run folder, which a stopped ablation resumes and which calibration
+and export take. The test split is not used.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
 from runtime.core.files import read_json, write_json
+from runtime.core.schema import parse, renamed
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from train.data.dataset import Dataset, Split
@@ -75,14 +77,40 @@ ABLATIONS: Mapping[str, Mapping[str, Changes]] = {"recipe": RECIPES, "network": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What came of one variant.
+class Settings:
+    """What all variants of a folder share.
 
     Attributes:
-        variant: what was changed.
+        preset: name of the preset that they change.
+        dataset: name of the dataset.
+        epochs: of each training.
+        images: size of the class-balanced training sample; `None` for all images.
+    """
+
+    preset: str
+    dataset: str
+    epochs: int
+    images: int | None = renamed("pictures", default=None)
+
+    def __post_init__(self) -> None:
+        """Reject an empty sample.
+
+        Raises:
+            ConfigError: `images` is below 1.
+        """
+        if self.images is not None and self.images < 1:
+            raise ConfigError(f"received --images {self.images}; expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Result of one variant.
+
+    Attributes:
+        variant: its name.
         parameters: of the deployed network.
-        macs: multiply-accumulates of one image's classification.
-        train_top1: 0..1, of the last epoch's training images, as they were augmented.
+        macs: multiply-accumulates per image.
+        train_top1: 0..1, on the augmented training images of the last epoch.
         val_top1: 0..1, after the last epoch.
         training_time_s: of all epochs.
     """
@@ -96,17 +124,14 @@ class Row:
 
 
 def changed(preset: Preset, changes: Changes) -> Preset:
-    """Change fields of a preset, each of its network or its recipe by its name.
+    """Change fields of a preset's network or recipe.
 
     Args:
-        preset: what to change.
-        changes: values by field.
-
-    Returns:
-        The changed preset.
+        preset: the preset.
+        changes: values by field of `FocalNetConfig` or `TrainConfig`.
 
     Raises:
-        ConfigError: no field has that name, or it cannot have that value.
+        ConfigError: a field is unknown, or cannot have its value.
     """
     of_recipe = {each.name for each in dataclasses.fields(TrainConfig)}
     of_network = {each.name for each in dataclasses.fields(preset.model)}
@@ -118,16 +143,13 @@ def changed(preset: Preset, changes: Changes) -> Preset:
 
 
 def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row:
-    """Train a variant, or go on training it.
+    """Train a variant, or resume its training.
 
     Args:
-        variant: what the table calls it.
-        run: what to train and how.
+        variant: its name in the table.
+        run: the run.
         dataset: its images; the test split is not used.
         folder: the run's.
-
-    Returns:
-        Its figures.
 
     Raises:
         ConfigError: the folder holds another run.
@@ -150,33 +172,35 @@ def train_variant(variant: str, run: Run, dataset: Dataset, folder: Path) -> Row
     )
 
 
-def fewer(split: Split, images: int) -> Split:
-    """Return a class-balanced sample of a split, always the same one; the split itself if it has no more."""
-    if images >= len(split.labels):
+def balanced_sample(split: Split, images: int | None) -> Split:
+    """Return a class-balanced sample of a split, always the same; the split itself if it is no larger."""
+    if images is None or images >= len(split.labels):
         return split
-    chosen = class_balanced_indices(split.labels, images, seed=0)
-    return split.part(chosen)
+    return split.part(class_balanced_indices(split.labels, images, seed=0))
 
 
-def begin_ablation(folder: Path, settings: Mapping[str, object]) -> None:
-    """Write what all variants of a folder share, or hold the folder to it.
+def begin_ablation(folder: Path, settings: Settings) -> None:
+    """Write the settings of an ablation to its folder, after a check against those it has.
 
     Args:
-        folder: of the ablation, made if missing.
-        settings: what they share, as JSON has it.
+        folder: the ablation's, made if missing.
+        settings: of all its variants.
 
     Raises:
-        ConfigError: the folder's variants have other settings.
+        ConfigError: the folder has other settings.
     """
     path = folder / SETTINGS_FILE
-    found = read_json(path, made_by="python -m train.ablation") if path.exists() else settings
-    if found != settings:
-        raise ConfigError(f"{folder} has variants of {found}; received {settings}; name another folder with --out")
-    write_json(path, settings)
+    if path.exists():
+        found = parse(Settings, read_json(path, made_by="python -m train.ablation"))
+        if found != settings:
+            raise ConfigError(
+                f"{folder} has variants of {asdict(found)}; received {asdict(settings)}; name another folder with --out"
+            )
+    write_json(path, asdict(settings))
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lay rows out as a Markdown table, each with its difference from the first in percentage points."""
+    """Render rows as a Markdown table, with differences from the first row in percentage points."""
     lines = [
         "| change | parameters | MACs | training top-1 | validation top-1 | difference | time |",
         "|---|---|---|---|---|---|---|",
@@ -189,16 +213,19 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; see `--help`."""
+def main(argv: Sequence[str] | None = None, *, load: Callable[..., Dataset] = load_dataset) -> int:
+    """Run the command line; see `--help`.
+
+    Args:
+        argv: the arguments.
+        load: loads the dataset.
+    """
     args = _parser().parse_args(argv)
     variants = ABLATIONS[args.of]
     chosen = [BASELINE, *(name for name in args.only or variants if name != BASELINE)]
     if unknown := sorted(set(chosen) - set(variants)):
         raise ConfigError(f"received --only {unknown}; expected some of {', '.join(variants)}")
-    settings = {name: getattr(args, name) for name in ("preset", "dataset", "epochs", "images")}
-    if args.images is not None and args.images < 1:
-        raise ConfigError(f"received --images {args.images}; expected 1 or more")
+    settings = Settings(preset=args.preset, dataset=args.dataset, epochs=args.epochs, images=args.images)
     preset = changed(find_preset(args.preset), {"epochs": args.epochs, "monitor_every": 0})
     presets = {name: changed(preset, variants[name]) for name in chosen}
     # By size, as folders are read at the size that a network sees.
@@ -208,29 +235,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(rows) + 1} of {len(presets)}: {name}", file=sys.stderr, flush=True)
         stored = image_spec(each.model, each.train)
         if stored not in datasets:
-            datasets[stored] = _load(args, stored)
+            whole = load(
+                args.dataset,
+                data_dir=args.data_dir,
+                image_size=stored.size,
+                interpolation=stored.interpolation,
+                stream=args.stream,
+            )
+            datasets[stored] = dataclasses.replace(whole, train=balanced_sample(whole.train, args.images))
             begin_ablation(args.out, settings)
         dataset = datasets[stored]
         model = dataclasses.replace(each.model, classes=len(dataset.labels))
         recipe = recipe_for(each.train, len(dataset.train.labels))
         run = Run(preset=args.preset, model=model, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
         rows.append(train_variant(name, run, dataset, args.out / _folder_name(name)))
-    content = settings | {"rows": [asdict(row) for row in rows]}
+    content = asdict(settings) | {"rows": [asdict(row) for row in rows]}
     print(json.dumps(content, indent=2) if args.json else table(rows))
     return 0
-
-
-def _load(args: argparse.Namespace, stored: InputSpec) -> Dataset:
-    dataset = load_dataset(
-        args.dataset,
-        data_dir=args.data_dir,
-        image_size=stored.size,
-        interpolation=stored.interpolation,
-        stream=args.stream,
-    )
-    if args.images is None:
-        return dataset
-    return dataclasses.replace(dataset, train=fewer(dataset.train, args.images))
 
 
 def _folder_name(variant: str) -> str:
@@ -238,19 +259,27 @@ def _folder_name(variant: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.ablation", description="Measure what each choice of a recipe or a network is worth."
+    parser = command_parser(
+        "python -m train.ablation",
+        "Train variants of a preset, each with one choice changed, and compare their validation accuracies.",
+        parents=[shared_options("--data-dir", "--json")],
     )
-    parser.add_argument("--of", choices=tuple(ABLATIONS), default="recipe", help="what is changed (%(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants, and the baseline (all)")
-    parser.add_argument("--preset", default="edge-pico", help=f"one of {', '.join(PRESETS)} (%(default)s)")
-    parser.add_argument("--dataset", default="cifar10", help=f"one of {', '.join(DATASETS)} (%(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where the images are (default: $DATA_DIR)")
+    parser.add_argument("--of", choices=tuple(ABLATIONS), default="recipe", help="what the variants change")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these and the baseline (default: all)")
+    parser.add_argument(
+        "--preset", default="edge-pico", metavar="NAME", help=f"preset to change, one of {', '.join(PRESETS)}"
+    )
+    parser.add_argument("--dataset", default="cifar10", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     add_stream_argument(parser)
-    parser.add_argument("--epochs", type=int, default=6, help="of each training (%(default)s)")
-    parser.add_argument("--images", type=int, help="training images, as many of each class (all)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the variants' runs")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="epochs of each training, 1 or more")
+    parser.add_argument(
+        "--images",
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="size of the class-balanced training sample, in images (default: all)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the variants' runs")
     return parser
 
 

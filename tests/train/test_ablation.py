@@ -1,4 +1,4 @@
-"""An ablation changes one thing at a time, trains each variant once, and judges them by the validation split."""
+"""An ablation: one change a variant, one training each, compared on the validation split."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ import pytest
 
 from runtime.core.errors import ConfigError
 from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
-from train import ablation
-from train.ablation import ABLATIONS, BASELINE, Row, changed, fewer, main, table
+from train.ablation import (
+    ABLATIONS,
+    BASELINE,
+    SETTINGS_FILE,
+    Row,
+    Settings,
+    balanced_sample,
+    begin_ablation,
+    changed,
+    main,
+    table,
+)
 from train.data.dataset import Split
 from train.model.presets import PRESETS, Preset
 from train.model.weights import read_tensors
@@ -37,13 +47,13 @@ def test_an_unknown_field_is_refused_by_name() -> None:
         changed(PRESETS["edge-pico"], {"dim": 3, "pad": 0})
 
 
-def test_fewer_images_are_a_part_of_them_as_many_of_each_class() -> None:
+def test_a_sample_has_as_many_images_of_each_class() -> None:
     whole = easy_dataset().train
-    part = fewer(whole, 30)
+    part = balanced_sample(whole, 30)
     assert np.bincount(part.labels).tolist() == [10, 10, 10]
     places = [whole.ids.index(each) for each in part.ids]
     np.testing.assert_array_equal(part.images, whole.images[places])
-    assert fewer(whole, 1000) is whole
+    assert balanced_sample(whole, 1000) is whole
 
 
 def test_a_table_gives_differences_from_its_first_row() -> None:
@@ -59,10 +69,13 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nothing = Split(np.zeros((0, 12, 12, 3), np.uint8), np.zeros(0, np.int64), ())
-    monkeypatch.setattr(ablation, "load_dataset", lambda *_, **__: dataclasses.replace(easy_dataset(), test=nothing))
+
+    def run(*more: str) -> int:
+        return main([*given, *more], load=lambda *_, **__: dataclasses.replace(easy_dataset(), test=nothing))
+
     monkeypatch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, RECIPE))
     given = ["--preset", "tiny", "--out", str(tmp_path), "--epochs", "2", "--only", "no mirroring", "--images", "48"]
-    assert main([*given, "--json"]) == 0
+    assert run("--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["images"], printed["epochs"]) == (48, 2)
     assert [row["variant"] for row in printed["rows"]] == [BASELINE, "no mirroring"]
@@ -71,13 +84,21 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
         assert read_run(tmp_path / folder).recipe.flip == (folder == "as-it-is")
         deployed = read_tensors(tmp_path / folder / "float.safetensors")
         assert sum(tensor.size for tensor in deployed.values()) == printed["rows"][0]["parameters"]
-    assert main(given) == 0
+    assert run() == 0
     assert capsys.readouterr().out.strip() == table([Row(**row) for row in printed["rows"]])
     kept = (tmp_path / "as-it-is" / "float.safetensors").read_bytes()
-    for other in (["--images", "24"], ["--epochs", "3"]):
+    for other in (["--pictures", "24"], ["--epochs", "3"]):
         with pytest.raises(ConfigError, match=r"'images': 48.* name another folder with --out"):
-            main([*given, *other])
+            run(*other)
     assert (tmp_path / "as-it-is" / "float.safetensors").read_bytes() == kept
+
+
+def test_settings_of_older_folders_are_read(tmp_path: Path) -> None:
+    settings = Settings(preset="tiny", dataset="folder", epochs=2, images=48)
+    content = {"preset": "tiny", "dataset": "folder", "epochs": 2, "pictures": 48}
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(content))
+    begin_ablation(tmp_path, settings)
+    assert json.loads((tmp_path / SETTINGS_FILE).read_text()) == dataclasses.asdict(settings)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +110,7 @@ def test_variants_are_trained_once_and_not_measured_on_the_test_split(
         (["--preset", "edge"], "received preset 'edge'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_images_are_loaded(
-    given: list[str], message: str, tmp_path: Path
-) -> None:
+def test_wrong_options_are_refused_before_images_are_loaded(given: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         main([*given, "--out", str(tmp_path / "out"), "--data-dir", str(tmp_path / "missing")])
     assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from runtime.core.cli import run_cli
 from tests.support.published_networks import LARGE, NETWORKS, PLAIN, drawn_checkpoint
 from train.data.imagenet import imagenet_labels
 from train.import_pretrained import import_tensors, main, read_checkpoint, recognise
-from train.model import config as presets
+from train.model import presets
 from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
 from train.model.presets import Preset

@@ -1,9 +1,9 @@
-"""Speed of training: this project's step against the Keras tutorial's, side by side in one run.
+"""Training speed: this project's step against the Keras tutorial's, in one process.
 
-`python -m train.benchmark` trains both constructions at the same size, with the same recipe, on random
-images, by turns of a few steps, so that whatever slows the machine slows both. A step is a whole one: the
-next batch from each one's own input pipeline, forward, backward, update. The tutorial's threads prepare
-batches in the other's turns too, which is to its advantage.
+`python -m train.benchmark` trains both constructions at the same size and with the same recipe on random images. They
+take turns of a few steps, so that whatever slows the machine slows both. A step takes the next batch of its own input
+pipeline and runs forward, backward and update. The tutorial's threads also prepare batches during the other's turns,
+which favours it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.evaluation.metrics import percentile
 from train.data.batches import Batch, TrainBatches
@@ -40,7 +40,7 @@ from train.studies.keras_tutorial import build_tutorial, tutorial_batches
 
 Step = Callable[[], object]
 OURS, TUTORIAL = "focaledge", "tutorial"
-TARGET_RATIO = 1.5
+TARGET_SPEEDUP = 1.5
 WARM_UP_STEPS = 3
 DEFAULT_DIMS = (48, 96, 192)
 DEFAULT_BATCH_SIZE = 128
@@ -52,7 +52,15 @@ IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed of one construction; `fraction_of_peak` is of the device's measured peak."""
+    """Speed of one construction.
+
+    Attributes:
+        construction: its name.
+        images_per_s: of the median step.
+        step_time_p50_ms: the median.
+        step_time_p90_ms: the 90th percentile.
+        fraction_of_peak: floating-point operations of the median step, over the device's measured peak.
+    """
 
     construction: str
     images_per_s: float
@@ -63,20 +71,20 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Both speeds and what they are of.
+    """Speeds of both constructions of a network.
 
     Attributes:
         backend: Keras' backend.
-        device: what it trains on.
-        xla: whether the steps are compiled by XLA: both or neither (Keras compiles a grouped convolution even so).
+        device: the training device.
+        xla: XLA compiles both steps, or neither (but for grouped convolutions, which Keras always hands to it).
         network: the network.
         batch_size: images per step.
-        rounds: turns of each.
+        rounds: turns of each construction.
         steps: steps per turn.
-        cost: of the network as it is trained, either way.
-        peak_flops_per_s: float32, measured before.
+        cost: of the trained network, the same for both.
+        peak_flops_per_s: float32, measured first.
         speeds: of this project and of the tutorial.
-        ratio: of the median step times, the tutorial's to ours.
+        speedup: the tutorial's median step time over ours.
     """
 
     backend: str
@@ -89,22 +97,25 @@ class Comparison:
     cost: Cost
     peak_flops_per_s: float
     speeds: tuple[Speed, Speed]
-    ratio: float
+    speedup: float
 
 
-def measure(steppers: Mapping[str, Step], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Time training steps, the steppers taking turns; the one that goes first alternates.
+def measure(
+    steppers: Mapping[str, Step], rounds: int, steps: int, clock_ns: Callable[[], int] = perf_counter_ns
+) -> dict[str, list[float]]:
+    """Time training steps in turns; the first of a round alternates. A few warm-up steps are not timed.
 
     Args:
-        steppers: by name, what does one step and returns when it is done.
+        steppers: functions that do one step, by name.
         rounds: turns of each.
         steps: steps per turn.
+        clock_ns: the time, in nanoseconds.
 
     Returns:
-        Under each name, the times of its `rounds * steps` steps, in milliseconds; a few before were not timed.
+        The times of `rounds * steps` steps, in milliseconds, by name.
 
     Raises:
-        ConfigError: there is no stepper, round or step.
+        ConfigError: no stepper, round or step.
     """
     if not steppers or rounds < 1 or steps < 1:
         raise ConfigError(
@@ -119,27 +130,37 @@ def measure(steppers: Mapping[str, Step], rounds: int, steps: int) -> dict[str, 
     for index in tqdm(range(rounds), desc="training steps", unit="round", disable=None, leave=False):
         first = index % len(names)
         for name in names[first:] + names[:first]:
-            times_ms[name] += [_time_ms(steppers[name]) for _ in range(steps)]
+            for _ in range(steps):
+                start_ns = clock_ns()
+                steppers[name]()
+                times_ms[name].append((clock_ns() - start_ns) / 1e6)
     return times_ms
 
 
-def compare(config: FocalNetConfig, recipe: TrainConfig, rounds: int, steps: int) -> Comparison:
-    """Measure both constructions of one network.
+def compare(
+    config: FocalNetConfig,
+    recipe: TrainConfig,
+    rounds: int,
+    steps: int,
+    *,
+    images: int = IMAGES,
+    peak_flops_per_s: float | None = None,
+) -> Comparison:
+    """Measure both constructions of a network on random images.
 
     Args:
-        config: the network, one that the tutorial can build.
+        config: the network, of a structure that the tutorial has.
         recipe: the training recipe.
         rounds: turns of each.
         steps: steps per turn.
-
-    Returns:
-        Their speeds, on random images.
+        images: size of the training split, at least a batch.
+        peak_flops_per_s: the device's peak; measured if `None`.
 
     Raises:
-        ConfigError: Keras does not run on TensorFlow, the tutorial has no such network, or nothing is to be measured.
+        ConfigError: Keras does not run on TensorFlow, the tutorial has no such network, or there are no steps.
     """
     keras.utils.set_random_seed(recipe.seed)
-    split = random_split(max(IMAGES, recipe.batch_size), config.classes)
+    split = random_split(max(images, recipe.batch_size), config.classes)
     pipeline = iter(tutorial_batches(split, config.input_size, recipe))
     tutorial = build_tutorial(config)
     ours = Trainee(config, recipe, split)
@@ -151,8 +172,8 @@ def compare(config: FocalNetConfig, recipe: TrainConfig, rounds: int, steps: int
         metrics=["accuracy"],
         jit_compile=ours.jit_compile,
     )
-    batches = _without_end(TrainBatches(split.labels, config.classes, recipe))
-    peak = measure_peak("float32")
+    batches = _endless(TrainBatches(split.labels, config.classes, recipe))
+    peak = peak_flops_per_s or measure_peak("float32")
     steppers: dict[str, Step] = {
         OURS: lambda: ours.train_on_batch(*next(batches)),
         TUTORIAL: lambda: tutorial.train_on_batch(*next(pipeline)),
@@ -171,25 +192,22 @@ def compare(config: FocalNetConfig, recipe: TrainConfig, rounds: int, steps: int
         cost=cost,
         peak_flops_per_s=peak,
         speeds=(speeds[OURS], speeds[TUTORIAL]),
-        ratio=speeds[TUTORIAL].step_time_p50_ms / speeds[OURS].step_time_p50_ms,
+        speedup=speeds[TUTORIAL].step_time_p50_ms / speeds[OURS].step_time_p50_ms,
     )
 
 
 def speed(construction: str, times_ms: Sequence[float], batch_size: int, macs: int, peak_flops_per_s: float) -> Speed:
-    """Summarise the steps of one construction.
+    """Summarise the step times of a construction.
 
     Args:
         construction: its name.
-        times_ms: one time a step, in milliseconds.
+        times_ms: of each step, in milliseconds.
         batch_size: images per step.
-        macs: multiply-accumulates of one image's forward pass.
+        macs: multiply-accumulates of the forward pass, per image.
         peak_flops_per_s: the device's peak.
 
-    Returns:
-        Its speed, by the median step.
-
     Raises:
-        FocalEdgeError: there is no time, one is not finite, or their median is not positive.
+        FocalEdgeError: no times, one that is not finite, or a median that is not positive.
     """
     p50_ms = percentile(times_ms, 50)
     if p50_ms <= 0:
@@ -205,7 +223,7 @@ def speed(construction: str, times_ms: Sequence[float], batch_size: int, macs: i
 
 
 def random_split(count: int, classes: int) -> Split:
-    """Draw uint8 noise images of CIFAR-10's size, and labels; what they show does not change a step's time."""
+    """Draw noise images of CIFAR-10's size, uint8, with labels; the content does not change a step's time."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     labels = generator.integers(0, classes, count, dtype=np.int64)
@@ -213,7 +231,7 @@ def random_split(count: int, classes: int) -> Split:
 
 
 def table(result: Comparison) -> str:
-    """Lay a comparison out as text."""
+    """Render a comparison as text."""
     network = result.network
     dims, depths = ("/".join(map(str, values)) for values in (network.dims, network.depths))
     lines = [
@@ -221,7 +239,7 @@ def table(result: Comparison) -> str:
         + (
             "both compiled by XLA"
             if result.xla
-            else "neither compiled by XLA, but for the tutorial's grouped convolutions, which Keras always hands to it"
+            else "neither compiled by XLA, except the tutorial's grouped convolutions, which Keras always hands to it"
         ),
         f"{network.input_size} px, dims {dims}, depths {depths}: {result.cost.parameters:,} parameters, "
         f"{result.cost.macs / 1e6:.1f} M multiply-accumulates; random images, batch {result.batch_size}",
@@ -235,19 +253,24 @@ def table(result: Comparison) -> str:
         for each in result.speeds
     ]
     lines.append(
-        f"{OURS} is {result.ratio:.2f} times as fast as the tutorial's construction (ratio of median steps); "
-        f"target: at least {TARGET_RATIO}"
+        f"{OURS} is {result.speedup:.2f} times as fast as the tutorial's construction (median steps); "
+        f"target: at least {TARGET_SPEEDUP}"
     )
     return "\n".join(lines)
 
 
 def to_dict(result: Comparison) -> dict[str, object]:
-    """Return a comparison's JSON form."""
-    return asdict(result) | {"target_ratio": TARGET_RATIO, "data": "random uint8 images"}
+    """Return the JSON form of a comparison."""
+    return asdict(result) | {"target_speedup": TARGET_SPEEDUP, "data": "random uint8 images"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; see `--help`."""
+def main(argv: Sequence[str] | None = None, *, compare: Callable[..., Comparison] = compare) -> int:
+    """Run the command line; see `--help`.
+
+    Args:
+        argv: the arguments.
+        compare: measures both constructions.
+    """
     arguments = _parser().parse_args(argv)
     preset = PRESETS["seed-cifar10"]
     config = dataclasses.replace(preset.model, dims=tuple(arguments.dims))
@@ -257,13 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _time_ms(step: Step) -> float:
-    start_ns = perf_counter_ns()
-    step()
-    return (perf_counter_ns() - start_ns) / 1e6
-
-
-def _without_end(batches: TrainBatches) -> Iterator[Batch]:
+def _endless(batches: TrainBatches) -> Iterator[Batch]:
     while True:
         for index in range(len(batches)):
             yield batches[index]
@@ -271,17 +288,26 @@ def _without_end(batches: TrainBatches) -> Iterator[Batch]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.benchmark",
-        description="Measure training steps of the seed network, smaller, against the Keras tutorial's construction.",
+    parser = command_parser(
+        "python -m train.benchmark",
+        "Measure training steps of a smaller seed network against the Keras tutorial's construction.",
+        parents=[shared_options("--json")],
     )
     parser.add_argument(
-        "--dims", type=int, nargs="+", default=DEFAULT_DIMS, metavar="C", help="channels of each stage (48 96 192)"
+        "--dims",
+        type=int,
+        nargs="+",
+        default=DEFAULT_DIMS,
+        metavar="C",
+        help="channels of each stage (default: 48 96 192)",
     )
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE, help="images per step (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="turns of each (%(default)s)")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="steps per turn (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--batch-size", type=int, default=DEFAULT_BATCH_SIZE, metavar="N", help="images per step, 1 or more"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="turns of each construction, 1 or more"
+    )
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help="steps per turn, 1 or more")
     return parser
 
 

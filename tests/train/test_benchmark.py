@@ -1,4 +1,4 @@
-"""The benchmark of training compares two constructions of one network, by turns."""
+"""The training benchmark: two constructions of one network, measured in turns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,14 +15,13 @@ import keras
 import numpy as np
 import pytest
 
-import train.benchmark
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, FocalEdgeError
 from tests.support.tiny_run import draw_weights
 from train.benchmark import (
     DEFAULT_DIMS,
     OURS,
-    TARGET_RATIO,
+    TARGET_SPEEDUP,
     TUTORIAL,
     WARM_UP_STEPS,
     Comparison,
@@ -179,27 +179,22 @@ class Clock:
         return step
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def test_steppers_take_turns_and_alternate() -> None:
     clock = Clock()
-    monkeypatch.setattr(train.benchmark, "perf_counter_ns", clock)
-    return clock
-
-
-def test_steppers_take_turns_and_alternate(clock: Clock) -> None:
-    measure({name: clock.stepper(name, [1.0]) for name in "ab"}, rounds=3, steps=2)
+    measure({name: clock.stepper(name, [1.0]) for name in "ab"}, rounds=3, steps=2, clock_ns=clock)
     assert "".join(clock.log[2 * WARM_UP_STEPS :]) == "aabb" + "bbaa" + "aabb"
 
 
-def test_warm_up_is_not_timed(clock: Clock) -> None:
-    times_ms = [500.0] * WARM_UP_STEPS + [3.0, 4.0, 5.0, 6.0]
-    assert measure({"a": clock.stepper("a", times_ms)}, rounds=2, steps=2) == {"a": [3.0, 4.0, 5.0, 6.0]}
+def test_warm_up_is_not_timed() -> None:
+    clock, times_ms = Clock(), [500.0] * WARM_UP_STEPS + [3.0, 4.0, 5.0, 6.0]
+    measured_ms = measure({"a": clock.stepper("a", times_ms)}, rounds=2, steps=2, clock_ns=clock)
+    assert measured_ms == {"a": [3.0, 4.0, 5.0, 6.0]}
 
 
 @pytest.mark.parametrize(("names", "rounds", "steps"), [("", 1, 1), ("a", 0, 1), ("a", 1, 0)])
-def test_a_benchmark_of_nothing_is_refused(clock: Clock, names: str, rounds: int, steps: int) -> None:
+def test_no_constructions_rounds_or_steps_are_refused(names: str, rounds: int, steps: int) -> None:
     with pytest.raises(ConfigError, match="at least one of each"):
-        measure({name: clock.stepper(name, [1.0]) for name in names}, rounds, steps)
+        measure(dict.fromkeys(names, lambda: None), rounds, steps)
 
 
 def test_speed_is_that_of_the_median_step() -> None:
@@ -224,26 +219,25 @@ def test_random_images_are_of_cifar10_s_size_and_always_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_both_constructions_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.benchmark, "IMAGES", 16)
-    monkeypatch.setattr(train.benchmark, "measure_peak", lambda dtype: 1e12)
-    one_stage = {"dims": (6,), "depths": (1,), "focal_levels": (1,), "focal_windows": (3,)}
-    result = compare(dataclasses.replace(TINY, **one_stage), RECIPE, rounds=2, steps=1)
+def test_both_constructions_train() -> None:
+    one_stage = dataclasses.replace(TINY, dims=(6,), depths=(1,), focal_levels=(1,), focal_windows=(3,))
+    result = compare(one_stage, RECIPE, rounds=2, steps=1, images=16, peak_flops_per_s=1e12)
     assert [each.construction for each in result.speeds] == [OURS, TUTORIAL]
     assert all(each.images_per_s > 0 for each in result.speeds)
-    assert result.ratio == pytest.approx(result.speeds[0].images_per_s / result.speeds[1].images_per_s)
+    assert result.speedup == pytest.approx(result.speeds[0].images_per_s / result.speeds[1].images_per_s)
     assert (result.backend, result.rounds, result.steps, result.batch_size) == ("tensorflow", 2, 1, 8)
     if result.device == "cpu":
         assert result.xla is False
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replace the measurement; returns what it was asked for."""
-    asked: list[Any] = []
+class Compared:
+    """A measurement with fixed results, which keeps its arguments."""
 
-    def compare(config: FocalNetConfig, recipe: Any, rounds: int, steps: int) -> Comparison:
-        asked.append((config.dims, recipe.batch_size, rounds, steps))
+    def __init__(self) -> None:
+        self.arguments: list[Any] = []
+
+    def __call__(self, config: FocalNetConfig, recipe: Any, rounds: int, steps: int) -> Comparison:
+        self.arguments.append((config.dims, recipe.batch_size, rounds, steps))
         return Comparison(
             backend="tensorflow",
             device="cpu",
@@ -255,29 +249,28 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             cost=Cost(macs=12_340_000, parameters=1_234_567),
             peak_flops_per_s=150e9,
             speeds=(Speed(OURS, 400.0, 80.0, 90.0, 0.25), Speed(TUTORIAL, 200.0, 160.0, 170.0, 0.125)),
-            ratio=2.0,
+            speedup=2.0,
         )
 
-    monkeypatch.setattr(train.benchmark, "compare", compare)
-    return asked
 
-
-def test_the_command_prints_a_table(compared: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    assert compared == [((48, 96, 192), 128, 5, 2)]
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    compared = Compared()
+    assert main([], compare=compared) == 0
+    assert compared.arguments == [((48, 96, 192), 128, 5, 2)]
     text = capsys.readouterr().out
     assert [OURS, "400.0", "80.0", "90.0", "25.0%"] in [line.split() for line in text.splitlines()]
     assert [TUTORIAL, "200.0", "160.0", "170.0", "12.5%"] in [line.split() for line in text.splitlines()]
     for part in ("neither compiled by XLA", "12.3 M", "1,234,567", "random images", "150 GFLOP/s"):
         assert part in text
     assert "2.00 times" in text.splitlines()[-1]
-    assert text.splitlines()[-1].endswith(f"at least {TARGET_RATIO}")
+    assert text.splitlines()[-1].endswith(f"at least {TARGET_SPEEDUP}")
 
 
-def test_the_command_prints_json(compared: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    compared = Compared()
     argv = ["--json", "--dims", "8", "16", "32", "--batch-size", "4", "--rounds", "3", "--steps", "2"]
-    assert main(argv) == 0
-    assert compared == [((8, 16, 32), 4, 3, 2)]
+    assert main(argv, compare=compared) == 0
+    assert compared.arguments == [((8, 16, 32), 4, 3, 2)]
     figures = json.loads(capsys.readouterr().out)
     assert figures["speeds"][1] == {
         "construction": TUTORIAL,
@@ -286,17 +279,18 @@ def test_the_command_prints_json(compared: list[Any], capsys: pytest.CaptureFixt
         "step_time_p90_ms": 170.0,
         "fraction_of_peak": 0.125,
     }
-    assert (figures["ratio"], figures["target_ratio"], figures["xla"]) == (2.0, TARGET_RATIO, False)
+    assert (figures["speedup"], figures["target_speedup"], figures["xla"]) == (2.0, TARGET_SPEEDUP, False)
     assert figures["network"]["dims"] == [8, 16, 32]
     assert figures["data"] == "random uint8 images"
 
 
 @pytest.mark.parametrize("wrong", [["--dims", "8", "16"], ["--batch-size", "0"]])
-def test_the_command_refuses_a_network_or_recipe_that_cannot_be(
-    compared: list[Any], capsys: pytest.CaptureFixture[str], wrong: list[str]
+def test_the_command_refuses_an_impossible_network_or_recipe(
+    capsys: pytest.CaptureFixture[str], wrong: list[str]
 ) -> None:
-    assert run_cli(main, wrong) == 2
+    compared = Compared()
+    assert run_cli(partial(main, compare=compared), wrong) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.out == ""
-    assert compared == []
+    assert compared.arguments == []

@@ -1,21 +1,22 @@
-"""The manifest of a bundle: what the files in the folder are; written by export, checked on every load."""
+"""The manifest of a bundle: what its files are; written by export, checked on every load."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal
 
-from runtime.core.errors import ArtifactError
-from runtime.core.files import read_json, sha256_of, write_json
+from runtime.core.errors import ArtifactError, ConfigError, FieldError
+from runtime.core.files import sha256_of, write_json
+from runtime.core.schema import check_field, former_names, parse, read_as, stored_as
 from runtime.engines.registry import ENGINES
-from runtime.images.input_spec import INTERPOLATIONS, InputSpec, Interpolation
+from runtime.images.input_spec import InputSpec, Interpolation
 
-SCHEMA_VERSION = 2
-# What a runtime that knows no other input reads: the whole centred square, resized by areas.
-PLAIN_VERSION = 1
+# Version 1 had no crops, 1 and 2 said `pictures` for `images`.
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 MADE_BY = "make export"
 PRECISIONS = ("float32", "int8")
@@ -23,49 +24,103 @@ INPUT_NAME = "image"
 INPUT_DTYPE = "uint8"
 INPUT_COLOUR = "RGB"
 
-T = TypeVar("T")
+
+def _names(by_layer: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Split the operators of each layer; as JSON arrays they would be hundreds of lines."""
+    return {layer: tuple(names.split()) for layer, names in by_layer.items()}
+
+
+def _count(by_layer: dict[str, tuple[str, ...]]) -> Counter[str]:
+    return Counter(name for names in by_layer.values() for name in names)
+
+
+def _check_sha256(instance: object, name: str, value: str) -> None:
+    check_field(instance, name, bool(re.fullmatch(r"[0-9a-f]{64}", value)), "64 lower-case hexadecimal digits")
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy (0..1) of one artifact, and what it was measured on.
+    """Top-1 accuracy of one artifact.
 
-    `fake_quant_agreement` is the share (0..1) of these images on which the fake-quantized Keras network that an int8
-    artifact was converted from predicts the same; `None` of a float one, and where it was not measured.
+    Attributes:
+        dataset: the dataset it was measured on.
+        split: the split of that dataset.
+        images: how many images were classified, 1 or more.
+        top1: share of correct predictions, 0..1.
+        fake_quant_agreement: share of these images, 0..1, on which the fake-quantized Keras network that an int8
+            artifact was converted from predicts the same; `None` for a float artifact, or where not measured.
     """
 
     dataset: str
     split: str
-    images: int
+    images: int = field(metadata=former_names("pictures"))
     top1: float
     fake_quant_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            FieldError: a value is out of range.
+        """
+        check_field(self, "images", self.images >= 1, "1 or more")
+        check_field(self, "top1", 0.0 <= self.top1 <= 1.0, "a fraction, 0..1")
+        agreement = self.fake_quant_agreement
+        check_field(self, "fake_quant_agreement", agreement is None or 0.0 <= agreement <= 1.0, "a fraction, 0..1")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the operators of one artifact compute in, and which of them the interpreter's delegate takes.
+    """The operators of one artifact: their types, and which of them the interpreter's delegate takes.
 
     Attributes:
         interpreter: the one that was asked, e.g. `"ai-edge-litert 2.3.0"`; another may cut the graph elsewhere.
-        operators: how many there are by name and type: `{"MUL": {"float32": 12, "int8": 3}}`. Where what an
-            operator gives differs from what it reads, its type is `"int8 -> float32"`.
+        operators: counts by name and type: `{"MUL": {"float32": 12, "int8": 3}}`. The type of an operator whose
+            output differs from its input is `"int8 -> float32"`.
         delegate_partitions: the pieces of the graph that the delegate takes; 1 is best.
         outside_delegate: the operators that it leaves, by layer, in the order of the graph.
-        float_operators: those that read or give a float tensor, by layer, in the order of the graph.
+        float_operators: the operators with a float input or output, by layer, in the order of the graph.
     """
 
     interpreter: str
     operators: dict[str, dict[str, int]]
     delegate_partitions: int
-    outside_delegate: dict[str, tuple[str, ...]]
-    float_operators: dict[str, tuple[str, ...]]
+    outside_delegate: dict[str, tuple[str, ...]] = field(metadata=stored_as(dict[str, str], _names))
+    float_operators: dict[str, tuple[str, ...]] = field(metadata=stored_as(dict[str, str], _names))
+
+    def __post_init__(self) -> None:
+        """Check the counts against the lists.
+
+        Raises:
+            FieldError: they contradict each other.
+        """
+        check_field(self, "delegate_partitions", self.delegate_partitions >= 0, "0 or more")
+        for name, counts in self.operators.items():
+            if not counts or min(counts.values()) < 1:
+                raise FieldError(f"operators.{name}", counts, "a count of 1 or more for each type")
+        counted = Counter({name: sum(counts.values()) for name, counts in self.operators.items()})
+        floats = Counter(
+            {name: sum(counts[each] for each in counts if "float" in each) for name, counts in self.operators.items()}
+        )
+        outside, listed = _count(self.outside_delegate), _count(self.float_operators)
+        if listed != floats:
+            raise FieldError("float_operators", dict(listed), f"the float operators counted in `operators`, {floats}")
+        if not outside <= counted:
+            raise FieldError("outside_delegate", dict(outside), "some of the operators counted in `operators`")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One model file of a bundle; `file` is a plain name inside the bundle's folder.
+    """One model file of a bundle.
 
-    `accuracy` is `None` where it was not measured on these bytes, `audit` in bundles of before there was one.
+    Attributes:
+        file: a plain file name in the bundle's folder.
+        precision: one of `PRECISIONS`.
+        engine: a key of `runtime.engines.registry.ENGINES`.
+        sha256: of the file, 64 lower-case hexadecimal digits.
+        size_bytes: of the file.
+        accuracy: `None` where it was not measured on these bytes.
+        audit: `None` for engines without one and in older bundles.
     """
 
     file: str
@@ -76,43 +131,140 @@ class Artifact:
     accuracy: Accuracy | None
     audit: Audit | None = None
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            FieldError: one does not fit.
+        """
+        # A name that leads out of the folder would let a bundle open any file of the machine.
+        plain = self.file not in ("", ".", "..") and not re.search(r"[/\\\0]", self.file)
+        check_field(self, "file", plain, "the plain name of a file in the bundle")
+        check_field(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check_field(self, "engine", self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
+        _check_sha256(self, "sha256", self.sha256)
+        check_field(self, "size_bytes", self.size_bytes >= 1, "1 or more")
+
 
 @dataclass(frozen=True)
 class Overlay:
-    """The block whose gates the artifacts put out; one gate cell covers `stride_px` input pixels a side."""
+    """The block whose gates the artifacts put out.
+
+    Attributes:
+        layer: the block's name.
+        stride_px: input pixels that one gate cell covers, a side.
+        focal_levels: gate maps without the global one.
+    """
 
     layer: str
     stride_px: int
     focal_levels: int
 
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            FieldError: a value is out of range.
+        """
+        check_field(self, "stride_px", self.stride_px >= 1, "1 or more")
+        check_field(self, "focal_levels", self.focal_levels >= 1, "1 or more")
+
 
 @dataclass(frozen=True)
 class AppliedScheme:
-    """The quantization scheme of the int8 artifact, by name, and the layers that it leaves in float all the same."""
+    """The quantization scheme of the int8 artifact, by name, and the layers that it keeps in float."""
 
     name: str
     float_layers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a bundle holds: the model's face (input, outputs, labels) and its files.
+class _Input:
+    """The input as the file has it; files without crops mean the whole centred square, resized by areas."""
 
-    `scheme` is `None` in bundles of before there was more than one. `input_spec` is what the input is to be made of an
-    image; bundles of before there was a choice do not say it, and mean the centred square, resized by areas.
+    name: Literal["image"]
+    shape: tuple[int, ...]
+    dtype: Literal["uint8"]
+    colour: Literal["RGB"]
+    crop_fraction: float = InputSpec.crop_fraction
+    interpolation: Interpolation = InputSpec.interpolation
+
+    def __post_init__(self) -> None:
+        side = self.shape[1] if len(self.shape) == 4 else 0
+        check_field(self, "shape", side >= 1 and self.shape == (1, side, side, 3), "[1, S, S, 3]")
+
+    def spec(self) -> InputSpec:
+        return InputSpec(self.shape[1], self.crop_fraction, self.interpolation)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The shapes of the outputs as the file has them."""
+
+    logits: tuple[int, int]
+    gates: tuple[int, int, int, int]
+    modulator: tuple[int, int, int]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(vars(self))
+
+
+def _one_or_more(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+    if not artifacts:
+        raise ConfigError("received no artifact; expected one or more")
+    return artifacts
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle: the model's interface (input, outputs, labels) and its files.
+
+    Attributes:
+        preset: the name of the network's preset.
+        config: its configuration, as training wrote it.
+        input_spec: how an image becomes the input.
+        labels: the K class names.
+        outputs: shapes by name: `logits` `[1, K]`, `gates` `[1, h, w, L+1]`, `modulator` `[1, h, w]`.
+        overlay: the block that gates and modulator belong to.
+        dataset: the training dataset.
+        calibration_sha256: of calibration.json; `None` if no ranges were calibrated.
+        scheme: `None` in bundles older than the choice of a scheme.
+        artifacts: the files, at most one for each precision and engine.
+        tools: versions by package.
     """
 
     preset: str
     config: dict[str, Any]
-    input_spec: InputSpec
+    input_spec: InputSpec = field(metadata=stored_as(_Input, _Input.spec, "input"))
     labels: tuple[str, ...]
-    outputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]] = field(metadata=stored_as(_Outputs, _Outputs.shapes))
     overlay: Overlay
     dataset: str
     calibration_sha256: str | None
-    artifacts: tuple[Artifact, ...]
+    scheme: AppliedScheme | None = field(default=None, kw_only=True)
+    artifacts: tuple[Artifact, ...] = field(metadata=stored_as(tuple[Artifact, ...], _one_or_more))
     tools: dict[str, str]
-    scheme: AppliedScheme | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other.
+
+        Raises:
+            FieldError: they contradict each other.
+        """
+        check_field(self, "labels", 0 < len(self.labels) == len(set(self.labels)), "one distinct name a class")
+        if self.calibration_sha256 is not None:
+            _check_sha256(self, "calibration_sha256", self.calibration_sha256)
+        logits, gates, modulator = (self.outputs[name] for name in ("logits", "gates", "modulator"))
+        if logits != (1, len(self.labels)):
+            raise FieldError("outputs.logits", logits, f"{(1, len(self.labels))}, one logit a label")
+        if modulator[0] != 1 or min(modulator) < 1:
+            raise FieldError("outputs.modulator", modulator, "(1, h, w)")
+        expected = (*modulator, self.overlay.focal_levels + 1)
+        if gates != expected:
+            raise FieldError("outputs.gates", gates, f"{expected}, one map a focal level and the global one")
+        kinds = [(artifact.precision, artifact.engine) for artifact in self.artifacts]
+        if len(set(kinds)) != len(kinds):
+            raise FieldError("artifacts", kinds, "one a precision and engine")
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -124,10 +276,10 @@ class Manifest:
 
         Args:
             precision: `"float32"` or `"int8"`.
-            engine: one of `ENGINES`, or `None` for any.
+            engine: a key of `ENGINES`, or `None` for any.
 
         Raises:
-            ArtifactError: the bundle has none; the message lists those it has.
+            ArtifactError: the bundle has no such artifact; the message lists those it has.
         """
         for artifact in self.artifacts:
             if artifact.precision == precision and engine in (None, artifact.engine):
@@ -138,33 +290,32 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest` as `folder/manifest.json`, after the same checks as `read_manifest`.
+    """Write `manifest` as `folder/manifest.json`.
 
     Raises:
-        ArtifactError: the manifest contradicts itself; the message names the field.
+        ArtifactError: `read_manifest` would refuse it; the message names the field.
         FocalEdgeError: the file cannot be written.
     """
-    path = Path(folder) / MANIFEST_NAME
     content = _to_json(manifest)
-    _parse(path, content)
-    write_json(path, content)
+    parse(Manifest, json.loads(json.dumps(content)), ignore_unknown=True)
+    write_json(Path(folder) / MANIFEST_NAME, content)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a bundle; the artifacts themselves are not opened.
+    """Read and check the manifest of a bundle, without opening its artifacts.
 
     Args:
         folder: the bundle.
 
     Returns:
-        The manifest, every field of the right type and consistent with the others.
+        The manifest.
 
     Raises:
-        ArtifactError: the manifest is missing, not JSON, of another schema version, or has a
-            missing or wrong field; the message names it.
+        ArtifactError: the manifest is missing, not JSON, of another schema version, or has a missing or wrong
+            field; the message names it.
     """
     path = Path(folder) / MANIFEST_NAME
-    return _parse(path, read_json(path, MADE_BY))
+    return read_as(Manifest, path, MADE_BY, version=SCHEMA_VERSION, ignore_unknown=True)
 
 
 def verified_file(folder: Path, artifact: Artifact) -> Path:
@@ -180,293 +331,30 @@ def verified_file(folder: Path, artifact: Artifact) -> Path:
     except OSError as error:
         raise ArtifactError(
             f"{path}, named in the manifest, cannot be read ({error.strerror or error}); "
-            f"make the bundle anew with `{MADE_BY}`"
+            f"rebuild the bundle with `{MADE_BY}`"
         ) from error
     if (size_bytes, sha256) != (artifact.size_bytes, artifact.sha256):
         raise ArtifactError(
             f"{path} has {size_bytes} bytes and SHA-256 {sha256[:12]}...; the manifest expects "
             f"{artifact.size_bytes} bytes and {artifact.sha256[:12]}...: the file is damaged or of another "
-            f"bundle; copy the whole bundle again or make it anew with `{MADE_BY}`"
+            f"bundle; copy the whole bundle again or rebuild it with `{MADE_BY}`"
         )
     return path
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
-    fields, spec = asdict(manifest), manifest.input_spec
-    plain = spec == InputSpec(spec.size)
-    return {
-        "schema_version": PLAIN_VERSION if plain else SCHEMA_VERSION,
-        "preset": fields["preset"],
-        "config": fields["config"],
-        "input": {
-            "name": INPUT_NAME,
-            "shape": list(manifest.input_shape),
-            "dtype": INPUT_DTYPE,
-            "colour": INPUT_COLOUR,
-        }
-        | ({} if plain else {"crop_fraction": spec.crop_fraction, "interpolation": spec.interpolation}),
-        "labels": list(manifest.labels),
-        "outputs": {name: list(shape) for name, shape in manifest.outputs.items()},
-        "overlay": fields["overlay"],
-        "dataset": fields["dataset"],
-        "calibration_sha256": fields["calibration_sha256"],
-        "scheme": None
-        if manifest.scheme is None
-        else {"name": manifest.scheme.name, "float_layers": list(manifest.scheme.float_layers)},
-        "artifacts": [artifact | {"audit": _audit_to_json(artifact["audit"])} for artifact in fields["artifacts"]],
-        "tools": fields["tools"],
+    spec = manifest.input_spec
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+    content |= {"input" if key == "input_spec" else key: value for key, value in asdict(manifest).items()}
+    content["input"] = {
+        "name": INPUT_NAME,
+        "shape": manifest.input_shape,
+        "dtype": INPUT_DTYPE,
+        "colour": INPUT_COLOUR,
     }
-
-
-def _audit_to_json(audit: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Join the operators of each layer to one string: as lists they would be hundreds of lines."""
-    if audit is None:
-        return None
-    joined = {
-        field: {layer: " ".join(names) for layer, names in audit[field].items()}
-        for field in ("outside_delegate", "float_operators")
-    }
-    return audit | joined
-
-
-def _parse(path: Path, content: Any) -> Manifest:
-    try:
-        return _manifest(content)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from None
-
-
-def _manifest(content: Any) -> Manifest:
-    if not isinstance(content, dict):
-        raise _wrong("the whole file", content, "a JSON object")
-    _check_version(_get(content, "schema_version", int))
-    labels = tuple(_items(content, "labels", str))
-    if not labels or len(set(labels)) != len(labels):
-        raise _wrong("labels", labels, "one distinct name a class")
-    overlay = _overlay(_get(content, "overlay", dict))
-    calibration_sha256 = None
-    if _has(content, "calibration_sha256") is not None:
-        calibration_sha256 = _sha256(content, "calibration_sha256")
-    return Manifest(
-        preset=_get(content, "preset", str),
-        config=_get(content, "config", dict),
-        input_spec=_input_spec(_get(content, "input", dict)),
-        labels=labels,
-        outputs=_outputs(_get(content, "outputs", dict), len(labels), overlay.focal_levels),
-        overlay=overlay,
-        dataset=_get(content, "dataset", str),
-        calibration_sha256=calibration_sha256,
-        artifacts=_artifacts(_items(content, "artifacts", dict)),
-        tools=_tools(_get(content, "tools", dict)),
-        scheme=_scheme(content),
-    )
-
-
-def _scheme(content: dict[str, Any]) -> AppliedScheme | None:
-    if content.get("scheme") is None:
-        return None
-    scheme = _get(content, "scheme", dict)
-    return AppliedScheme(_get(scheme, "name", str, "scheme."), tuple(_items(scheme, "float_layers", str, "scheme.")))
-
-
-def _check_version(version: int) -> None:
-    if version > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
-            "upgrade FocalEdge on this machine"
-        )
-    if version < PLAIN_VERSION:
-        raise ArtifactError(
-            f"the manifest has schema version {version}, and this FocalEdge reads version {SCHEMA_VERSION}; "
-            f"make the bundle anew with `{MADE_BY}`"
-        )
-
-
-def _input_spec(content: dict[str, Any]) -> InputSpec:
-    for key, expected in (("name", INPUT_NAME), ("dtype", INPUT_DTYPE), ("colour", INPUT_COLOUR)):
-        if _get(content, key, str, "input.") != expected:
-            raise _wrong(f"input.{key}", content[key], repr(expected))
-    shape = _items(content, "shape", int, "input.")
-    if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[1] < 1 or shape[3] != 3:
-        raise _wrong("input.shape", shape, "[1, S, S, 3]")
-    spec = InputSpec(shape[1])
-    if "crop_fraction" in content:
-        crop_fraction = _get(content, "crop_fraction", float, "input.")
-        if not 0.0 < crop_fraction <= 1.0:
-            raise _wrong("input.crop_fraction", crop_fraction, "a fraction above 0, at most 1")
-        spec = replace(spec, crop_fraction=crop_fraction)
-    if "interpolation" in content:
-        interpolation = cast(Interpolation, _choice(content, "interpolation", INTERPOLATIONS, "input."))
-        spec = replace(spec, interpolation=interpolation)
-    return spec
-
-
-def _outputs(content: dict[str, Any], classes: int, focal_levels: int) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(_items(content, name, int, "outputs.")) for name in ("logits", "gates", "modulator")}
-    if shapes["logits"] != (1, classes):
-        raise _wrong("outputs.logits", content["logits"], f"[1, {classes}], one logit a label")
-    modulator = shapes["modulator"]
-    if len(modulator) != 3 or modulator[0] != 1 or min(modulator) < 1:
-        raise _wrong("outputs.modulator", content["modulator"], "[1, h, w]")
-    if shapes["gates"] != (*modulator, focal_levels + 1):
-        raise _wrong(
-            "outputs.gates",
-            content["gates"],
-            f"{[*modulator, focal_levels + 1]}, one map a focal level and the global one",
-        )
-    return shapes
-
-
-def _overlay(content: dict[str, Any]) -> Overlay:
-    overlay = Overlay(
-        layer=_get(content, "layer", str, "overlay."),
-        stride_px=_get(content, "stride_px", int, "overlay."),
-        focal_levels=_get(content, "focal_levels", int, "overlay."),
-    )
-    for key, value in (("stride_px", overlay.stride_px), ("focal_levels", overlay.focal_levels)):
-        if value < 1:
-            raise _wrong(f"overlay.{key}", value, "1 or more")
-    return overlay
-
-
-def _artifacts(contents: list[dict[str, Any]]) -> tuple[Artifact, ...]:
-    artifacts = tuple(_artifact(content, f"artifacts[{i}].") for i, content in enumerate(contents))
-    kinds = [(artifact.precision, artifact.engine) for artifact in artifacts]
-    if not kinds or len(set(kinds)) != len(kinds):
-        raise _wrong("artifacts", kinds, "one or more, each of its own precision and engine")
-    return artifacts
-
-
-def _artifact(content: dict[str, Any], at: str) -> Artifact:
-    file = _get(content, "file", str, at)
-    # A name that leads out of the folder would let a bundle open any file of the machine.
-    if file in ("", ".", "..") or re.search(r"[/\\\0]", file):
-        raise _wrong(f"{at}file", file, "the plain name of a file in the bundle")
-    accuracy = None
-    if _has(content, "accuracy", at) is not None:
-        accuracy = _accuracy(_get(content, "accuracy", dict, at), f"{at}accuracy.")
-    audit = None
-    if content.get("audit") is not None:
-        audit = _audit(_get(content, "audit", dict, at), f"{at}audit.")
-    artifact = Artifact(
-        file=file,
-        precision=_choice(content, "precision", PRECISIONS, at),
-        engine=_choice(content, "engine", tuple(ENGINES), at),
-        sha256=_sha256(content, "sha256", at),
-        size_bytes=_get(content, "size_bytes", int, at),
-        accuracy=accuracy,
-        audit=audit,
-    )
-    if artifact.size_bytes < 1:
-        raise _wrong(f"{at}size_bytes", artifact.size_bytes, "1 or more")
-    return artifact
-
-
-def _accuracy(content: dict[str, Any], at: str) -> Accuracy:
-    accuracy = Accuracy(
-        dataset=_get(content, "dataset", str, at),
-        split=_get(content, "split", str, at),
-        images=_get(content, "images", int, at),
-        top1=_get(content, "top1", float, at),
-    )
-    if content.get("fake_quant_agreement") is not None:
-        share = _get(content, "fake_quant_agreement", float, at)
-        accuracy = replace(accuracy, fake_quant_agreement=share)
-        if not 0.0 <= share <= 1.0:
-            raise _wrong(f"{at}fake_quant_agreement", share, "a fraction, 0..1")
-    if accuracy.images < 1:
-        raise _wrong(f"{at}images", accuracy.images, "1 or more")
-    if not 0.0 <= accuracy.top1 <= 1.0:
-        raise _wrong(f"{at}top1", accuracy.top1, "a fraction, 0..1")
-    return accuracy
-
-
-def _audit(content: dict[str, Any], at: str) -> Audit:
-    audit = Audit(
-        interpreter=_get(content, "interpreter", str, at),
-        operators=_operators(_get(content, "operators", dict, at), f"{at}operators."),
-        delegate_partitions=_get(content, "delegate_partitions", int, at),
-        outside_delegate=_by_layer(content, "outside_delegate", at),
-        float_operators=_by_layer(content, "float_operators", at),
-    )
-    if audit.delegate_partitions < 0:
-        raise _wrong(f"{at}delegate_partitions", audit.delegate_partitions, "0 or more")
-    floats = {
-        name: sum(count for dtype, count in counts.items() if "float" in dtype)
-        for name, counts in audit.operators.items()
-    }
-    listed = _count(audit.float_operators)
-    if listed != Counter(floats):
-        raise _wrong(f"{at}float_operators", dict(listed), f"the float operators counted in {at}operators, {floats}")
-    outside = _count(audit.outside_delegate)
-    counted = Counter({name: sum(counts.values()) for name, counts in audit.operators.items()})
-    if not outside <= counted:
-        raise _wrong(f"{at}outside_delegate", dict(outside), f"some of the operators counted in {at}operators")
-    return audit
-
-
-def _operators(content: dict[str, Any], at: str) -> dict[str, dict[str, int]]:
-    operators = {}
-    for name in content:
-        counts = _get(content, name, dict, at)
-        operators[name] = {dtype: _get(counts, dtype, int, f"{at}{name}.") for dtype in counts}
-        if not counts or min(counts.values()) < 1:
-            raise _wrong(f"{at}{name}", counts, "a count of 1 or more for each type")
-    return operators
-
-
-def _by_layer(content: dict[str, Any], key: str, at: str) -> dict[str, tuple[str, ...]]:
-    layers = _get(content, key, dict, at)
-    return {layer: tuple(_get(layers, layer, str, f"{at}{key}.").split()) for layer in layers}
-
-
-def _count(by_layer: dict[str, tuple[str, ...]]) -> Counter[str]:
-    return Counter(name for names in by_layer.values() for name in names)
-
-
-def _tools(content: dict[str, Any]) -> dict[str, str]:
-    return {name: _get(content, name, str, "tools.") for name in content}
-
-
-def _choice(content: dict[str, Any], key: str, choices: tuple[str, ...], at: str) -> str:
-    value = _get(content, key, str, at)
-    if value not in choices:
-        raise _wrong(f"{at}{key}", value, f"one of {', '.join(choices)}")
-    return value
-
-
-def _sha256(content: dict[str, Any], key: str, at: str = "") -> str:
-    value = _get(content, key, str, at)
-    if not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise _wrong(f"{at}{key}", value, "64 lower-case hexadecimal digits")
-    return value
-
-
-def _items(content: dict[str, Any], key: str, kind: type[T], at: str = "") -> list[T]:
-    values = _get(content, key, list, at)
-    return [_typed(value, kind, f"{at}{key}[{i}]") for i, value in enumerate(values)]
-
-
-def _get(content: dict[str, Any], key: str, kind: type[T], at: str = "") -> T:
-    return _typed(_has(content, key, at), kind, f"{at}{key}")
-
-
-def _has(content: dict[str, Any], key: str, at: str = "") -> Any:
-    if key not in content:
-        raise ArtifactError(f"field `{at}{key}` is missing; make the bundle anew with `{MADE_BY}`")
-    return content[key]
-
-
-def _typed(value: Any, kind: type[T], field: str) -> T:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return kind(value)  # type: ignore[call-arg]
-    # JSON's true is no number, though Python's bool is an int.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _wrong(field, value, f"a value of type {kind.__name__}")
-    return value
-
-
-def _wrong(field: str, received: Any, expected: str) -> ArtifactError:
-    shown = repr(received)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return ArtifactError(f"field `{field}` is {shown}; expected {expected}; make the bundle anew with `{MADE_BY}`")
+    if spec != InputSpec(spec.size):
+        content["input"] |= {"crop_fraction": spec.crop_fraction, "interpolation": spec.interpolation}
+    for audit in filter(None, (artifact["audit"] for artifact in content["artifacts"])):
+        for name in ("outside_delegate", "float_operators"):
+            audit[name] = {layer: " ".join(names) for layer, names in audit[name].items()}
+    return content

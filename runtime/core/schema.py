@@ -8,24 +8,66 @@ import types
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from runtime.core.errors import ArtifactError, ConfigError
+from runtime.core.errors import ArtifactError, ConfigError, FieldError
 from runtime.core.files import read_json
 
 T = TypeVar("T")
 FORMER_NAMES = "former_names"
+STORED = "stored"
 LONGEST_SHOWN = 80
 
 
-def renamed(*former_names: str, **settings: Any) -> Any:
-    """Return a dataclass field that older files call by another name.
+class _Field(NamedTuple):
+    """How a field is read: the keys it may have, the type of its value and the conversion to the field's own type."""
+
+    keys: tuple[str, ...]
+    kind: Any
+    decode: Callable[[Any], Any] = lambda value: value
+    required: bool = False
+
+
+def renamed(*former: str, **settings: Any) -> Any:
+    """Return an optional dataclass field that older files call by another name.
 
     Args:
-        former_names: keys that are read where the field's own name is missing.
+        former: keys that are read where the field's own name is missing.
         settings: as `dataclasses.field` takes them.
     """
-    return dataclasses.field(metadata={FORMER_NAMES: former_names}, **settings)
+    return dataclasses.field(metadata=former_names(*former), **settings)
+
+
+def former_names(*names: str) -> dict[str, Any]:
+    """Return the metadata of a dataclass field that older files call by another name; `renamed` without a default."""
+    return {FORMER_NAMES: names}
+
+
+def stored_as(kind: Any, decode: Callable[[Any], Any], key: str = "") -> dict[str, Any]:
+    """Return the metadata of a dataclass field that files have in another form.
+
+    Args:
+        kind: the type of the file's value.
+        decode: converts that value to the field's; it may raise `ConfigError`.
+        key: the key in the file, by default the field's name.
+    """
+    return {STORED: _Field((key,) if key else (), kind, decode)}
+
+
+def check_field(instance: object, name: str, holds: bool, expected: str) -> None:
+    """Check a field of a dataclass, in its `__post_init__`.
+
+    Args:
+        instance: the dataclass.
+        name: the field.
+        holds: `True` if its value fits.
+        expected: what would fit, in words.
+
+    Raises:
+        FieldError: the value does not fit.
+    """
+    if not holds:
+        raise FieldError(name, getattr(instance, name), expected)
 
 
 def read_as(
@@ -36,6 +78,7 @@ def read_as(
     version: int,
     oldest: int = 1,
     migrate: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
+    ignore_unknown: bool = False,
 ) -> T:
     """Read a JSON file of an earlier stage as a dataclass.
 
@@ -43,9 +86,10 @@ def read_as(
         kind: the dataclass; the file has its fields and `schema_version`.
         path: the file.
         made_by: the command that writes it, named in errors.
-        version: the newest schema version that is understood.
+        version: the latest schema version that is understood.
         oldest: the oldest one.
-        migrate: brings the content of an older version into the form of the newest.
+        migrate: brings the content of an older version into the form of the latest.
+        ignore_unknown: accept keys that are not fields of a dataclass.
 
     Returns:
         An instance whose fields have the annotated types.
@@ -56,12 +100,13 @@ def read_as(
     content = read_json(path, made_by)
     try:
         check_version(content, version, oldest)
-        return parse(kind, migrate({key: value for key, value in content.items() if key != "schema_version"}))
+        fields = {key: value for key, value in content.items() if key != "schema_version"}
+        return cast(T, parse(kind, migrate(fields), ignore_unknown=ignore_unknown))
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}; rebuild it with `{made_by}`") from None
 
 
-def check_version(content: Any, newest: int, oldest: int = 1) -> None:
+def check_version(content: Any, latest: int, oldest: int = 1) -> None:
     """Check that a file's content is an object of a known schema version.
 
     Raises:
@@ -70,8 +115,8 @@ def check_version(content: Any, newest: int, oldest: int = 1) -> None:
     if not isinstance(content, dict):
         raise wrong("", content, "a JSON object")
     version = parse(int, content.get("schema_version"), "schema_version")
-    known = f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
-    if version > newest:
+    known = f"version {latest}" if oldest == latest else f"versions {oldest} to {latest}"
+    if version > latest:
         raise ArtifactError(
             f"schema version {version} is newer than this FocalEdge, which reads {known}; upgrade FocalEdge"
         )
@@ -132,17 +177,24 @@ def _parse_dataclass(kind: Any, content: Any, at: str, ignore_unknown: bool) -> 
     values = _of_type(dict, content, at)
     fields = _fields(kind)
     arguments, read = {}, set()
-    for name, (annotation, names, required) in fields.items():
-        key = next((each for each in names if each in values), None)
+    for name, field in fields.items():
+        key = next((each for each in field.keys if each in values), None)
         if key is not None:
             read.add(key)
-            arguments[name] = parse(annotation, values[key], _join(at, key), ignore_unknown=ignore_unknown)
-        elif required:
-            raise ArtifactError(f"field `{_join(at, name)}` is missing")
+            value = parse(field.kind, values[key], _join(at, key), ignore_unknown=ignore_unknown)
+            arguments[name] = _build(_join(at, key), field.decode, value)
+        elif field.required:
+            raise ArtifactError(f"field `{_join(at, field.keys[0])}` is missing")
     if unknown := sorted(values.keys() - read) if not ignore_unknown else []:
         raise ArtifactError(f"field `{_join(at, unknown[0])}` is unknown; expected {', '.join(fields)}")
+    return _build(at, kind, **arguments)
+
+
+def _build(at: str, make: Callable[..., Any], /, *values: Any, **arguments: Any) -> Any:
     try:
-        return kind(**arguments)
+        return make(*values, **arguments)
+    except FieldError as error:
+        raise wrong(_join(at, error.field), error.received, error.expected) from None
     except ConfigError as error:
         raise ArtifactError(f"field `{at}`: {error}" if at else str(error)) from None
 
@@ -164,19 +216,17 @@ def _parse_tuple(kinds: tuple[Any, ...], content: Any, at: str, ignore_unknown: 
 
 
 @cache
-def _fields(kind: Any) -> Mapping[str, tuple[Any, tuple[str, ...], bool]]:
-    """Return the annotation of each field of a dataclass, the keys it is read from, and whether it is required."""
-    hints = get_type_hints(kind)
-    missing = dataclasses.MISSING
-    return {
-        field.name: (
-            hints[field.name],
-            (field.name, *field.metadata.get(FORMER_NAMES, ())),
-            field.default is missing and field.default_factory is missing,
-        )
-        for field in dataclasses.fields(kind)
-        if field.init
-    }
+def _fields(dataclass: Any) -> Mapping[str, _Field]:
+    """Return how each field of a dataclass is read."""
+    hints, missing = get_type_hints(dataclass), dataclasses.MISSING
+    fields = {}
+    for each in dataclasses.fields(dataclass):
+        if each.init:
+            usual = _Field((each.name, *each.metadata.get(FORMER_NAMES, ())), hints[each.name])
+            field = each.metadata.get(STORED, usual)
+            required = each.default is missing and each.default_factory is missing
+            fields[each.name] = field._replace(keys=field.keys or usual.keys, required=required)
+    return fields
 
 
 def _of_type(kind: Any, value: Any, at: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.errors import ArtifactError, ConfigError
-from runtime.core.schema import parse, read_as, renamed
+from runtime.core.schema import check_field, former_names, parse, read_as, renamed, stored_as
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,22 @@ def test_any_json_is_read_or_refused(key: str, value: Any) -> None:
         assert isinstance(parse(Outer, CONTENT | {key: value}), Outer)
     except ArtifactError as error:
         assert len(str(error)) < 400
+
+
+@dataclass(frozen=True)
+class Stored:
+    words: tuple[str, ...] = field(metadata=stored_as(str, lambda text: tuple(text.split()), "text"))
+    images: int = field(metadata=former_names("pictures"))
+    most: int = 10
+
+    def __post_init__(self) -> None:
+        check_field(self, "images", self.images <= self.most, f"{self.most} or fewer")
+
+
+def test_a_field_may_have_another_form_or_key() -> None:
+    assert parse(Stored, {"text": "a b", "pictures": 3}) == Stored(("a", "b"), 3)
+    assert parse(Stored, {"text": "", "images": 3}) == Stored((), 3)
+    with pytest.raises(ArtifactError, match=r"field `x\.text` is missing"):
+        parse(Stored, {"images": 3}, "x")
+    with pytest.raises(ArtifactError, match=r"field `x\.images` is 11; expected 10 or fewer"):
+        parse(Stored, {"text": "a", "images": 11}, "x")

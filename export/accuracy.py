@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from runtime.evaluation.metrics import Classes, agreement, drop_pp, drop_standard_error_pp
 from runtime.images.preprocess import Image
-from runtime.parity.measures.predictions import NO_CLASS
+from runtime.parity.predictions import NO_CLASS
 
 
 @dataclass(frozen=True)

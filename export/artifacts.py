@@ -36,7 +36,7 @@ from runtime.evaluation.split_file import LabelledImages
 from runtime.evaluation.timing import Latency, latencies_of, measure_times, speedup, synthetic_images
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import preprocess
-from runtime.parity.measures.predictions import predict_pair
+from runtime.parity.predictions import predict_pair
 from train.run import Run
 
 ARTIFACTS_FOLDER = "artifacts"

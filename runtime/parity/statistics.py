@@ -1,8 +1,4 @@
-"""What a paired comparison of two classifiers is worth: intervals, tests and corrections, on NumPy alone.
-
-Both classified the same images. So only images that one of them alone gets right tell them apart, and everything
-here is about those.
-"""
+"""Intervals, tests and corrections for two classifiers of the same images."""
 
 from __future__ import annotations
 
@@ -15,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.core.errors import ConfigError, FocalEdgeError
-from runtime.evaluation.metrics import Classes, Floats, softmax
+from runtime.evaluation.metrics import Classes, Floats, drop_pp, softmax
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SEED = 0
 CALIBRATION_BINS = 15
-# Added to each of a resampled table's cells that tell the two apart (Agresti and Min, 2005). Without it, two
-# networks that agree on 200 images would have an interval of no width.
+# Added to both cells of discordant images before resampling (Agresti and Min, 2005). Without it, two networks that
+# agree on 200 images would have an interval of no width.
 PRIOR_IMAGES = 0.5
 
 
@@ -35,13 +31,52 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class CalibrationBin:
-    """Images whose most likely class has a probability within one interval.
+class PairedTable:
+    """Right predictions of a reference and a candidate on the same images.
 
     Attributes:
-        images: how many.
+        images: number of images, 1 or more.
+        reference: images that the reference gets right.
+        candidate: images that the candidate gets right.
+        only_reference: images that the reference alone gets right.
+        only_candidate: images that the candidate alone gets right.
+    """
+
+    images: int
+    reference: int
+    candidate: int
+    only_reference: int
+    only_candidate: int
+
+    @staticmethod
+    def count(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> PairedTable:
+        """Count images, from whether each artifact is right: `[N]`, N at least 1."""
+        masks = reference, candidate, reference & ~candidate, candidate & ~reference
+        return PairedTable(len(reference), *(int(np.count_nonzero(mask)) for mask in masks))
+
+    @property
+    def drop_pp(self) -> float:
+        """The candidate's drop of top-1, percentage points; see `runtime.evaluation.metrics.drop_pp`."""
+        return drop_pp(self.reference, self.candidate, self.images)
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's p-value; see `mcnemar_p_value`."""
+        return mcnemar_p_value(self.only_reference, self.only_candidate)
+
+    def interval_pp(self, confidence: float = CONFIDENCE) -> Interval:
+        """Return the interval of the drop; see `drop_interval_pp`."""
+        return drop_interval_pp(self.only_reference, self.only_candidate, self.images, confidence)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose most likely class has a probability within one interval.
+
+    Attributes:
+        images: number of images.
         confidence: mean probability of the most likely class, 0..1; `None` without images.
-        accuracy: share of them that is right, 0..1; `None` without images.
+        accuracy: share that is right, 0..1; `None` without images.
     """
 
     images: int
@@ -55,16 +90,16 @@ def top_k_accuracy(logits: Floats, labels: Classes, k: int) -> float | None:
     Args:
         logits: `[N, K]`; a row that is not finite counts as wrong.
         labels: int64 `[N]`.
-        k: how many classes may hold the true one.
+        k: 1 or more.
 
     Returns:
-        0..1; `None` where k leaves no class out, as nothing could be wrong.
+        0..1; `None` where k is K or more.
     """
     if k >= logits.shape[1]:
         return None
     finite = np.isfinite(logits).all(axis=1)
     own = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)
-    # Of equal logits the first wins, as in top-1.
+    # The first of equal logits wins, as in top-1.
     before = np.arange(logits.shape[1]) < labels[:, np.newaxis]
     ahead = (logits > own) | ((logits == own) & before)
     return float((finite & (ahead.sum(axis=1) < k)).mean())
@@ -88,12 +123,12 @@ def cross_entropy_nats(logits: Floats, labels: Classes) -> float | None:
 
 
 def calibration_bins(logits: Floats, labels: Classes, bins: int = CALIBRATION_BINS) -> tuple[CalibrationBin, ...]:
-    """Sort images by the probability of their most likely class.
+    """Group images by the probability of their most likely class.
 
     Args:
         logits: `[N, K]`; rows that are not finite are left out.
         labels: int64 `[N]`.
-        bins: how many intervals of equal width 0..1 is cut into.
+        bins: number of intervals of equal width over 0..1.
 
     Returns:
         The intervals, from 0 to 1.
@@ -116,10 +151,10 @@ def calibration_bins(logits: Floats, labels: Classes, bins: int = CALIBRATION_BI
 
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
-    """Return by how much confidence and accuracy differ, averaged over images.
+    """Return the mean difference of confidence and accuracy over images.
 
     Args:
-        bins: what `calibration_bins` returns.
+        bins: from `calibration_bins`.
 
     Returns:
         0..1; `None` without images.
@@ -140,15 +175,15 @@ def drop_interval_pp(
 ) -> Interval:
     """Return the paired bootstrap interval of a drop of top-1.
 
-    Drawing images with replacement from a paired comparison is drawing from its table of three cells: only the
-    reference right, only the candidate right, neither or both. So the table is drawn, not the images.
+    Resampling images is resampling a table of three cells: only the reference right, only the candidate right, the
+    rest.
 
     Args:
         only_reference: images that the reference alone gets right.
         only_candidate: images that the candidate alone gets right.
-        images: images in all, the same ones for both.
+        images: all images.
         confidence: of the interval, between 0 and 1.
-        seed: of the draw.
+        seed: of the draw, 0 or more.
 
     Returns:
         Percentage points; positive ends are losses of the candidate.
@@ -176,14 +211,14 @@ def mean_interval(values: Floats, confidence: float = CONFIDENCE, seed: int = SE
     Args:
         values: float64 `[N]`, one value an image, N at least 1.
         confidence: of the interval, between 0 and 1.
-        seed: of the draw.
+        seed: of the draw, 0 or more.
 
     Returns:
         The interval, in the unit of the values.
     """
     generator = np.random.default_rng(seed)
     resamples = 2000
-    # Weights instead of images: the sum of N drawn values is a weighted sum of all of them.
+    # The sum of N drawn values is a weighted sum of all of them.
     uniform = np.full(len(values), 1.0 / len(values))
     means = np.array([generator.multinomial(len(values), uniform) @ values for _ in range(resamples)]) / len(values)
     return _percentiles(means, confidence)
@@ -196,14 +231,14 @@ def _percentiles(values: Floats, confidence: float) -> Interval:
 
 
 def mcnemar_p_value(only_reference: int, only_candidate: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test: could as uneven a table come of two equal networks?
+    """Return the exact two-sided p-value of McNemar's test.
 
     Args:
         only_reference: images that the reference alone gets right.
         only_candidate: images that the candidate alone gets right.
 
     Returns:
-        0..1; 1 where no image tells them apart.
+        0..1: the chance of a table as uneven if both networks were equally good; 1 without discordant images.
     """
     different, fewer = only_reference + only_candidate, min(only_reference, only_candidate)
     if different == 0:
@@ -225,8 +260,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         p_values: 0..1 each.
 
     Returns:
-        The corrected ones in the same order: a class of which this is below 0.05 differs, and the chance that any
-        such class does not is at most 5%.
+        The corrected p-values in the same order. The chance that any of them is below 0.05 by accident is 5% at most.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected, reached = [0.0] * len(p_values), 0.0
@@ -240,9 +274,9 @@ def wilson_interval(successes: int, images: int, confidence: float = CONFIDENCE)
     """Return Wilson's interval of a share.
 
     Args:
-        successes: how many of the images.
+        successes: number of images, 0..images.
         images: 1 or more.
-        confidence: 0.95 or another between 0 and 1.
+        confidence: of the interval, between 0 and 1.
 
     Returns:
         0..1.
@@ -255,7 +289,7 @@ def wilson_interval(successes: int, images: int, confidence: float = CONFIDENCE)
 
 
 def normal_quantile(probability: float) -> float:
-    """Return the point below which a standard normal variable is with a probability between 0 and 1."""
+    """Return the quantile of the standard normal distribution for a probability between 0 and 1."""
     return NormalDist().inv_cdf(probability)
 
 
@@ -276,7 +310,7 @@ def confusion(labels: Classes, predicted: Classes, classes: int) -> NDArray[np.i
 
 
 def divergence_nats(reference: Floats, candidate: Floats) -> Floats:
-    """Return how far the candidate's probabilities are from the reference's, KL(reference || candidate).
+    """Return the Kullback-Leibler divergence KL(reference || candidate) of each image's probabilities.
 
     Args:
         reference: finite logits `[N, K]`.

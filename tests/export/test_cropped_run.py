@@ -92,8 +92,8 @@ def test_a_bundle_of_before_a_field_is_the_same_network(
         content["config"][field] = [4, 8]
     (older / "manifest.json").write_text(json.dumps(content))
     report = compared(run, tmp_path / "out", str(older), str(run / "artifacts"), layer_images=8)
-    assert (report["blame"] is not None) == comparable
-    assert ("different networks" in report["missing"].get("blame", "")) != comparable
+    assert (report["layer_error"] is not None) == comparable
+    assert ("different networks" in report["missing"].get("layer_error", "")) != comparable
 
 
 def test_a_image_is_classified_by_what_the_network_sees(run: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
         assert artifact.accuracy is not None
         assert artifact.accuracy.images == report["data"]["images"]
     for role, precision in zip(("reference", "candidate"), PRECISIONS, strict=True):
-        artifact, reported = manifest.artifact(precision), report["subjects"][role]
+        artifact, reported = manifest.artifact(precision), report["artifacts"][role]
         assert (reported["precision"], reported["sha256"]) == (precision, artifact.sha256)
         assert artifact.accuracy.top1 == pytest.approx(report["accuracy"][role]["top1"])  # type: ignore[union-attr]
 

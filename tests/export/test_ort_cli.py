@@ -49,12 +49,12 @@ def test_compare_passes_what_is_sound_and_fails_what_is_damaged(
     options += write_budget(tmp_path / "parity.toml", max_drop_pp=0.5, max_non_finite=0)
     assert run_cli(runtime.compare.main, [*options, "--engine", "ort"]) == int(damaged)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    reference, candidate = (report["subjects"][role] for role in ("reference", "candidate"))
+    reference, candidate = (report["artifacts"][role] for role in ("reference", "candidate"))
     assert candidate["interpreter"].startswith("onnxruntime ")
     assert (reference["file"], candidate["file"]) == ("float.onnx", "int8.onnx")
     assert report["cost"]["candidate"]["size_bytes"] == (bundle / "int8.onnx").stat().st_size
     assert report["accuracy"]["reference"]["top1"] == 1.0
-    assert "TFLite" in report["missing"]["blame"]
+    assert "TFLite" in report["missing"]["layer_error"]
     assert (report["accuracy"]["drop_pp"] > 5.0) is damaged
     assert run_cli(runtime.compare.main, options) == 0, "TFLite's artifacts are sound"
 

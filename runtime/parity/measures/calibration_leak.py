@@ -1,71 +1,74 @@
-"""Whether images that are compared on were already used to choose the quantization's ranges.
+"""Calibration leak: compared images that the quantization's ranges were chosen by.
 
-Ranges fitted to the test images make int8 look better there than it will be anywhere else.
+Ranges fitted to the test images make int8 look better on them than on any others.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.bundle.manifest import Manifest
 from runtime.core.errors import ArtifactError
 from runtime.core.files import read_json
-from runtime.evaluation.split_file import LabelledImages
+from runtime.core.schema import parse
 from runtime.images.preprocess import Image
+from runtime.parity.measure import Context, Missing
 
 CALIBRATION_FILE = "calibration.json"
 NAMED_LEAKS = 10
 
 
-def leak_figures(
-    manifest: Manifest, folder: Path | None, images: LabelledImages, calibration: LabelledImages | None
-) -> tuple[dict[str, Any], str | None]:
-    """Return `calibration` of report.json, and why the count is missing if it is.
+@dataclass(frozen=True)
+class _Calibration:
+    """The part of calibration.json that is needed here."""
 
-    Args:
-        manifest: of the candidate's bundle.
-        folder: that bundle; calibration.json is looked for there and in the run that it is in.
-        images: those that are compared on.
-        calibration: those that ranges were chosen by, if they are at hand: then pixels are compared too, and an
-            image under another name is found.
+    ids: tuple[str, ...]
+    sha256: str
 
-    Returns:
-        The figures, and the reason or `None`.
+
+def measure_calibration_leak(context: Context) -> dict[str, Any]:
+    """Measure `calibration_leak`.
+
+    Leaks are found by the names in calibration.json, which is in the candidate's bundle or its run. With the
+    calibration images at hand their pixels are compared too, which finds an image under another name.
     """
-    if manifest.calibration_sha256 is None and calibration is None:
-        return _figures(0, []), None
-    ids = _calibration_ids(manifest, folder)
+    split, calibration, candidate = context.split, context.extras.calibration, context.pair.candidate
+    ids: tuple[str, ...] | None = ()
+    if candidate.manifest.calibration_sha256 is not None:
+        ids = _calibration_ids(candidate.manifest, candidate.folder)
     if ids is None and calibration is None:
-        return {"images": None, "leaked_images": None, "leaked_ids": []}, (
-            f"no {CALIBRATION_FILE} of this bundle is beside it; copy it from the run, or give --calibration"
-        )
-    known = set(ids or ()) | set(calibration.ids if calibration else ())
-    leaked = {index for index, name in enumerate(images.ids) if name in known}
+        reason = f"the bundle has no {CALIBRATION_FILE}; copy it from the run, or give --calibration"
+        return {"images": None, "leaked_images": Missing(reason), "leaked_ids": []}
+    known, digests = set(ids or ()), set()
     if calibration is not None:
+        known |= set(calibration.ids)
         digests = {_digest(image) for image in calibration.images}
-        leaked |= {index for index, image in enumerate(images.images) if _digest(image) in digests}
-    return _figures(len(known), [images.ids[index] for index in sorted(leaked)]), None
+    leaked = [
+        name
+        for name, image in zip(split.ids, split.images, strict=True)
+        if name in known or (digests and _digest(image) in digests)
+    ]
+    return {"images": len(known), "leaked_images": len(leaked), "leaked_ids": leaked[:NAMED_LEAKS]}
 
 
-def _figures(images: int, leaked: list[str]) -> dict[str, Any]:
-    return {"images": images, "leaked_images": len(leaked), "leaked_ids": leaked[:NAMED_LEAKS]}
-
-
-def _calibration_ids(manifest: Manifest, folder: Path | None) -> list[str] | None:
-    """Return the names of the images that a bundle was calibrated on; none where they are not known."""
+def _calibration_ids(manifest: Manifest, folder: Path | None) -> tuple[str, ...] | None:
+    """Return the names of the images that a bundle was calibrated on; `None` if they are not known."""
     if folder is None:
         return None
     for path in (folder / CALIBRATION_FILE, folder.resolve().parent / CALIBRATION_FILE):
         if not path.exists():
             continue
         content = read_json(path, "python -m calibration")
-        if not isinstance(content, dict) or not isinstance(content.get("ids"), list):
-            raise ArtifactError(f"{path} lists no images; calibrate the run anew with `python -m calibration`")
-        # Of another calibration than the bundle's it says nothing.
-        if content.get("sha256") == manifest.calibration_sha256:
-            return [str(name) for name in content["ids"]]
+        try:
+            calibration: _Calibration = parse(_Calibration, content, ignore_unknown=True)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}; calibrate the run again with `python -m calibration`") from None
+        # The run may have been calibrated again since.
+        if calibration.sha256 == manifest.calibration_sha256:
+            return calibration.ids
     return None
 
 

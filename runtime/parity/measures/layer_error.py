@@ -1,8 +1,7 @@
-"""Which layer is to blame: what flows between the layers of two TFLite artifacts, compared on the same images.
+"""Layer error: the difference of each layer's output between two TFLite artifacts, on the same images.
 
-The artifacts themselves are asked, tensor by tensor, with the delegate switched off: it keeps what is inside its
-partitions to itself. So a fault is found wherever it came in, by training, conversion or a damaged file, and without
-Keras.
+Both run without the delegate, which hides the tensors inside its partitions. So a fault is found in training, in
+conversion and in a damaged file alike, and without Keras.
 """
 
 from __future__ import annotations
@@ -20,34 +19,38 @@ from tqdm import tqdm
 
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import read_json
+from runtime.core.schema import parse
 from runtime.engines.tflite import load_interpreter
 from runtime.engines.tflite_graph import Tensor, layer_of, list_graph
 from runtime.evaluation.metrics import Floats
+from runtime.images.preprocess import preprocess
+from runtime.parity.measure import NOT_REQUESTED, Context, Missing
 
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity/sensitivity.json")
 HISTOGRAM_BINS = 48
 DRAWN_RANGES = 6
-# More than float32 resolves.
+# Beyond float32's resolution.
 SAME_DB = 150.0
-# Conversions between types; what they give belongs to the layer that they convert for.
+NO_RANKING = Missing("the bundle has no sensitivity.json; make one with `python -m export.sensitivity` (needs Keras)")
+# Conversions between types; their output belongs to the layer that they are named after.
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 
 
 class OpenGraph:
-    """A TFLite artifact that tells every tensor.
+    """A TFLite artifact of which every tensor can be read.
 
     Attributes:
-        outputs: where each layer's output is, in the order of the graph: the last tensor of that name.
+        outputs: each layer's output, in the order of the graph: the last tensor of that name.
         integers: the last integer tensor of each layer that has one.
         sources: the layers that each layer reads.
-        named: those that are layers of the network, by their tensors' paths.
+        named: the layers of the network, by their tensors' paths.
     """
 
     def __init__(self, path: Path) -> None:
         """Open an artifact without a delegate.
 
         Raises:
-            ArtifactError: no interpreter is installed, it cannot open the file, or does not tell its operators.
+            ArtifactError: no interpreter is installed, or it cannot open the file or list its operators.
         """
         name, interpreter_class = load_interpreter()
         try:
@@ -76,7 +79,6 @@ class OpenGraph:
                 read = {makers[index] for index in node.inputs if index in makers} - {layer}
                 self.sources.setdefault(layer, set()).update(read)
                 self.outputs[layer] = tensor
-                # What a conversion reads is the layer's own; what it gives is of the layer that it is named after.
                 if tensor.scale and (node.name not in CONVERSIONS or layer not in self.integers):
                     self.integers[layer] = tensor
 
@@ -98,7 +100,7 @@ def _without_delegates(interpreter_class: Any) -> Any:
 
 @dataclass
 class _Layer:
-    """What is added up of one layer: energies by channel, and what lies beyond the range."""
+    """Sums over one layer: energies by channel, and the number of values outside the range."""
 
     signal: Floats
     noise: Floats
@@ -107,17 +109,44 @@ class _Layer:
     beyond: int = 0
 
 
-def blame_figures(
-    reference: Path, candidate: Path, batches: Sequence[NDArray[np.uint8]], source: str, ranking: Sequence[str]
+def measure_layer_error(context: Context) -> dict[str, Any] | Missing:
+    """Measure `layer_error`, on the calibration images if they are at hand, else on compared ones."""
+    first, second = context.pair.reference, context.pair.candidate
+    if not context.effort.layer_images:
+        return NOT_REQUESTED
+    if first.path is None or second.path is None or {first.artifact.engine, second.artifact.engine} != {"tflite"}:
+        return Missing("only TFLite artifacts on disk show the tensors between their layers")
+    if not _same_network(first.manifest.config, second.manifest.config):
+        return Missing("the two are different networks, so their layers are not comparable")
+    images, source = context.images, "images that are compared on"
+    if context.extras.calibration is not None:
+        images, source = list(context.extras.calibration.images), "the calibration set"
+    step = max(1, len(images) // context.effort.layer_images)
+    chosen = images[::step][: context.effort.layer_images]
+    batches = [preprocess(image, first.engine.input_spec) for image in chosen]
+    ranking = find_ranking(second.folder, context.extras.sensitivity)
+    try:
+        return layer_error_figures(first.path, second.path, batches, source, ranking)
+    except (ArtifactError, ValueError) as error:
+        return Missing(str(error))
+
+
+def _same_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two configurations agree in the fields that both have: older bundles have fewer."""
+    return all(first[name] == second[name] for name in first.keys() & second.keys())
+
+
+def layer_error_figures(
+    reference: Path, candidate: Path, batches: Sequence[NDArray[np.uint8]], source: str, ranking: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Return `blame` of report.json.
+    """Compare the layers of two artifacts.
 
     Args:
         reference: a .tflite artifact.
         candidate: another one of the same network.
         batches: uint8 `[1, S, S, 3]` each.
         source: what these images are, in words.
-        ranking: the network's products by their sensitivity to int8, the most sensitive first; may be empty.
+        ranking: the network's products by their sensitivity to int8, the most sensitive first; `None` if unknown.
 
     Returns:
         The figures of every layer that both have, the worst first; see docs/guides/parity.md.
@@ -141,37 +170,46 @@ def blame_figures(
         for layer in shared:
             _add(sums[layer], layer, first, second, histograms)
     sqnr = {layer: _decibels(each.signal.sum(), each.noise.sum()) for layer, each in sums.items()}
-    entries: list[dict[str, Any]] = [
-        {
-            "layer": layer,
-            "sqnr_db": sqnr[layer],
-            "own_sqnr_db": _own(layer, sqnr, first.sources),
-            "channel_sqnr_db": _worst_channel(sums[layer])[0],
-            "channel": _worst_channel(sums[layer])[1],
-            "clipped_share": (sums[layer].below + sums[layer].beyond) / sums[layer].values
-            if sums[layer].values
-            else None,
-            "sensitivity_rank": ranking.index(layer) + 1 if layer in ranking else None,
-        }
-        for layer in shared
-    ]
+    ranks = {layer: place + 1 for place, layer in enumerate(ranking or ())}
+    entries = [_entry(layer, total, sqnr, first.sources, ranks) for layer, total in sums.items()]
     entries.sort(key=lambda entry: math.inf if entry["sqnr_db"] is None else entry["sqnr_db"])
-    known = [entry["sqnr_db"] for entry in entries if entry["sqnr_db"] is not None]
-    channels = [entry["channel_sqnr_db"] for entry in entries if entry["channel_sqnr_db"] is not None]
-    adding = [entry for entry in entries if entry["own_sqnr_db"] is not None]
-    # What makes outputs of the last layers has no layer's name, and nobody can retrain it.
-    adding = [entry for entry in adding if entry["layer"] in first.named] or adding
+    noisy = [entry for entry in entries if entry["own_sqnr_db"] is not None]
+    # Tensors after the last layer have no layer's name, and nothing to retrain.
+    noisy = [entry for entry in noisy if entry["layer"] in first.named] or noisy
     return {
         "images": len(batches),
         "source": source,
-        # Where nothing is lost anywhere, the two are the same network.
-        "lowest_sqnr_db": min(known, default=SAME_DB),
-        "lowest_channel_sqnr_db": min(channels, default=SAME_DB),
-        "noisiest_layer": min(adding, key=lambda entry: entry["own_sqnr_db"])["layer"] if adding else None,
-        "ranked_products": len(ranking),
+        "lowest_sqnr_db": _lowest(entries, "sqnr_db"),
+        "lowest_channel_sqnr_db": _lowest(entries, "channel_sqnr_db"),
+        "noisiest_layer": min(noisy, key=lambda entry: entry["own_sqnr_db"])["layer"] if noisy else None,
+        "ranked_products": NO_RANKING if ranking is None else len(ranking),
         "layers": entries,
         "ranges": histograms.figures([entry["layer"] for entry in entries]),
     }
+
+
+def _entry(
+    layer: str,
+    total: _Layer,
+    sqnr: Mapping[str, float | None],
+    sources: Mapping[str, set[str]],
+    ranks: Mapping[str, int],
+) -> dict[str, Any]:
+    channel_sqnr, channel = _worst_channel(total)
+    return {
+        "layer": layer,
+        "sqnr_db": sqnr[layer],
+        "own_sqnr_db": _own(layer, sqnr, sources),
+        "channel_sqnr_db": channel_sqnr,
+        "channel": channel,
+        "clipped_share": (total.below + total.beyond) / total.values if total.values else None,
+        "sensitivity_rank": ranks.get(layer),
+    }
+
+
+def _lowest(entries: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Return the lowest ratio; `SAME_DB` where no layer loses anything."""
+    return min((entry[key] for entry in entries if entry[key] is not None), default=SAME_DB)
 
 
 def _add(total: _Layer, layer: str, first: OpenGraph, second: OpenGraph, histograms: _Histograms) -> None:
@@ -192,7 +230,7 @@ def _add(total: _Layer, layer: str, first: OpenGraph, second: OpenGraph, histogr
 
 
 class _Histograms:
-    """How the reference's values lie in the candidate's integer ranges, half a range further on either side."""
+    """Histograms of the reference's values over the candidate's integer ranges and half a range more."""
 
     def __init__(self, graph: OpenGraph) -> None:
         self._ends = {layer: place.range for layer, place in graph.integers.items() if place.range is not None}
@@ -200,7 +238,7 @@ class _Histograms:
 
     def add(self, layer: str, values: Floats) -> None:
         low, high = self._span(layer)
-        # np.histogram takes longer than both networks.
+        # np.histogram would take longer than both networks.
         places = ((values.ravel() - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
         self._counts[layer] += np.bincount(np.clip(places, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
 
@@ -224,7 +262,7 @@ class _Histograms:
 
 
 def _decibels(signal: float, noise: float) -> float | None:
-    """Return 10 log10(signal / noise), within what float32 resolves; `None` of a layer that is always 0."""
+    """Return 10 log10(signal / noise), within +-`SAME_DB`; `None` for a layer that is always 0."""
     if noise == 0:
         return SAME_DB if signal > 0 else None
     if signal == 0 or not math.isfinite(noise):
@@ -233,9 +271,10 @@ def _decibels(signal: float, noise: float) -> float | None:
 
 
 def _worst_channel(total: _Layer) -> tuple[float | None, int | None]:
-    """Return the channel that is furthest off, its energy counted as the layer's mean channel's at least.
+    """Return the lowest ratio of a channel, and its index.
 
-    Else a channel that is nearly always 0, and that nobody reads much from, would be the worst of every layer.
+    A channel's energy counts as the mean channel's at least. Otherwise one that is nearly always 0 would be the worst
+    of every layer.
     """
     mean = total.signal.mean()
     if mean == 0:
@@ -246,9 +285,9 @@ def _worst_channel(total: _Layer) -> tuple[float | None, int | None]:
 
 
 def _own(layer: str, sqnr: Mapping[str, float | None], sources: Mapping[str, set[str]]) -> float | None:
-    """Return the SQNR that a layer would have if what it reads were exact; `None` where it adds no noise.
+    """Return a layer's SQNR without the noise of its inputs; `None` where it adds none.
 
-    Noise adds up, so its own is what its output has more of than the noisiest of its inputs, as a share of the signal.
+    Noise adds up: the layer's own is its output's less that of its noisiest input, as shares of the signal.
     """
     own = sqnr[layer]
     if own is None or own >= SAME_DB:
@@ -269,24 +308,36 @@ def _own(layer: str, sqnr: Mapping[str, float | None], sources: Mapping[str, set
     return -10 * math.log10(added) if added > 0 else None
 
 
+@dataclass(frozen=True)
+class _RankedLayer:
+    layer: str
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The part of sensitivity.json that is needed here."""
+
+    layers: tuple[_RankedLayer, ...]
+
+
 def read_ranking(path: Path) -> list[str]:
-    """Read the products by sensitivity from what `python -m export.sensitivity` wrote.
+    """Read the products by sensitivity from a sensitivity.json of `python -m export.sensitivity`.
 
     Returns:
         Names of layers, the most sensitive first.
 
     Raises:
-        ArtifactError: the file is missing or no sensitivity.json.
+        ArtifactError: the file is missing or not a sensitivity.json.
     """
-    content = read_json(path, "python -m export.sensitivity")
     try:
-        return [str(each["layer"]) for each in content["layers"]]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} ranks no layers; make it anew with `python -m export.sensitivity`") from error
+        ranking = parse(_Ranking, read_json(path, "python -m export.sensitivity"), ignore_unknown=True)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}; rebuild it with `python -m export.sensitivity`") from None
+    return [each.layer for each in ranking.layers]
 
 
 def find_ranking(folder: Path | None, given: Path | None) -> list[str] | None:
-    """Return the ranking that is given, or that lies in a bundle or its run; `None` where there is none.
+    """Read the given ranking, or that of a bundle or its run; `None` if there is none.
 
     Raises:
         ConfigError: the given file does not exist.

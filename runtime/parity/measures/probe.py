@@ -1,11 +1,7 @@
-"""Opens one artifact in a process of its own and tells how long that took and how much memory.
-
-Only a fresh process has cold caches, and memory that no other model filled before.
-"""
+"""Time and memory of opening one artifact in a fresh process, which has cold caches and no other model's memory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli
 from runtime.core.errors import FocalEdgeError
 from runtime.core.machine import memory_bytes
 from runtime.engines.engine import open_engine
+from runtime.engines.options import REQUIRED, engine_options
 
 START_LIMIT_S = 60
 
 
 def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, Any]:
-    """Start an artifact in a process of its own.
+    """Start an artifact in a fresh process.
 
     Args:
         bundle: its folder.
@@ -35,9 +32,8 @@ def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, 
         threads: CPU threads.
 
     Returns:
-        `cold_start_ms`, from nothing imported to the first answer, and of that `open_ms` and `first_run_ms`;
-        `peak_memory_bytes` of the process, and of that `model_memory_bytes`, what opening and running added. Memory
-        is `None` where the kernel does not tell it.
+        `cold_start_ms`, which is `open_ms` and `first_run_ms`; `peak_memory_bytes` of the process, and of that
+        `model_memory_bytes`, which opening and running added. Memory is `None` if the kernel does not report it.
 
     Raises:
         FocalEdgeError: the process fails.
@@ -61,12 +57,9 @@ def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Open the artifact, run it once, and print what that cost as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m runtime.parity.measures.probe", description=main.__doc__)
-    parser.add_argument("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
-    parser.add_argument("--precision", required=True, help="float32 or int8")
-    parser.add_argument("--engine", required=True, help="tflite or ort")
-    parser.add_argument("--threads", type=int, default=1, help="interpreter threads (%(default)s)")
+    """Open an artifact, run it once, and print its time and memory as JSON."""
+    options = engine_options("--bundle", "--precision", "--engine", "--threads", bundle=REQUIRED)
+    parser = command_parser("python -m runtime.parity.measures.probe", str(main.__doc__), parents=[options])
     args = parser.parse_args(argv)
     before, start_s = memory_bytes("VmRSS"), perf_counter()
     engine = open_engine(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)

@@ -1,19 +1,17 @@
-"""The verdict as JUnit XML, which continuous integration shows without being taught."""
+"""The verdict as JUnit XML, for continuous integration."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from runtime.core.files import replacing
-from runtime.parity.verdict import FAIL, SKIP, WARN
+from runtime.parity.verdict import FAIL, SKIP, WARN, not_measured
 
 
 def to_junit(report: Mapping[str, Any]) -> str:
-    """Return one test case a rule; JUnit knows no warnings, so they pass and say so in their output.
+    """Return one test case a rule; a warning is a pass with an output, as JUnit has no warnings.
 
     Args:
         report: the content of report.json.
@@ -22,7 +20,7 @@ def to_junit(report: Mapping[str, Any]) -> str:
         An XML document.
     """
     rules = report["verdict"]["rules"]
-    names = [report["subjects"][role]["name"] for role in ("reference", "candidate")]
+    names = [report["artifacts"][role]["name"] for role in ("reference", "candidate")]
     counts = {
         "tests": str(len(rules)),
         "failures": str(sum(rule["outcome"] == FAIL for rule in rules)),
@@ -32,6 +30,10 @@ def to_junit(report: Mapping[str, Any]) -> str:
     name = _legal(f"parity of {names[1]} with {names[0]}")
     suites = ElementTree.Element("testsuites", {"name": name, **counts})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": name, **counts, "timestamp": report["created_utc"]})
+    properties = ElementTree.SubElement(suite, "properties")
+    for path in report["missing"]:
+        value = _legal(not_measured(report, path))
+        ElementTree.SubElement(properties, "property", {"name": path, "value": value})
     for rule in rules:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "parity", "name": rule["rule"], "time": "0"})
         text = _legal(rule["text"])
@@ -47,15 +49,5 @@ def to_junit(report: Mapping[str, Any]) -> str:
 
 
 def _legal(text: str) -> str:
-    """Leave out what XML cannot hold, such as the control characters that a file name may."""
+    """Replace characters that XML cannot hold, such as control characters in a file name."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
-
-
-def write_junit(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the verdict as JUnit XML.
-
-    Raises:
-        FocalEdgeError: the file cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(to_junit(report), encoding="utf-8")

@@ -1,16 +1,17 @@
 """Charts as inline SVG: pure functions from figures to text.
 
-The reference is solid, with round marks; the candidate is striped or dashed, with square marks. So every chart can be
-read without colour. Colours are the page's, by class.
+The reference is solid, with round marks; the candidate is striped or dashed, with square marks. So charts can be read
+without colours, which are the page's, by class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-NO_FIGURE = "-"
+from runtime.parity.report.summary import NO_FIGURE
+
 CHART_WIDTH = 440
 LABEL_WIDTH = 120
 VALUE_WIDTH = 76
@@ -25,7 +26,7 @@ SQUARE_SIDE = 260
 
 @dataclass(frozen=True)
 class BarPair:
-    """The reference's and the candidate's value of one thing, in one unit; `None` where there is no figure."""
+    """The reference's and the candidate's value of one figure, in one unit; `None` if it is missing."""
 
     label: str
     reference: float | None
@@ -47,10 +48,10 @@ def paired_bars(title: str, pairs: Sequence[BarPair], form: str, unit: str) -> s
     """Draw horizontal bars, the reference's (solid) above the candidate's (striped) in each group.
 
     Args:
-        title: what is shown, for the caption and for those who do not see the chart.
+        title: of the chart, for its caption and for screen readers.
         pairs: the groups, from the top, values >= 0.
         form: the format of a value, e.g. `".1f"`.
-        unit: the unit of all values, for the caption.
+        unit: of all values, for the caption.
 
     Returns:
         An HTML figure with an SVG chart; all bars share one scale that starts at 0.
@@ -83,7 +84,7 @@ def _label(label: str, baseline: float) -> str:
 
 
 def shortened(label: str, longest: int = 17) -> str:
-    """Cut a label to what fits beside a chart."""
+    """Cut a label to the width beside a chart."""
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
@@ -91,12 +92,12 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
     """Draw a distribution as the share of images in each interval.
 
     Args:
-        title: what is shown.
+        title: of the chart.
         edges: the B+1 ends of the intervals, ascending.
-        counts: how many images each of the B intervals holds, >= 0.
+        counts: images in each of the B intervals, >= 0.
 
     Returns:
-        An HTML figure with an SVG chart; the intervals are drawn equally wide and are labelled.
+        An HTML figure with an SVG chart; all intervals have the same width.
     """
     total, largest = max(sum(counts), 1), max(*counts, 1)
     step = CHART_WIDTH / len(counts)
@@ -117,7 +118,7 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
 
 def percent(share: float) -> str:
     """Write a share in whole percent, as HTML."""
-    # A few images must not read as none, nor nearly all as all.
+    # Neither 0% for a few images, nor 100% for nearly all.
     if share < 0.01:
         return "&lt;1%"
     return "&gt;99%" if 0.99 < share < 1 else f"{share:.0%}"
@@ -127,8 +128,8 @@ def estimates(title: str, rows: Sequence[Estimate], form: str, unit: str, *, zer
     """Draw figures with their intervals on one scale, one a row.
 
     Args:
-        title: what is shown.
-        rows: from the top; none gives a chart of no rows.
+        title: of the chart.
+        rows: from the top; may be empty.
         form: the format of a value.
         unit: the unit of all values.
         zero: draw a line at 0 and keep it within the chart.
@@ -167,11 +168,11 @@ def two_lines(
     """Draw the reference (solid, round marks) and the candidate (dashed, square marks) over a few steps, in percent.
 
     Args:
-        title: what is shown.
+        title: of the chart.
         ticks: names of the steps, from the left.
         reference: one share a step, 0..1.
         candidate: the same.
-        ends: the shares at the lower and upper end of the scale, so that charts side by side share it.
+        ends: the shares at the ends of the scale, the same for charts side by side.
 
     Returns:
         An HTML figure with an SVG chart.
@@ -197,11 +198,11 @@ def two_lines(
     return chart(title, "", LINES_WIDTH, LINES_HEIGHT, parts)
 
 
-def reliability(title: str, series: dict[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw accuracy against confidence; on the diagonal, probabilities say what they mean.
+def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Draw accuracy against confidence; on the diagonal they are equal.
 
     Args:
-        title: what is shown.
+        title: of the chart.
         series: for `"reference"` and `"candidate"`, pairs of confidence and accuracy, 0..1.
 
     Returns:
@@ -227,11 +228,11 @@ def reliability(title: str, series: dict[str, Sequence[tuple[float, float]]]) ->
 
 
 def value_range(title: str, unit: str, span: Sequence[float], ends: Sequence[float], counts: Sequence[int]) -> str:
-    """Draw how values lie within the range that integers stand for; what lies beyond is hatched.
+    """Draw a distribution over an integer range; the parts outside the range are hatched.
 
     Args:
-        title: what is shown.
-        unit: what to add to the caption, such as the share that is clipped.
+        title: of the chart.
+        unit: added to the caption, such as the clipped share.
         span: the least and the largest value drawn.
         ends: the ends of the range.
         counts: values in each of B intervals of equal width over the span.
@@ -260,10 +261,10 @@ def chart(title: str, unit: str, width: float, height: float, parts: Sequence[st
     """Frame the parts of a chart.
 
     Args:
-        title: what is shown.
+        title: of the chart.
         unit: its unit; "" for none.
         width: of the drawing.
-        height: of it.
+        height: of the drawing.
         parts: SVG elements.
         style: a CSS class.
 

@@ -1,4 +1,4 @@
-"""Corruptions: seeded, pure, of three severities that grow, for images of any size."""
+"""Corruptions are seeded and pure, grow with severity, and take images of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.parity.measures.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
 def drawn(height: int, width: int) -> np.ndarray:
-    """Shapes and a gradient, as corruptions of flat images change nothing."""
+    """Draw shapes and a gradient, as corruptions change nothing in flat images."""
     image = np.linspace(40, 200, height * width * 3).reshape(height, width, 3).astype(np.uint8)
     cv2.circle(image, (width // 2, height // 2), height // 3, (220, 60, 30), -1)
     cv2.rectangle(image, (2, 3), (width // 3, height // 4), (10, 90, 230), -1)
@@ -60,6 +60,6 @@ def test_sensor_noise_grows_with_light() -> None:
 
 
 @pytest.mark.parametrize(("kind", "severity"), [("rain", 1), ("blur", 0), ("blur", 4)])
-def test_what_there_is_not_is_refused(kind: str, severity: int) -> None:
+def test_unknown_corruptions_are_refused(kind: str, severity: int) -> None:
     with pytest.raises(ConfigError, match="expected one of sensor noise"):
         corrupt(drawn(8, 8), kind, severity, 0)

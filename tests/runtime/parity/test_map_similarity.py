@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
 from runtime.core.errors import FocalEdgeError
-from runtime.parity.measures.map_similarity import MapSimilarity, compare_maps, rank_correlation, structural_similarity
-from runtime.parity.measures.sight_figures import map_names, sight_figures, worst_places
+from runtime.parity.maps import MapSimilarity, compare_maps, rank_correlation, structural_similarity
+from runtime.parity.measures.map_similarity import map_names, measure_map_similarity
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def reference_ssim(first: np.ndarray, second: np.ndarray, side: int) -> float:
     return float(whole[edge:-edge, edge:-edge].mean())
 
 
-def test_ssim_is_the_papers(maps: np.ndarray) -> None:
+def test_ssim_follows_the_paper(maps: np.ndarray) -> None:
     other = (0.8 * maps + 0.3 * np.random.default_rng(1).normal(0, 1, maps.shape)).astype(np.float32)
     found = structural_similarity(maps, other)
     assert found.shape == (3, 4)
@@ -44,7 +47,7 @@ def test_ssim_is_the_papers(maps: np.ndarray) -> None:
         assert found[place] == pytest.approx(reference_ssim(maps[place], other[place], 7), abs=1e-6)
 
 
-def test_maps_smaller_than_the_window_have_one_of_their_own_size() -> None:
+def test_small_maps_have_a_window_of_their_size() -> None:
     small = np.random.default_rng(0).normal(0, 1, (2, 4, 4)).astype(np.float32)
     assert structural_similarity(small, small).tolist() == pytest.approx([1, 1])
     assert structural_similarity(small, -small).max() < 0
@@ -69,7 +72,7 @@ def test_each_figure_is_blind_to_something_else(maps: np.ndarray) -> None:
     assert max(permuted.cosine.max(), permuted.ssim.max(), permuted.rank_correlation.max()) < 0.5
 
 
-def test_flat_maps_have_no_order_but_are_alike_only_if_they_are() -> None:
+def test_flat_maps_are_similar_only_if_they_are_equal() -> None:
     flat, ramp = np.ones((1, 1, 8, 8), np.float32), np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
     same, other = compare_maps(flat, flat), compare_maps(flat, ramp)
     assert (same.cosine.item(), same.ssim.item(), same.rank_correlation.item()) == pytest.approx((1, 1, 1))
@@ -77,7 +80,7 @@ def test_flat_maps_have_no_order_but_are_alike_only_if_they_are() -> None:
     assert compare_maps(flat, 2 * flat).ssim.item() == 0
 
 
-def test_what_is_not_finite_or_of_another_shape_is_refused(maps: np.ndarray) -> None:
+def test_non_finite_maps_and_other_shapes_are_refused(maps: np.ndarray) -> None:
     broken = maps.copy()
     broken[0, 0, 0, 0] = np.nan
     with pytest.raises(FocalEdgeError, match="NaN or infinite"):
@@ -90,8 +93,10 @@ def test_figures_name_the_worst_image_and_its_map() -> None:
     cosine = np.full((9, 4), 0.999)
     cosine[5, 2], cosine[1, 3] = 0.2, 0.6
     similarity = MapSimilarity(cosine, np.ones((9, 4)), np.ones((9, 4)))
-    assert worst_places(similarity, 2) == [(5, 2), (1, 3)]
-    figures = sight_figures(similarity, [f"p{index}" for index in range(9)])
+    assert similarity.worst_places(2) == [(5, 2), (1, 3)]
+    predictions = SimpleNamespace(similarity=similarity)
+    context: Any = SimpleNamespace(predictions=predictions, ids=[f"p{index}" for index in range(9)])
+    figures: Any = measure_map_similarity(context)
     assert [(each["id"], each["map"]) for each in figures["worst"][:2]] == [("p5", "global gate"), ("p1", "modulator")]
     assert figures["lowest_mean_cosine"] == pytest.approx(cosine[:, 2].mean())
     assert figures["lowest_mean_ssim"] == 1

@@ -1,4 +1,4 @@
-"""Faults planted into a shipped artifact or its data: each is caught, by the rule that is meant for it."""
+"""Faults planted into a shipped artifact or its data: each is caught by its own rule."""
 
 from __future__ import annotations
 
@@ -13,36 +13,29 @@ import cv2
 import numpy as np
 import pytest
 
-import runtime.parity.measures.cost
 from runtime.bundle.manifest import read_manifest, write_manifest
 from runtime.core.files import sha256_of
 from runtime.engines.engine import open_engine
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.split_file import LabelledImages
-from runtime.parity.comparison import Effort, Extras, compare
+from runtime.parity import comparison
+from runtime.parity.comparison import Comparison, Effort, Extras
 from runtime.parity.pair import Pair, open_precisions
-from runtime.parity.rules import DEFAULT_BUDGET, Limit, read_budget
+from runtime.parity.rules import DEFAULT_LIMITS, Limit, read_limits
 from runtime.video.sample_clip import sample_frames
+from tests.support.parity import quick_measures
 from tests.support.paths import SHIPPED
 
 IMAGES = 240
-BUDGET = read_budget(DEFAULT_BUDGET, "quantization")
-# Those for slowness and for bad light have tests of their own, as they take long or need a machine at rest.
-TIMELESS = {name: limit for name, limit in BUDGET.items() if name not in ("min_speedup", "max_extra_drop_pp")}
+LIMITS = read_limits(DEFAULT_LIMITS, "quantization")
+# Speed and corruptions have their own tests, as they take long or need an idle machine.
+TIMELESS = {name: limit for name, limit in LIMITS.items() if name not in ("min_speedup", "max_extra_drop_pp")}
 EFFORT = Effort(corrupted_images=0, layer_images=24, rounds=10)
-
-
-@pytest.fixture(autouse=True)
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start no other process and measure no peak: no rule needs either."""
-    none = dict.fromkeys(runtime.parity.measures.cost.PROBE_FIGURES)
-    monkeypatch.setattr(runtime.parity.measures.cost, "probe", lambda *_: none)
-    monkeypatch.setattr(runtime.parity.measures.cost, "measure_peaks", lambda threads: {"float32": 1.0, "int8": 1.0})
 
 
 @pytest.fixture(scope="module")
 def images() -> LabelledImages:
-    """Crops of the sample clip and colour blobs, labelled with what the float artifact says of them."""
+    """Crops of the sample clip and colour blobs, labelled with the float artifact's predictions."""
     engine, generator = open_engine(SHIPPED, precision="float32"), np.random.default_rng(0)
     frames = [frame for frame, _ in zip(sample_frames(), range(60), strict=False)]
     drawn = []
@@ -55,7 +48,7 @@ def images() -> LabelledImages:
         )
         drawn.append(crop if index % 2 else blob)
     logits = np.array([engine.run(image[np.newaxis]).logits for image in drawn])
-    # Where float is in no doubt, so that sound rounding changes no prediction.
+    # The clearest predictions of float, so that sound rounding changes none.
     ordered = np.sort(logits, axis=1)
     clearest = np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:IMAGES])
     labels = logits[clearest].argmax(axis=1).astype(np.int64)
@@ -63,9 +56,19 @@ def images() -> LabelledImages:
     return LabelledImages(np.stack(drawn)[clearest], labels, ids, read_manifest(SHIPPED).labels, "crops", "test")
 
 
-def failed(pair: Pair, images: LabelledImages, *, budget: dict[str, Limit] = TIMELESS, extras: Any = None) -> set[str]:
+def compare(
+    pair: Pair,
+    images: LabelledImages,
+    limits: dict[str, Limit] = TIMELESS,
+    effort: Effort = EFFORT,
+    extras: Extras | None = None,
+) -> Comparison:
+    return comparison.compare(pair, images, limits, effort, extras, quick_measures())
+
+
+def failed(pair: Pair, images: LabelledImages, *, limits: dict[str, Limit] = TIMELESS) -> set[str]:
     """Compare, and return the rules that fail; those that rest on few layers' images may warn."""
-    return failures(compare(pair, images, budget, EFFORT, extras).report)
+    return failures(compare(pair, images, limits).report)
 
 
 def failures(report: dict[str, Any]) -> set[str]:
@@ -73,7 +76,7 @@ def failures(report: dict[str, Any]) -> set[str]:
 
 
 def open_damaged(folder: Path, damage: Callable[[Any], None]) -> Pair:
-    """Damage a copy of the int8 artifact, and let the manifest vouch for it."""
+    """Damage a copy of the int8 artifact, and write its hash into the manifest."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     shutil.copytree(SHIPPED, folder)
@@ -106,7 +109,7 @@ def convolution(model: Any, layer: str) -> tuple[Any, Any]:
 
 
 def damage_output(pair: Pair, change: Callable[..., Outputs], *, with_image: bool = False) -> Pair:
-    """Let the int8 engine give other outputs than its artifact does."""
+    """Change the outputs of the int8 engine."""
     engine = pair.candidate.engine
 
     class Damaged:
@@ -124,26 +127,26 @@ def pair() -> Pair:
     return open_precisions(SHIPPED, "tflite", 1)
 
 
-def test_what_is_sound_fails_by_no_rule(pair: Pair, images: LabelledImages) -> None:
+def test_a_sound_artifact_fails_no_rule(pair: Pair, images: LabelledImages) -> None:
     assert failed(pair, images) == set()
 
 
-def test_a_weight_tensor_of_which_the_scale_is_doubled(tmp_path: Path, images: LabelledImages) -> None:
+def test_a_doubled_weight_scale(tmp_path: Path, images: LabelledImages) -> None:
     def double(model: Any) -> None:
         for tensor in convolution(model, "stage0.block1.expand"):
             tensor.quantization.scale = [2 * scale for scale in tensor.quantization.scale]
 
     damaged = open_damaged(tmp_path / "bundle", double)
-    report = compare(damaged, images, TIMELESS, EFFORT).report
+    report = compare(damaged, images).report
     assert "min_layer_sqnr_db" in failures(report)
-    assert report["blame"]["noisiest_layer"] == "stage0.block1.expand"
+    assert report["layer_error"]["noisiest_layer"] == "stage0.block1.expand"
 
 
-def test_one_channel_that_is_zeroed(tmp_path: Path, images: LabelledImages) -> None:
+def test_a_zeroed_channel(tmp_path: Path, images: LabelledImages) -> None:
     zeroed = []
 
     def zero(model: Any) -> None:
-        # One that says something: a network may have channels that are all but dead.
+        # The strongest one, as a network may have nearly dead channels.
         channel = int(np.argmax(convolution(model, "stage0.block1.context")[0].quantization.scale))
         zeroed.append(channel)
         for tensor, item in zip(convolution(model, "stage0.block1.context"), (np.int8, np.int32), strict=True):
@@ -153,20 +156,20 @@ def test_one_channel_that_is_zeroed(tmp_path: Path, images: LabelledImages) -> N
             buffer.data = values.reshape(-1).view(np.uint8)
 
     damaged = open_damaged(tmp_path / "bundle", zero)
-    report = compare(damaged, images, TIMELESS, EFFORT).report
+    report = compare(damaged, images).report
     assert "min_channel_sqnr_db" in failures(report)
-    worst = next(each for each in report["blame"]["layers"] if each["layer"] == "stage0.block1.context")
+    worst = next(each for each in report["layer_error"]["layers"] if each["layer"] == "stage0.block1.context")
     assert worst["channel"] == zeroed[0]
     assert worst["channel_sqnr_db"] == pytest.approx(0, abs=1.5)
 
 
-def test_gates_that_are_permuted(pair: Pair, images: LabelledImages) -> None:
+def test_permuted_gates(pair: Pair, images: LabelledImages) -> None:
     permuted = damage_output(pair, lambda out: dataclasses.replace(out, gates=np.roll(out.gates, 1, axis=-1)))
     assert failed(permuted, images) == {"min_gate_cosine"}
 
 
-def test_labels_that_are_shuffled(pair: Pair, images: LabelledImages) -> None:
-    """Both artifacts are wrong alike then: nothing drops, and only the reference's skill tells."""
+def test_shuffled_labels(pair: Pair, images: LabelledImages) -> None:
+    """Both artifacts are equally wrong: nothing drops, and only the reference's skill is low."""
     labels = np.random.default_rng(1).permutation(images.labels)
     assert failed(pair, dataclasses.replace(images, labels=labels)) == {"min_reference_skill"}
 
@@ -181,53 +184,51 @@ def test_a_nan_in_the_logits_of_one_image(pair: Pair, images: LabelledImages) ->
     assert failed(damage_output(pair, once), images) == {"max_non_finite"}
 
 
-def test_an_artifact_that_is_really_float(tmp_path: Path, images: LabelledImages) -> None:
+def test_a_float_artifact_as_int8(tmp_path: Path, images: LabelledImages) -> None:
     shutil.copytree(SHIPPED, tmp_path / "bundle")
     shutil.copy(SHIPPED / "float.tflite", tmp_path / "bundle" / "int8.tflite")
     assert failed(open_vouched(tmp_path / "bundle"), images) == {"min_size_ratio"}
 
 
-def test_an_artifact_that_is_slow(pair: Pair, images: LabelledImages) -> None:
+def test_a_slow_artifact(pair: Pair, images: LabelledImages) -> None:
     def slowly(out: Outputs) -> Outputs:
         sleep(0.003)
         return out
 
     few = dataclasses.replace(images, images=images.images[:200], labels=images.labels[:200], ids=images.ids[:200])
-    assert failed(damage_output(pair, slowly), few, budget=TIMELESS | {"min_speedup": BUDGET["min_speedup"]}) == {
+    assert failed(damage_output(pair, slowly), few, limits=TIMELESS | {"min_speedup": LIMITS["min_speedup"]}) == {
         "min_speedup"
     }
 
 
-def test_an_artifact_that_is_good_in_good_light_only(pair: Pair, images: LabelledImages) -> None:
+def test_an_artifact_that_fails_on_corrupted_images(pair: Pair, images: LabelledImages) -> None:
     known = {image.tobytes() for image in images.images}
 
     def blinded(out: Outputs, image: Any) -> Outputs:
         return out if image.tobytes() in known else dataclasses.replace(out, logits=np.roll(out.logits, 1))
 
-    budget = TIMELESS | {"max_extra_drop_pp": BUDGET["max_extra_drop_pp"]}
+    limits = TIMELESS | {"max_extra_drop_pp": LIMITS["max_extra_drop_pp"]}
     effort = dataclasses.replace(EFFORT, corrupted_images=20)
-    report = compare(damage_output(pair, blinded, with_image=True), images, budget, effort).report
+    report = compare(damage_output(pair, blinded, with_image=True), images, limits, effort).report
     assert failures(report) == {"max_extra_drop_pp"}
     assert report["corruptions"]["extra_drop_interval_pp"]["low"] > 5
 
 
-def test_a_test_image_that_was_calibrated_on(pair: Pair, images: LabelledImages) -> None:
+def test_a_leaked_image(pair: Pair, images: LabelledImages) -> None:
     calibrated = "data_batch_1:4"
     named = dataclasses.replace(images, ids=(calibrated, *images.ids[1:]))
     assert failed(pair, named) == {"max_leaked_images"}
-    # Under another name it is found where the calibration images are at hand.
+    # Under another name it is found by its pixels.
     calibration = dataclasses.replace(images, ids=tuple(f"train/{index}" for index in range(IMAGES)))
     few = dataclasses.replace(
         calibration, images=calibration.images[5:8], labels=calibration.labels[5:8], ids=calibration.ids[5:8]
     )
-    report = compare(pair, images, TIMELESS, EFFORT, Extras(calibration=few)).report
+    report = compare(pair, images, extras=Extras(calibration=few)).report
     assert failures(report) == {"max_leaked_images"}
-    assert report["calibration"]["leaked_ids"] == ["crop/5", "crop/6", "crop/7"]
+    assert report["calibration_leak"]["leaked_ids"] == ["crop/5", "crop/6", "crop/7"]
 
 
-def test_a_bundle_without_its_calibration_cannot_say_that_nothing_leaked(
-    tmp_path: Path, images: LabelledImages
-) -> None:
+def test_a_bundle_without_its_calibration(tmp_path: Path, images: LabelledImages) -> None:
     shutil.copytree(SHIPPED, tmp_path / "run" / "bundle")
     (tmp_path / "run" / "bundle" / "calibration.json").unlink()
     alone = open_precisions(tmp_path / "run" / "bundle", "tflite", 1)

@@ -1,4 +1,4 @@
-"""Budgets and verdicts: every rule at its limit, and what is missing."""
+"""Rules and verdicts: every rule at its limit, and missing figures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest
 
 from runtime.core.errors import ConfigError
 from runtime.parity.report.junit import to_junit
-from runtime.parity.rules import DEFAULT_BUDGET, RULES, TABLES, Limit, read_budget, with_largest_drop
+from runtime.parity.rules import DEFAULT_LIMITS, RULES, TABLES, Limit, read_limits, with_largest_drop
 from runtime.parity.verdict import figure_at, judge
 
 
 def report(figure: object, images: int = 1000) -> dict:
     return {
         "created_utc": "2026-01-01T00:00:00+00:00",
-        "subjects": {"reference": {"name": "float32"}, "candidate": {"name": "int8 <new>"}},
+        "artifacts": {"reference": {"name": "float32"}, "candidate": {"name": "int8 <new>"}},
         "data": {"images": images},
         "accuracy": {"drop_pp": figure, "agreement": figure},
         "cost": {"speedup": figure},
-        "missing": {"blame": "no interpreter shows tensors"},
+        "missing": {"layer_error": "no interpreter shows tensors"},
     }
 
 
@@ -50,10 +50,10 @@ def test_a_figure_that_is_missing_fails(missing: object) -> None:
     assert outcome("min_speedup", missing, Limit(0.0)) == "fail"
 
 
-def test_what_was_not_measured_fails_and_says_why() -> None:
+def test_a_figure_that_was_not_measured_fails_with_its_reason() -> None:
     (entry,) = judge(report(0.1), {"min_layer_sqnr_db": Limit(-1000.0)}, "tflite")["rules"]
     assert entry["outcome"] == "fail"
-    assert "missing (no interpreter shows tensors)" in entry["text"]
+    assert "not measured: no interpreter shows tensors" in entry["text"]
 
 
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.images])
@@ -81,7 +81,7 @@ def test_a_rule_of_another_engine_is_not_required_but_something_must_be() -> Non
     assert judge(report(0.1), {"min_layer_sqnr_db": layers}, "ort")["passed"] is False
 
 
-def test_a_figure_does_not_read_as_the_limit_that_it_is_beyond() -> None:
+def test_a_figure_beyond_its_limit_does_not_read_as_the_limit() -> None:
     (entry,) = judge(report(0.5003), {"max_drop_pp": Limit(0.5)}, "tflite")["rules"]
     assert entry["text"] == "drop of top-1: 0.5003, required at most 0.50 pp"
 
@@ -93,61 +93,68 @@ def test_a_path_leads_to_finite_numbers_only() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_default_budget_is_one(table: str) -> None:
-    budget = read_budget(DEFAULT_BUDGET, table)
-    assert budget["min_accuracy_ratio"].fail == 0.99
-    assert set(budget) <= set(RULES)
+def test_the_default_limits_are_valid(table: str) -> None:
+    limits = read_limits(DEFAULT_LIMITS, table)
+    assert limits["min_accuracy_ratio"].fail == 0.99
+    assert set(limits) <= set(RULES)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "schema_version None"),
-        ("schema_version = 2", "expected 1"),
-        ("schema_version = 1", "no table .quantization."),
-        ("schema_version = 1\n[quantization]", "would pass"),
+        ("", "schema_version` is None"),
+        ("schema_version = 2", "reads version 1"),
+        ("schema_version = 1", "table .quantization. has no rule"),
+        ("schema_version = 1\n[quantization]", "all would pass"),
         ("schema_version = 1\n[quantisation]\n", "quantisation"),
         ("schema_version = 1\n[quantization]\nmax_drop = { fail = 1 }", "'max_drop'"),
-        ("schema_version = 1\n[quantization]\nmax_drop_pp = 0.5", "expected e.g."),
-        ("schema_version = 1\n[quantization]\nmax_drop_pp = { warn = 0.5 }", "expected e.g."),
-        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = nan }", "finite numbers"),
-        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = true }", "finite numbers"),
-        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 0.2, warn = 0.3 }", "comes before"),
-        ("schema_version = 1\n[quantization]\nmin_agreement = { fail = 0.9, warn = 0.8 }", "comes before"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = 0.5", "`quantization.max_drop_pp` is 0.5"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = { warn = 0.5 }", "max_drop_pp.fail` is missing"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = nan }", "finite number"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = true }", "max_drop_pp.fail` is True"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 1, wran = 1 }", "wran` is unknown"),
+        ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 0.2, warn = 0.3 }", "warn first"),
+        ("schema_version = 1\n[quantization]\nmin_agreement = { fail = 0.9, warn = 0.8 }", "warn first"),
         ("schema_version = 1\n[quantization]\nmax_drop_pp = { fail = 1, engines = ['tpu'] }", "tflite, ort"),
-        ("schema_version = 1\n[quantization", "not a readable budget"),
+        ("schema_version = 1\n[quantization", "Expected .]. at the end"),
     ],
 )
-def test_a_budget_that_is_none_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "parity.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=complaint):
-        read_budget(path, "quantization")
+        read_limits(path, "quantization")
 
 
-def test_a_budget_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a readable budget"):
-        read_budget(tmp_path / "none.toml", "release")
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_limits(tmp_path / "none.toml", "release")
 
 
-def test_the_largest_drop_may_be_given_apart() -> None:
-    budget = {"max_drop_pp": Limit(0.5, 0.3), "min_agreement": Limit(0.9)}
-    assert with_largest_drop(budget, 0.1) == budget | {"max_drop_pp": Limit(0.1)}
+def test_a_former_name_of_a_rule_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "parity.toml"
+    path.write_text("schema_version = 1\n[release]\nmax_leaked_pictures = { fail = 3 }\n")
+    assert read_limits(path, "release") == {"max_leaked_images": Limit(3.0)}
+
+
+def test_the_largest_drop_may_be_given_separately() -> None:
+    limits = {"max_drop_pp": Limit(0.5, 0.3), "min_agreement": Limit(0.9)}
+    assert with_largest_drop(limits, 0.1) == limits | {"max_drop_pp": Limit(0.1)}
     assert with_largest_drop({}, 2.0) == {"max_drop_pp": Limit(2.0)}
     for wrong in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="0 or more"):
-            with_largest_drop(budget, wrong)
+            with_largest_drop(limits, wrong)
 
 
 def test_junit_has_a_case_a_rule() -> None:
     content = report(0.4)
-    budget = {
+    limits = {
         "max_drop_pp": Limit(0.5, 0.3),
         "min_agreement": Limit(0.9),
         "min_speedup": Limit(0.1),
         "min_layer_sqnr_db": Limit(6, None, ("ort",)),
     }
-    content["verdict"] = judge(content, budget, "tflite")
+    content["verdict"] = judge(content, limits, "tflite")
     suites = ElementTree.fromstring(to_junit(content))
     assert {key: suites.get(key) for key in ("tests", "failures", "skipped", "errors")} == {
         "tests": "4",
@@ -156,7 +163,7 @@ def test_junit_has_a_case_a_rule() -> None:
         "errors": "0",
     }
     cases = {case.get("name"): case for case in suites.iter("testcase")}
-    assert list(cases) == list(budget)
+    assert list(cases) == list(limits)
     assert [case.find("failure") is not None for case in cases.values()] == [False, True, False, False]
     assert str(cases["max_drop_pp"].findtext("system-out")).startswith("warning: drop of top-1: 0.40 pp")
     assert cases["min_layer_sqnr_db"].find("skipped") is not None
@@ -165,6 +172,6 @@ def test_junit_has_a_case_a_rule() -> None:
 
 def test_junit_leaves_out_what_xml_cannot_hold() -> None:
     content = report(0.4)
-    content["subjects"]["candidate"]["name"] = "a\x00b\x1b\udcff"
+    content["artifacts"]["candidate"]["name"] = "a\x00b\x1b\udcff"
     content["verdict"] = judge(content, {"max_drop_pp": Limit(0.5)}, "tflite")
     assert "a?b??" in str(ElementTree.fromstring(to_junit(content)).get("name"))

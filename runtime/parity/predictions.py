@@ -1,4 +1,4 @@
-"""What two artifacts say about the same images."""
+"""Predictions of both artifacts on the same images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.metrics import Classes, Floats
 from runtime.images.preprocess import Image, preprocess
-from runtime.parity.measures.map_similarity import MapSimilarity, compare_maps
+from runtime.parity.maps import MapSimilarity, compare_maps
+from runtime.parity.statistics import PairedTable
 
 NO_CLASS = -1
-# Maps are compared in batches: no more of them need to be held at once.
+# Maps are compared in batches, to hold no more of them at once.
 MAP_BATCH = 256
 
 
 @dataclass(frozen=True)
 class PairedPredictions:
-    """What a reference and a candidate say about N images.
+    """The outputs of a reference and a candidate for N images.
 
     Attributes:
         reference_logits: float64 `[N, K]`, finite.
-        candidate_logits: float64 `[N, K]`; NaN in every place where any of its outputs is not finite.
+        candidate_logits: float64 `[N, K]`; a row of NaN where any output is not finite.
         similarity: of M maps on each image: focal levels, global gate, modulator; 0 where the candidate's outputs
-            are not finite. `None` where the two have maps of other kinds.
+            are not finite. `None` where the two have different numbers of maps.
     """
 
     reference_logits: Floats
@@ -53,6 +54,16 @@ class PairedPredictions:
         """Whether the candidate's outputs are finite: `[N]`."""
         return np.asarray(np.isfinite(self.candidate_logits).all(axis=1))
 
+    def table(self, labels: Classes, member: NDArray[np.bool_] | None = None) -> PairedTable:
+        """Count right predictions.
+
+        Args:
+            labels: int64 `[N]`.
+            member: bool `[N]`, the images to count; all by default.
+        """
+        chosen = slice(None) if member is None else member
+        return PairedTable.count((self.reference == labels)[chosen], (self.candidate == labels)[chosen])
+
 
 def predict_pair(
     reference: Engine, candidate: Engine, images: Sequence[Image], classes: int, task: str = "comparing"
@@ -61,13 +72,13 @@ def predict_pair(
 
     Args:
         reference: the engine that is compared with.
-        candidate: the engine in question; its outputs may be non-finite.
-        images: uint8 `[H, W, 3]` RGB each, one or more.
-        classes: the number of logits to expect.
-        task: what the progress bar says.
+        candidate: the compared engine; its outputs may be non-finite.
+        images: uint8 `[H, W, 3]` RGB each, 1 or more.
+        classes: the expected number of logits.
+        task: the title of the progress bar.
 
     Returns:
-        The logits of both, and how alike their maps are.
+        The logits of both, and the similarity of their maps.
 
     Raises:
         ArtifactError: the reference gives non-finite outputs, or an engine another number of logits.
@@ -78,17 +89,17 @@ def predict_pair(
     for image in tqdm(images, desc=task, unit="image", disable=None, leave=False):
         batch = preprocess(image, reference.input_spec)
         other = batch if candidate.input_spec == reference.input_spec else preprocess(image, candidate.input_spec)
-        answers = reference.run(batch), candidate.run(other)
-        for engine, outputs in zip((reference, candidate), answers, strict=True):
-            _check_logits(engine, outputs, classes)
-        if not answers[0].is_finite():
+        outputs = reference.run(batch), candidate.run(other)
+        for engine, each in zip((reference, candidate), outputs, strict=True):
+            _check_logits(engine, each, classes)
+        if not outputs[0].is_finite():
             raise ArtifactError(
-                f"the {reference.precision} artifact gives non-finite outputs (image {len(logits)}), so there is "
-                "nothing to compare with; train and export it anew"
+                f"the {reference.precision} artifact gives non-finite outputs (image {len(logits)}); expected a sound "
+                "one to compare with: train and export again"
             )
-        sound = answers[1].is_finite()
-        logits.append((answers[0].logits, answers[1].logits if sound else np.full(classes, np.nan, np.float32)))
-        waiting.append(answers)
+        sound = outputs[1].is_finite()
+        logits.append((outputs[0].logits, outputs[1].logits if sound else np.full(classes, np.nan, np.float32)))
+        waiting.append(outputs)
         if len(waiting) == MAP_BATCH:
             compared.append(_compare_batch(waiting))
             waiting = []
@@ -104,43 +115,38 @@ def predict_pair(
 def _check_logits(engine: Engine, outputs: Outputs, classes: int) -> None:
     if outputs.logits.shape != (classes,):
         raise ArtifactError(
-            f"the {engine.precision} artifact gives logits of shape {outputs.logits.shape}; expected "
-            f"({classes},), one a label: make the bundle anew with `make export`"
+            f"the {engine.precision} artifact gives logits of shape {outputs.logits.shape}; expected ({classes},), "
+            "one a label: rebuild the bundle with `make export`"
         )
 
 
-def stacked_maps(outputs: Outputs) -> NDArray[np.float32]:
+def _stack_maps(outputs: Outputs) -> NDArray[np.float32]:
     """Stack the maps of an image to `[M, h, w]`: focal levels, global gate, modulator."""
     return np.concatenate([np.moveaxis(outputs.gates, -1, 0), outputs.modulator[np.newaxis]])
 
 
-def fitted(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize maps `[M, h, w]`, where a network of another stride has others."""
+def _resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resize maps `[M, h, w]` to those of a network with another stride."""
     if maps.shape[1:] == (height, width):
         return maps
     return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in maps])
 
 
 def _compare_batch(batch: Sequence[tuple[Outputs, Outputs]]) -> MapSimilarity | None:
-    first = np.stack([stacked_maps(reference) for reference, _ in batch])
+    first = np.stack([_stack_maps(reference) for reference, _ in batch])
     height, width = first.shape[2:]
     others, sound = [], np.array([candidate.is_finite() for _, candidate in batch])
     for (_, candidate), finite, own in zip(batch, sound, first, strict=True):
-        maps = stacked_maps(candidate)
+        maps = _stack_maps(candidate)
         if len(maps) != len(own):
             return None
-        others.append(fitted(maps, height, width) if finite else own)
+        others.append(_resize_maps(maps, height, width) if finite else own)
     found = compare_maps(first, np.stack(others))
-    lost = ~sound[:, np.newaxis]
-    return MapSimilarity(*(np.where(lost, 0.0, each) for each in (found.cosine, found.ssim, found.rank_correlation)))
+    return MapSimilarity(*(np.where(sound[:, np.newaxis], each, 0.0) for each in found.figures))
 
 
 def _joined(batches: Sequence[MapSimilarity | None]) -> MapSimilarity | None:
-    known = [each for each in batches if each is not None]
+    known = [each.figures for each in batches if each is not None]
     if len(known) < len(batches):
         return None
-    return MapSimilarity(
-        np.concatenate([each.cosine for each in known]),
-        np.concatenate([each.ssim for each in known]),
-        np.concatenate([each.rank_correlation for each in known]),
-    )
+    return MapSimilarity(*(np.concatenate(parts) for parts in zip(*known, strict=True)))

@@ -32,11 +32,11 @@ from runtime.core.files import replacing, sha256_of
 from runtime.engines.engine import open_engine
 from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import Classes, agreement, top1
+from runtime.evaluation.predict import finite_logits, predicted_classes, run_pair
 from runtime.evaluation.split_file import LabelledImages
 from runtime.evaluation.timing import Latency, latencies_of, measure_times, speedup, synthetic_images
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import preprocess
-from runtime.parity.predictions import predict_pair
 from train.run import Run
 
 ARTIFACTS_FOLDER = "artifacts"
@@ -118,8 +118,10 @@ def measure_accuracy(files: RunFiles, folder: Path, images: LabelledImages) -> M
     predicted: dict[tuple[str, str], Classes] = {}
     for engine in ENGINES:
         pair = [open_engine(folder, precision=precision, engine=engine) for precision in PRECISIONS]
-        paired = predict_pair(pair[0], pair[1], list(images.images), len(manifest.labels))
-        predicted |= {("float32", engine): paired.reference, ("int8", engine): paired.candidate}
+        outputs = run_pair(pair[0], pair[1], images.images, len(manifest.labels), engine)
+        paired = [(float32.logits, finite_logits(int8)) for float32, int8 in outputs]
+        for precision, found in zip(PRECISIONS, zip(*paired, strict=True), strict=True):
+            predicted[precision, engine] = predicted_classes(found)
     inputs = np.concatenate([preprocess(image, manifest.input_spec) for image in images.images])
     simulated = top1(logits(files.network.fake_quant, inputs))
     artifacts = []

@@ -223,11 +223,11 @@ def evaluate(model: Any, run: Run, dataset: Dataset, folder: Path) -> float:
         The top-1 accuracy, 0..1.
     """
     from train.loop.confusion import confusion_matrix, write_confusion
-    from train.loop.fit import classify
+    from train.loop.fit import predict
     from train.loop.monitor import draw_panels, sample_indices, write_animation
 
     test, spec = dataset.test, run.model.input_spec
-    predictions = classify(model, test.images, spec)
+    predictions = predict(model, test.images, spec)
     write_confusion(folder / "confusion.png", confusion_matrix(test.labels, predictions, len(run.labels)), run.labels)
     chosen = sample_indices(test.labels, PANEL_IMAGES)
     samples, truths = resize_all(test.images[chosen], spec), test.labels[chosen]

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.contender import LOWER_BOUND, Contender
 from export.bench.lower_bound import make_lower_bound
 from export.bench.ours import make_ours
@@ -35,6 +34,8 @@ from export.reporting.tables import machine_facts
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
 from runtime.engines.tflite import load_interpreter
+from runtime.evaluation.metrics import RelativeAccuracy, accuracy_of
+from runtime.evaluation.predict import predict
 from runtime.evaluation.timing import Latency, Timed, latencies_of, measure_times
 from runtime.images.preprocess import Image
 
@@ -125,8 +126,8 @@ def bench(
     )
 
 
-def _accuracy(contender: Contender, setup: Setup) -> Accuracy:
-    predicted = classify(contender.open(1).run, setup.images, contender.name)
+def _accuracy(contender: Contender, setup: Setup) -> RelativeAccuracy:
+    predicted = predict(contender.open(1).run, setup.images, contender.name)
     return accuracy_of(predicted, setup.labels, setup.reference)
 
 

@@ -30,11 +30,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from export.accuracy import Accuracy
 from export.bench.contender import LOWER_BOUND, OURS, OURS_PREFIX, NotMeasured
 from export.reporting.figures import label_in_column, write_figure
 from export.reporting.tables import ACCURACY_HEAD, accuracy_cells, markdown_table
 from runtime.core.files import replacing, write_json
+from runtime.evaluation.metrics import RelativeAccuracy
 from runtime.evaluation.timing import Latency, speedup
 
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ class Row:
     name: str
     what: str
     size_bytes: int | None
-    accuracy: Accuracy | None
+    accuracy: RelativeAccuracy | None
     latency: dict[int, Latency]
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from export.quantize.fake_quant import settle_weights
 from runtime.core.errors import ConfigError, TrainingError
-from runtime.evaluation.metrics import agreement
+from runtime.evaluation.metrics import agreement, divergence_nats
 from runtime.images.preprocess import Image
 from train.data.batches import TrainBatches, eval_batch_size
 from train.data.dataset import Split, resize_all
@@ -137,7 +137,7 @@ class Validator:
         settle_weights(student)
         found = logits(student, self._images)
         return Validated(
-            divergence_nats=divergence_nats(self._target, found),
+            divergence_nats=float(divergence_nats(self._target, found).mean()),
             agreement=agreement(found.argmax(axis=-1), self._target.argmax(axis=-1)),
         )
 
@@ -236,20 +236,6 @@ def _training_step(student: Any, teacher: Any, optimizer: Any, averages: Any) ->
         return loss
 
     return step
-
-
-def divergence_nats(target: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Return the mean Kullback-Leibler divergence from a network's classes to another's.
-
-    Args:
-        target: float32 `[N, K]`, the logits of the one, KL(target || found) = sum p_target log(p_target / p_found).
-        found: those of the other.
-
-    Returns:
-        Nats, summed in float64: of networks that hardly differ it is far below float32's resolution.
-    """
-    log_p, log_q = (tf.nn.log_softmax(tf.cast(values, tf.float64)) for values in (target, found))
-    return float(tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)))
 
 
 def logits(model: Any, images: Image) -> NDArray[np.float32]:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from export.accuracy import Accuracy
 from runtime.core.machine import cpu_model
+from runtime.evaluation.metrics import RelativeAccuracy
 
 ACCURACY_HEAD = ("top-1", "drop, pp (± standard error)", "agreement")
 
@@ -26,7 +26,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numeri
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def accuracy_cells(accuracy: Accuracy) -> tuple[str, str, str]:
+def accuracy_cells(accuracy: RelativeAccuracy) -> tuple[str, str, str]:
     """Return the cells of `ACCURACY_HEAD`."""
     drop = f"{accuracy.drop_pp:.2f} ± {accuracy.drop_standard_error_pp:.2f}"
     return f"{accuracy.top1:.2%}", drop, f"{accuracy.agreement:.2%}"

@@ -16,10 +16,9 @@ import tf_keras
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.accuracy import Accuracy, accuracy_of
-from export.quantize.qat import divergence_nats, logits
+from export.quantize.qat import logits
 from export.sensitivity.switchable import SwitchableNetwork
-from runtime.evaluation.metrics import Classes
+from runtime.evaluation.metrics import Classes, RelativeAccuracy, accuracy_of, divergence_nats
 from runtime.images.preprocess import Image
 
 # Of every product the input is held at once.
@@ -36,7 +35,7 @@ class Effect:
             top-1 does not yet, which is why products are ranked by it.
     """
 
-    accuracy: Accuracy
+    accuracy: RelativeAccuracy
     divergence_nats: float
 
 
@@ -76,7 +75,7 @@ class EffectMeter:
         found = logits(self._network.model, self._images)
         return Effect(
             accuracy=accuracy_of(found.argmax(axis=-1), self._labels, self.predicted),
-            divergence_nats=divergence_nats(self._target, found),
+            divergence_nats=float(divergence_nats(self._target, found).mean()),
         )
 
 

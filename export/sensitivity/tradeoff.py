@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from calibration.observers import Range
-from export.accuracy import Accuracy, accuracy_of, classify
 from export.artifacts import convert_audited, describe_run
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import Scheme
 from export.tflite.convert import convert_float
 from runtime.engines.tflite import TFLiteEngine
-from runtime.evaluation.metrics import Classes
+from runtime.evaluation.metrics import Classes, RelativeAccuracy, accuracy_of
+from runtime.evaluation.predict import predict
 from runtime.evaluation.timing import Latency, latencies_of, measure_times
 from runtime.images.preprocess import Image
 from train.run import Run
@@ -33,7 +33,7 @@ class Point:
     """One artifact: the products that it has in float, all of them in the float artifact, and what was measured."""
 
     float_layers: tuple[str, ...]
-    accuracy: Accuracy
+    accuracy: RelativeAccuracy
     size_bytes: int
     latency: Latency
 
@@ -102,17 +102,20 @@ class AccuracyMeter:
         self._builder, self._images, self._labels = builder, images, labels
         self._reference = self._classify(products)
 
-    def __call__(self, float_layers: Collection[str]) -> Accuracy:
+    def __call__(self, float_layers: Collection[str]) -> RelativeAccuracy:
         """Classify them by the artifact with these products in float."""
         return accuracy_of(self._classify(float_layers), self._labels, self._reference)
 
     def _classify(self, float_layers: Collection[str]) -> Classes:
         engine = self._builder.open(float_layers)
-        return classify(lambda image: engine.run(image).logits, self._images, f"{len(float_layers)} in float")
+        return predict(lambda image: engine.run(image).logits, self._images, f"{len(float_layers)} in float")
 
 
 def extend_to_limit(
-    examine: Callable[[Collection[str]], Accuracy], chosen: Sequence[str], ranked: Sequence[str], max_drop_pp: float
+    examine: Callable[[Collection[str]], RelativeAccuracy],
+    chosen: Sequence[str],
+    ranked: Sequence[str],
+    max_drop_pp: float,
 ) -> tuple[str, ...]:
     """Add to the products in float, the costliest first, until the artifact itself is within a budget.
 

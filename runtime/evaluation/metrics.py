@@ -1,7 +1,7 @@
-"""What parity between a float and an int8 network is measured by: pure functions on NumPy arrays.
+"""Accuracy, agreement, divergence and similarity: pure functions on NumPy arrays.
 
-Every function refuses empty and non-finite input: a NaN compares false with everything, so it would
-otherwise pass as "no drop".
+Unless they say otherwise they refuse empty and non-finite input: a NaN compares false with everything, and would pass
+as "no drop".
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ Classes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ClassAccuracy:
-    """One class of a paired comparison; accuracies are 0..1 and `None` for a class without images."""
+class RelativeAccuracy:
+    """Top-1 of a network, and how it differs from a reference network's on the same images.
 
-    images: int
-    top1_float32: float | None
-    top1_int8: float | None
-    drop_pp: float | None
+    Attributes:
+        top1: 0..1.
+        drop_pp: what it loses, in percentage points; negative where it gains.
+        drop_standard_error_pp: of that, in percentage points.
+        agreement: share of images with the reference's class, 0..1.
+    """
 
-
-@dataclass(frozen=True)
-class Similarity:
-    """How alike the maps of two networks are over many images: cosine similarities, -1..1."""
-
-    mean: float
-    p5: float
-    min: float
+    top1: float
+    drop_pp: float
+    drop_standard_error_pp: float
+    agreement: float
 
 
 def finite_array(values: Any, name: str) -> Floats:
@@ -58,7 +56,7 @@ def finite_array(values: Any, name: str) -> Floats:
     if bad:
         raise FocalEdgeError(
             f"{bad} of {array.size} {name} are NaN or infinite; expected finite numbers: "
-            "the network that gave them is damaged, export it anew"
+            "the network that gave them is damaged, export it again"
         )
     return array
 
@@ -158,39 +156,46 @@ def drop_standard_error_pp(only_float32: int, only_int8: int, images: int) -> fl
     return 100 * math.sqrt(spread) / images
 
 
-def per_class_accuracy(labels: Classes, float32: Classes, int8: Classes, classes: int) -> tuple[ClassAccuracy, ...]:
-    """Return the top-1 accuracy of both networks on each class.
+def accuracy_of(predicted: Classes, labels: Classes, reference: Classes) -> RelativeAccuracy:
+    """Compare predictions with the labels and with a reference's predictions.
 
     Args:
-        labels: int64 `[N]`, the true classes, 0..classes-1.
-        float32: int64 `[N]`, the float network's predictions.
-        int8: int64 `[N]`, the int8 network's predictions of the same images.
-        classes: the number of classes.
+        predicted: int64 `[N]`, -1 for none.
+        labels: int64 `[N]`, the true classes.
+        reference: int64 `[N]`, the reference's predictions.
+    """
+    right, reference_right = predicted == labels, reference == labels
+    lost, gained = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
+    return RelativeAccuracy(
+        top1=agreement(predicted, labels),
+        drop_pp=drop_pp(int(reference_right.sum()), int(right.sum()), len(labels)),
+        drop_standard_error_pp=drop_standard_error_pp(lost, gained, len(labels)),
+        agreement=agreement(predicted, reference),
+    )
+
+
+def divergence_nats(reference: Any, candidate: Any) -> Floats:
+    """Return the Kullback-Leibler divergence of the candidate's probabilities from the reference's, image by image.
+
+    Args:
+        reference: finite logits `[N, K]`.
+        candidate: logits `[N, K]` of the same images.
 
     Returns:
-        One entry a class, in order.
-
-    Raises:
-        FocalEdgeError: the lists are empty or differ in length, or a label is out of range.
+        float64 `[N]`, sum p log(p / q) in nats, >= 0; infinity where the candidate's logits are not finite.
     """
-    labels, float32 = _paired(labels, float32, "float predictions")
-    labels, int8 = _paired(labels, int8, "int8 predictions")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise FocalEdgeError(
-            f"received labels {labels.min()}..{labels.max()}; expected 0..{classes - 1} for {classes} classes"
-        )
-    return tuple(_class_accuracy(labels == index, float32 == labels, int8 == labels) for index in range(classes))
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    finite = np.isfinite(candidate).all(axis=1)
+    found = np.full(len(reference), np.inf)
+    if finite.any():
+        p, q = _log_softmax(reference[finite]), _log_softmax(candidate[finite])
+        found[finite] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    return found
 
 
-def _class_accuracy(
-    member: NDArray[np.bool_], right_float32: NDArray[np.bool_], right_int8: NDArray[np.bool_]
-) -> ClassAccuracy:
-    images = int(np.count_nonzero(member))
-    if images == 0:
-        return ClassAccuracy(0, None, None, None)
-    float32 = int(np.count_nonzero(right_float32 & member))
-    int8 = int(np.count_nonzero(right_int8 & member))
-    return ClassAccuracy(images, float32 / images, int8 / images, drop_pp(float32, int8, images))
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def cosine_similarity(first: Any, second: Any) -> Floats:
@@ -228,22 +233,6 @@ def _unit(maps: Floats) -> Floats:
     scaled = maps / np.where(largest == 0, 1.0, largest)
     length = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
     return np.asarray(scaled / np.where(length == 0, 1.0, length), dtype=np.float64)
-
-
-def summarise_similarity(cosines: Any) -> Similarity:
-    """Summarise the cosine similarities of one map over many images.
-
-    Args:
-        cosines: `[N]`, -1..1.
-
-    Returns:
-        The mean, the 5th percentile and the minimum.
-
-    Raises:
-        FocalEdgeError: there is none, or one is not finite.
-    """
-    values = finite_array(cosines, "cosine similarities")
-    return Similarity(float(values.mean()), percentile(values, 5), float(values.min()))
 
 
 def percentile(values: Any, percent: float) -> float:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from runtime.core.errors import ArtifactError
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
 from runtime.evaluation.metrics import Classes, Floats
-from runtime.images.preprocess import Image, preprocess
+from runtime.evaluation.predict import finite_logits, predicted_classes, run_pair
+from runtime.images.preprocess import Image
 from runtime.parity.maps import MapSimilarity, compare_maps
 from runtime.parity.statistics import PairedTable
 
-NO_CLASS = -1
 # Maps are compared in batches, to hold no more of them at once.
 MAP_BATCH = 256
 
@@ -41,13 +39,12 @@ class PairedPredictions:
     @property
     def reference(self) -> Classes:
         """The reference's classes: int64 `[N]`."""
-        return np.asarray(self.reference_logits.argmax(axis=1), dtype=np.int64)
+        return predicted_classes(self.reference_logits)
 
     @property
     def candidate(self) -> Classes:
         """The candidate's classes: int64 `[N]`, -1 where its outputs are not finite."""
-        classes = np.nan_to_num(self.candidate_logits).argmax(axis=1)
-        return np.where(self.finite, classes, NO_CLASS).astype(np.int64)
+        return predicted_classes(self.candidate_logits)
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -86,19 +83,8 @@ def predict_pair(
     logits: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     waiting: list[tuple[Outputs, Outputs]] = []
     compared: list[MapSimilarity | None] = []
-    for image in tqdm(images, desc=task, unit="image", disable=None, leave=False):
-        batch = preprocess(image, reference.input_spec)
-        other = batch if candidate.input_spec == reference.input_spec else preprocess(image, candidate.input_spec)
-        outputs = reference.run(batch), candidate.run(other)
-        for engine, each in zip((reference, candidate), outputs, strict=True):
-            _check_logits(engine, each, classes)
-        if not outputs[0].is_finite():
-            raise ArtifactError(
-                f"the {reference.precision} artifact gives non-finite outputs (image {len(logits)}); expected a sound "
-                "one to compare with: train and export again"
-            )
-        sound = outputs[1].is_finite()
-        logits.append((outputs[0].logits, outputs[1].logits if sound else np.full(classes, np.nan, np.float32)))
+    for outputs in run_pair(reference, candidate, images, classes, task):
+        logits.append((outputs[0].logits, finite_logits(outputs[1])))
         waiting.append(outputs)
         if len(waiting) == MAP_BATCH:
             compared.append(_compare_batch(waiting))
@@ -110,14 +96,6 @@ def predict_pair(
         np.array([each[1] for each in logits], dtype=np.float64),
         _joined(compared),
     )
-
-
-def _check_logits(engine: Engine, outputs: Outputs, classes: int) -> None:
-    if outputs.logits.shape != (classes,):
-        raise ArtifactError(
-            f"the {engine.precision} artifact gives logits of shape {outputs.logits.shape}; expected ({classes},), "
-            "one a label: rebuild the bundle with `make export`"
-        )
 
 
 def _stack_maps(outputs: Outputs) -> NDArray[np.float32]:

@@ -307,26 +307,3 @@ def confusion(labels: Classes, predicted: Classes, classes: int) -> NDArray[np.i
     known = predicted >= 0
     cells = labels[known] * classes + predicted[known]
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def divergence_nats(reference: Floats, candidate: Floats) -> Floats:
-    """Return the Kullback-Leibler divergence KL(reference || candidate) of each image's probabilities.
-
-    Args:
-        reference: finite logits `[N, K]`.
-        candidate: logits `[N, K]` of the same images.
-
-    Returns:
-        float64 `[N]`, nats, >= 0; infinity where the candidate's logits are not finite.
-    """
-    finite = np.isfinite(candidate).all(axis=1)
-    found = np.full(len(reference), np.inf)
-    if finite.any():
-        p, q = _log_softmax(reference[finite]), _log_softmax(candidate[finite])
-        found[finite] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
-    return found
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

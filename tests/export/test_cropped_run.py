@@ -141,5 +141,5 @@ def test_keras_classifies_what_the_network_sees() -> None:
             return np.zeros((len(images), 2))
 
     echo, stored = Echo(), soft_images(3, seed=0, size=32)
-    train.loop.fit.classify(echo, stored, SEEN)
+    train.loop.fit.predict(echo, stored, SEEN)
     np.testing.assert_array_equal(echo.images, stored[:, 8:-8, 8:-8])

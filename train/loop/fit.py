@@ -282,12 +282,12 @@ def write_history(path: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def classify(model: Any, images: Images, spec: InputSpec) -> NDArray[np.int64]:
+def predict(model: Any, images: Images, spec: InputSpec) -> NDArray[np.int64]:
     """Return the classes, int64 `[N]`, that a model gives to images of any size, uint8 `[N, H, W, 3]`."""
     if not isinstance(images, LazyImages):
         # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
         logits = model.predict(resize_all(images, spec), batch_size=eval_batch_size(spec.size), verbose=0)
         return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
     batches = Ahead(EvalBatches(images.resized(spec), np.zeros(len(images), np.int64), classes=1))
-    bar = tqdm(range(len(batches)), desc="classify", unit="batch", disable=None, leave=False)
+    bar = tqdm(range(len(batches)), desc="predict", unit="batch", disable=None, leave=False)
     return np.concatenate([model.predict_on_batch(batches[i][0]["images"]).argmax(axis=-1) for i in bar])

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.evaluation.metrics import Floats, softmax
+from runtime.evaluation.metrics import Floats, divergence_nats, softmax
 from runtime.parity.measure import Context
-from runtime.parity.statistics import divergence_nats
 
 DISAGREEMENTS = 6
 

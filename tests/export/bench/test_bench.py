@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -13,14 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.text import Text
 
 import export.bench.__main__ as bench
 from calibration.calibration_file import Calibration
 from calibration.representative_set import draw_representative_set, hash_of
-from export.accuracy import Accuracy, accuracy_of, classify
 from export.bench.contender import LOWER_BOUND, OURS, Contender, FloatNetwork, NotMeasured
 from export.bench.peers.family import Family, package_version
 from export.bench.peers.registry import FAMILIES, make_peers
@@ -28,6 +24,7 @@ from export.bench.report import Benchmark, Row, draw, times_ours, to_dict, to_ma
 from export.bench.setup import find_or_draw
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError
+from runtime.evaluation.metrics import RelativeAccuracy
 from runtime.evaluation.timing import Latency
 from tests.support.tiny_run import TEST_IMAGES
 from train.data.dataset import Split
@@ -38,7 +35,7 @@ def latency(p50_ms: float) -> Latency:
 
 
 def row(name: str, p50_ms: float, top1: float = 0.9) -> Row:
-    accuracy = Accuracy(top1, 100 * (0.9 - top1), 0.25, 0.97)
+    accuracy = RelativeAccuracy(top1, 100 * (0.9 - top1), 0.25, 0.97)
     return Row(name, f"how {name} is made", 1234567, accuracy, {1: latency(p50_ms), 2: latency(p50_ms / 2 + 0.1)})
 
 
@@ -152,21 +149,6 @@ def test_reports_are_three_files(tmp_path: Path) -> None:
     assert cv2.imread(str(paths[2])).std() > 0
 
 
-CLASS = st.integers(0, 3)
-
-
-@given(st.lists(st.tuples(st.integers(-1, 3), CLASS, CLASS), min_size=1, max_size=30))
-def test_accuracy_is_counted_image_by_image(images: list[tuple[int, int, int]]) -> None:
-    found = accuracy_of(*(np.asarray(column) for column in zip(*images, strict=True)))
-    right = [predicted == label for predicted, label, _ in images]
-    reference = [float_predicted == label for _, label, float_predicted in images]
-    assert found.top1 == sum(right) / len(images)
-    lost = [before - after for before, after in zip(reference, right, strict=True)]
-    assert found.drop_pp == pytest.approx(100 * np.mean(lost))
-    assert found.drop_standard_error_pp == pytest.approx(100 * np.std(lost) / math.sqrt(len(lost)), abs=1e-6)
-    assert found.agreement == np.mean([predicted == reference for predicted, _, reference in images])
-
-
 class Fixed:
     """A classifier whose logits are selected by an image's first pixel."""
 
@@ -176,13 +158,6 @@ class Fixed:
     def run(self, image: np.ndarray, /) -> np.ndarray:
         assert image.shape == (1, 2, 2, 3)
         return self._logits[image[0, 0, 0, 0]]
-
-
-def test_a_non_finite_logit_is_no_prediction() -> None:
-    images = np.zeros((4, 2, 2, 3), np.uint8)
-    images[:, 0, 0, 0] = range(4)
-    classifier = Fixed([[1, 2, 3], [1, math.nan, 0], [5, 4, math.inf], [-1, -math.inf, -2]])
-    assert classify(classifier.run, images, "fixed").tolist() == [2, -1, -1, -1]
 
 
 def network() -> FloatNetwork:

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.accuracy import Accuracy
 from export.sensitivity.float_layer_search import check_max_drop, search_float_layers
 from export.sensitivity.ranking import Effect
 from export.sensitivity.tradeoff import curve_selections, extend_to_limit
 from runtime.core.errors import ConfigError
+from runtime.evaluation.metrics import RelativeAccuracy
 
 
 def names(count: int) -> list[str]:
     return [f"layer{index}" for index in range(count)]
 
 
-def accuracy(drop_pp: float) -> Accuracy:
-    return Accuracy(top1=0.5, drop_pp=drop_pp, drop_standard_error_pp=0.1, agreement=0.9)
+def accuracy(drop_pp: float) -> RelativeAccuracy:
+    return RelativeAccuracy(top1=0.5, drop_pp=drop_pp, drop_standard_error_pp=0.1, agreement=0.9)
 
 
 def judge_by(drop_pp: Callable[[frozenset[str]], float]) -> Callable[[Collection[str]], Effect]:
@@ -93,7 +93,7 @@ def test_refuses_what_is_no_budget(budget: float) -> None:
 def test_the_artifact_has_the_last_word() -> None:
     ranked = names(5)
 
-    def examine(float_layers: Collection[str]) -> Accuracy:
+    def examine(float_layers: Collection[str]) -> RelativeAccuracy:
         return accuracy(3.0 - len(float_layers))
 
     assert extend_to_limit(examine, ["layer3"], ranked, 2.0) == ("layer3",)

@@ -18,7 +18,6 @@ from matplotlib.text import Text
 
 import export.__main__
 from calibration.calibration_file import read_calibration, write_calibration
-from export.accuracy import Accuracy
 from export.sensitivity.__main__ import main, write_reports
 from export.sensitivity.float_layer_search import Step
 from export.sensitivity.plot import draw_curve, draw_ranking
@@ -26,6 +25,7 @@ from export.sensitivity.ranking import Effect, Sensitivity
 from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
 from export.sensitivity.tradeoff import LayerCost, Point
 from runtime.core.cli import run_cli
+from runtime.evaluation.metrics import RelativeAccuracy
 from runtime.evaluation.timing import Latency
 from tests.support.tiny_run import CLASSES, CONFIG, RUN, clearest, run_artifact, soft_images
 from train.data.dataset import resize_all
@@ -35,8 +35,8 @@ PRODUCTS = 20
 DAMAGED = "stage1.block0.contract"
 
 
-def accuracy(drop_pp: float) -> Accuracy:
-    return Accuracy(top1=0.9 - drop_pp / 100, drop_pp=drop_pp, drop_standard_error_pp=0.2, agreement=0.95)
+def accuracy(drop_pp: float) -> RelativeAccuracy:
+    return RelativeAccuracy(top1=0.9 - drop_pp / 100, drop_pp=drop_pp, drop_standard_error_pp=0.2, agreement=0.95)
 
 
 def sample_report(count: int) -> Report:

@@ -1,3 +1,7 @@
+"""Metrics, against exact arithmetic, SciPy and counts by hand."""
+
+from __future__ import annotations
+
 import math
 from fractions import Fraction
 from statistics import median, quantiles
@@ -7,17 +11,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import special
 
 from runtime.core.errors import FocalEdgeError
 from runtime.evaluation.metrics import (
+    accuracy_of,
     agreement,
     cosine_similarity,
+    divergence_nats,
     drop_pp,
     drop_standard_error_pp,
-    per_class_accuracy,
     percentile,
     softmax,
-    summarise_similarity,
     top1,
 )
 
@@ -78,17 +83,6 @@ def test_the_standard_error_is_that_of_the_paired_differences():
     assert drop_standard_error_pp(7, 3, 100) == pytest.approx(by_hand)
 
 
-def test_per_class_accuracy_against_a_table_made_by_hand():
-    labels = np.array([0, 0, 0, 0, 1, 1, 3])
-    float32 = np.array([0, 0, 0, 1, 1, 0, 3])
-    int8 = np.array([0, 0, 1, 1, 1, 1, -1])
-    table = per_class_accuracy(labels, float32, int8, classes=4)
-    assert [entry.images for entry in table] == [4, 2, 0, 1]
-    assert [entry.top1_float32 for entry in table] == [0.75, 0.5, None, 1.0]
-    assert [entry.top1_int8 for entry in table] == [0.5, 1.0, None, 0.0]
-    assert [entry.drop_pp for entry in table] == [25.0, -50.0, None, 100.0]
-
-
 @given(pairs_of_maps)
 def test_cosine_similarity_against_exact_arithmetic(drawn):
     first, second = drawn
@@ -122,14 +116,9 @@ def test_percentiles_against_the_standard_library(values):
     assert percentile(values, 90) == pytest.approx(quantiles(values, n=10, method="inclusive")[8])
 
 
-def test_similarity_summary():
-    summary = summarise_similarity(np.linspace(0, 1, 101)[::-1])
-    assert (summary.mean, summary.p5, summary.min) == pytest.approx((0.5, 0.05, 0.0))
-
-
 @pytest.mark.parametrize("bad", NON_FINITE)
 def test_non_finite_values_are_refused_everywhere(bad):
-    for function in (softmax, top1, summarise_similarity, lambda values: percentile(values, 50)):
+    for function in (softmax, top1, lambda values: percentile(values, 50)):
         with pytest.raises(FocalEdgeError, match=r"1 of 2 .* NaN or infinite"):
             function([1.0, bad])
     for first, second in (([bad], [1.0]), ([1.0], [bad])):
@@ -138,7 +127,7 @@ def test_non_finite_values_are_refused_everywhere(bad):
 
 
 def test_empty_input_is_refused_everywhere():
-    for function in (softmax, top1, summarise_similarity, lambda values: percentile(values, 50)):
+    for function in (softmax, top1, lambda values: percentile(values, 50)):
         with pytest.raises(FocalEdgeError, match="at least one"):
             function([])
     none = np.zeros(0, dtype=np.int64)
@@ -146,8 +135,6 @@ def test_empty_input_is_refused_everywhere():
         cosine_similarity(np.zeros((3, 0)), np.zeros((3, 0)))
     with pytest.raises(FocalEdgeError, match="N at least 1"):
         agreement(none, none)
-    with pytest.raises(FocalEdgeError, match="N at least 1"):
-        per_class_accuracy(none, none, none, 2)
     for function in (drop_pp, drop_standard_error_pp):
         with pytest.raises(FocalEdgeError, match="0 images"):
             function(0, 0, 0)
@@ -157,14 +144,37 @@ def test_lists_that_do_not_pair_up_are_refused():
     three, two = np.array([0, 1, 1]), np.array([0, 1])
     with pytest.raises(FocalEdgeError, match=r"\(3,\) and \(2,\)"):
         agreement(three, two)
-    with pytest.raises(FocalEdgeError, match="int8 predictions"):
-        per_class_accuracy(three, three, two, 2)
     with pytest.raises(FocalEdgeError, match=r"\(1, 2\) and \(2, 1\)"):
         cosine_similarity([[1.0, 2.0]], [[1.0], [2.0]])
 
 
-@pytest.mark.parametrize("label", [-1, 2])
-def test_labels_out_of_range_are_refused(label):
-    labels = np.array([0, label])
-    with pytest.raises(FocalEdgeError, match=r"expected 0\.\.1"):
-        per_class_accuracy(labels, labels, labels, 2)
+CLASS = st.integers(0, 3)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), CLASS, CLASS), min_size=1, max_size=30))
+def test_accuracy_is_counted_image_by_image(images: list[tuple[int, int, int]]) -> None:
+    found = accuracy_of(*(np.asarray(column) for column in zip(*images, strict=True)))
+    right = [predicted == label for predicted, label, _ in images]
+    reference = [float_predicted == label for _, label, float_predicted in images]
+    assert found.top1 == sum(right) / len(images)
+    lost = [before - after for before, after in zip(reference, right, strict=True)]
+    assert found.drop_pp == pytest.approx(100 * np.mean(lost))
+    assert found.drop_standard_error_pp == pytest.approx(100 * np.std(lost) / math.sqrt(len(lost)), abs=1e-6)
+    assert found.agreement == np.mean([predicted == reference for predicted, _, reference in images])
+
+
+def test_divergence_is_scipys() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (300, 10))
+    other = logits + generator.normal(0, 0.5, logits.shape)
+    expected = special.rel_entr(special.softmax(logits, axis=1), special.softmax(other, axis=1)).sum(axis=1)
+    np.testing.assert_allclose(divergence_nats(logits, other), expected, atol=1e-12)
+
+
+def test_divergence_of_huge_logits_neither_overflows_nor_vanishes() -> None:
+    logits = np.array([[1e4, -1e4], [-1e4, 1e4]])
+    assert divergence_nats(logits, logits).tolist() == [0, 0]
+
+
+def test_non_finite_logits_are_infinitely_far() -> None:
+    assert np.isinf(divergence_nats([[0.0, 1.0]] * 2, [[0.0, 1.0], [math.nan, 1.0]])).tolist() == [False, True]

@@ -39,7 +39,7 @@ from train.data.lazy_images import LazyImages
 from train.data.prefetch import AHEAD, Ahead
 from train.distributed.placement import Placement, digest_of
 from train.distributed.shards import share
-from train.loop.fit import classify, fit
+from train.loop.fit import fit, predict
 
 CLASSES = ("blue", "green", "red")
 SIZE = 10
@@ -235,7 +235,7 @@ def test_a_training_has_the_losses_of_one_from_memory(tree: Path, tmp_path: Path
         (tmp_path / str(dataset.train.streamed)).mkdir()
         model, history = fit(PLAIN_RUN, dataset, tmp_path / str(dataset.train.streamed), resume=False)
         histories.append([{name: value for name, value in row.items() if name != "time_s"} for row in history])
-        answers.append(classify(model, dataset.test.images, NETWORK.input_spec))
+        answers.append(predict(model, dataset.test.images, NETWORK.input_spec))
     for streamed, expected in zip(histories[1], histories[0], strict=True):
         assert streamed == pytest.approx(expected, abs=1e-6)
     np.testing.assert_array_equal(*answers)

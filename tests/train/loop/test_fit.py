@@ -26,7 +26,7 @@ from tests.support.tiny_training import NETWORK, RECIPE, RUN, TRAIN_IMAGES, easy
 from train.distributed.placement import device_name
 from train.loop import fit as fit_module
 from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
-from train.loop.fit import classify, compile_model, fit, learning_rate_schedule, write_history
+from train.loop.fit import compile_model, fit, learning_rate_schedule, predict, write_history
 from train.loop.training_model import Trainee
 from train.model.focalnet import build_focalnet
 from train.model.recipe import TrainConfig
@@ -79,7 +79,7 @@ def test_the_loss_falls_and_the_colours_are_learnt(finished: Finished) -> None:
     losses = [row["val_loss"] for row in finished.history]
     assert losses[-1] < 0.9 * losses[0]
     test = easy_dataset().test
-    assert (classify(finished.model, test.images, NETWORK.input_spec) == test.labels).mean() > 0.6
+    assert (predict(finished.model, test.images, NETWORK.input_spec) == test.labels).mean() > 0.6
 
 
 def test_a_run_leaves_its_files(finished: Finished) -> None:
@@ -127,7 +127,7 @@ def test_a_run_ends_with_the_averaged_weights_and_saves_the_trained_ones(finishe
 
 def test_the_validated_weights_are_the_averaged_ones(finished: Finished) -> None:
     val = easy_dataset().val
-    accuracy = (classify(finished.model, val.images, NETWORK.input_spec) == val.labels).mean()
+    accuracy = (predict(finished.model, val.images, NETWORK.input_spec) == val.labels).mean()
     assert accuracy == pytest.approx(finished.history[-1]["val_accuracy"])
 
 
@@ -334,7 +334,7 @@ def test_images_of_any_size_get_the_class_of_the_largest_logit() -> None:
         variable.assign(np.zeros(variable.shape))
     model.get_layer("logits").bias.assign([0.0, 0.0, 1.0])  # always the last class
     images = np.zeros((5, 20, 12, 3), dtype=np.uint8)
-    assert classify(model, images, NETWORK.input_spec).tolist() == [2] * 5
+    assert predict(model, images, NETWORK.input_spec).tolist() == [2] * 5
 
 
 def test_the_history_is_replaced_whole(tmp_path: Path) -> None:

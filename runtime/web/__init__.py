@@ -1,4 +1,4 @@
-"""A web view of a running demo: the image, its figures and its controls in a browser, from this machine alone."""
+"""The web view: image, figures and controls of a running demo in a browser."""
 
 from runtime.web.view import View, serve_view
 

@@ -1,8 +1,8 @@
-"""Who may use the web view: by which names the machine is called, from which pages, and with which token.
+"""Access to the web view: accepted host names, origins and tokens.
 
-A page from elsewhere that is open in the same browser can send requests here too, and can make its own name mean this
-machine (DNS rebinding). So every request must call the machine by a name that is known to be its own, and come from
-no other page. Beyond this machine a token is needed as well.
+A foreign page in the same browser can send requests here too, and can make its own name resolve to this machine (DNS
+rebinding). So every request must use a known name of this machine, and must not come from another page. Other machines
+need a token as well.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from runtime.web.address import Address, is_loopback
 
 MIN_TOKEN_CHARACTERS = 16
 TOKEN_BYTES = 18
-# A URL holds them as they are, and so does a command line.
+# These need no escaping in a URL or on a command line.
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 HOST_HEADER = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?P<port>:\d{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a request must bring.
+    """What a request must present.
 
     Attributes:
-        token: to be shown once, in the URL; None asks for none.
-        cookie_name: of the cookie that is given for it.
-        loopback: whether this machine alone can connect.
-        names: host names of this machine besides its IP addresses, in small letters.
+        token: required once, in the URL; `None` requires none.
+        cookie_name: name of the cookie that replaces the token.
+        loopback: only this machine can connect.
+        names: host names of this machine in lower case, besides its IP addresses.
     """
 
     token: str | None
@@ -42,11 +42,11 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """What a browser keeps in place of the token: cookies are shown to every port of a host."""
+        """Value of the cookie, which is not the token: browsers send cookies to every port of a host."""
         return hmac.digest((self.token or "").encode(), b"focaledge web view", "sha256").hex()
 
     def admits(self, token: str | None, cookie: str | None) -> bool:
-        """Whether a request may be answered, by the token of its URL, or else by its cookie."""
+        """Return whether the token of a URL, or else the cookie, is right."""
         if self.token is None:
             return True
         if token is not None:
@@ -54,9 +54,9 @@ class Access:
         return cookie is not None and _equal(cookie, self.cookie)
 
     def knows_host(self, header: str | None) -> bool:
-        """Whether a `Host` header calls this machine by a name of its own.
+        """Return whether a `Host` header names this machine.
 
-        An IP address cannot be rebound, so each is right where other machines can connect.
+        IP addresses cannot be rebound, so all are accepted where other machines can connect.
         """
         match = HOST_HEADER.fullmatch(header or "")
         if match is None:
@@ -72,15 +72,16 @@ class Access:
 
 
 def access_for(address: Address, listener: socket.socket, token: str | None) -> Access:
-    """Decide what requests to a listening socket must bring.
+    """Return what requests to a listening socket must present.
 
     Args:
-        address: as it was asked for; its host is a name that the machine may be called by.
+        address: the address of the command line; its host is an accepted name.
         listener: the listening socket.
-        token: what to ask for. None asks for nothing where this machine alone can connect, and else makes a token.
+        token: the required token. `None` requires none where only this machine can connect, and generates one
+            elsewhere.
 
     Raises:
-        ConfigError: the token is too short to be safe, or has characters that a URL must write in another way.
+        ConfigError: the token is too short to be safe, or has characters that a URL must escape.
     """
     loopback = is_loopback(listener)
     if token is None and not loopback:
@@ -97,15 +98,15 @@ def access_for(address: Address, listener: socket.socket, token: str | None) -> 
 
 
 def same_origin(origin: str | None, host: str) -> bool:
-    """Whether a request comes from the page itself.
+    """Return whether a request comes from the page itself.
 
     Args:
-        origin: the `Origin` header; programs that are no browsers send none.
+        origin: the `Origin` header; only browsers send one.
         host: the `Host` header.
     """
     return origin is None or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
 
 
 def _equal(received: str, expected: str) -> bool:
-    """Compare two secrets in a time that does not tell how far they agree."""
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(received.encode("utf-8", "surrogatepass"), expected.encode())

@@ -1,4 +1,4 @@
-"""What the page and the web view tell each other, as JSON."""
+"""The JSON messages between page and server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.demo.controls import Action, Command, changed
 from runtime.demo.status import Status
 from runtime.draw.overlay import LAYOUTS
 
-# "snapshot" is saved by the browser. Nobody on a network may end the program.
+# The browser itself saves a snapshot. No viewer may end the program.
 ACTIONS: tuple[Action, ...] = ("level", "layout", "precision", "compare", "record")
 NEXT = "next"
 SWITCH = ("off", "on")
@@ -29,21 +29,21 @@ def status_message(status: Status) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """Return an error as a JSON object, with "type": "error"."""
+    """Return an error as a JSON object: "type" and "message"."""
     return json.dumps({"type": "error", "message": str(error)})
 
 
 def read_message(text: str) -> tuple[str, str]:
-    """Read what a viewer sent.
+    """Read a viewer's message.
 
     Args:
-        text: `{"action": "...", "value": "..."}`; the value may be left out, and a number may be one.
+        text: `{"action": "...", "value": "..."}`; the value is optional, and may be an integer.
 
     Returns:
-        The action and the value, "" if there is none; neither is checked.
+        The action and the value, "" without one; neither is checked.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the message has another form.
     """
     try:
         content = json.loads(text)
@@ -57,15 +57,15 @@ def read_message(text: str) -> tuple[str, str]:
 
 
 def checked_command(action: str, value: str, status: Status | None) -> Command:
-    """Make a command of a viewer's wish, if the newest status says that it can be had.
+    """Return a viewer's command if it is valid for the latest status.
 
     Args:
         action: one of `ACTIONS`.
-        value: what to set, "" for the next one in turn.
-        status: the newest; None before the first frame.
+        value: the new setting, "" for the next one in turn.
+        status: the latest status; `None` before the first frame.
 
     Raises:
-        ConfigError: there is no such action or value, or nothing is shown yet.
+        ConfigError: the action or value is unknown, or there is no frame yet.
     """
     known = next((each for each in ACTIONS if each == action), None)
     if known is None:
@@ -76,9 +76,9 @@ def checked_command(action: str, value: str, status: Status | None) -> Command:
     if known in ("record", "compare") and value not in ("", *SWITCH):
         raise ConfigError(f"received {_shown(value)}; expected one of {', '.join(SWITCH)}")
     if known == "compare" and len(status.precisions) < 2:
-        raise ConfigError("there is one artifact alone, so none to compare it with; give a bundle that has both")
+        raise ConfigError("compare needs two artifacts, and this bundle has one; give a bundle with both precisions")
     try:
-        # A value so long is none, and its error shall not be long.
+        # A long value is never valid, and must not make the error long.
         changed(status.settings, Command(known, _shown(value)), len(status.maps), status.precisions)
     except ConfigError as error:
         raise ConfigError(f"{known}: {error}") from error

@@ -1,11 +1,11 @@
-// A line of the newest values over time, drawn as SVG.
+// A line chart of the latest values, drawn as SVG.
 
 const WIDTH = 320;
 const HEIGHT = 96;
 const LABEL_HEIGHT = 14;
 const POINTS = 160;
 const STEPS = [1, 1.5, 2, 3, 5, 7, 10];
-// Of the values, so many fit; rarer ones are cut off and named, or a single hiccup would flatten all others.
+// Share of the values that fit; higher ones are cut off and named, or one outlier would flatten all others.
 const FITTING = 0.95;
 
 export class Chart {
@@ -24,7 +24,7 @@ export class Chart {
     svg.after(this.top);
   }
 
-  // `value` joins the line; `marks` are the heights of the horizontal lines, null for none.
+  // `value` extends the line; `marks` are the values of the horizontal lines, null for none.
   add(value, marks = []) {
     this.values.push(value);
     if (this.values.length > POINTS) this.values.shift();
@@ -52,7 +52,7 @@ export class Chart {
   }
 }
 
-// Return the first of `STEPS` times a power of ten that is no less than `value`.
+// Return the smallest of `STEPS` times a power of ten that is at least `value`.
 export function niceLimit(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -63,7 +63,7 @@ function horizontal(y) {
   return `M0 ${y.toFixed(1)}H${WIDTH}`;
 }
 
-// Values that are missing leave gaps.
+// Missing values leave gaps.
 function path(points) {
   let line = "";
   let area = "";

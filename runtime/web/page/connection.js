@@ -1,6 +1,6 @@
-// One WebSocket that comes back by itself, and asks for an image only when it can show one.
+// A WebSocket that reconnects by itself, and requests an image only when the page can show one.
 
-const MAX_ASKED = 2;
+const MAX_REQUESTED = 2;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 8000;
 const STALL_MS = 2000;
@@ -11,14 +11,14 @@ const NORMAL_CLOSE_CODES = new Map([
 ]);
 
 export class Connection {
-  // show(status, jpeg) shows an image and may return a promise; tell(message) shows an error;
-  // report(state, text) is told how the connection is: connecting, live, waiting, retrying or locked.
-  constructor(url, { show, tell, report }) {
-    Object.assign(this, { url, show, tell, report });
+  // show(status, jpeg) shows an image and may return a promise; showError(message) shows an error;
+  // report(state, text) receives the state: connecting, live, waiting, retrying or locked.
+  constructor(url, { show, showError, report }) {
+    Object.assign(this, { url, show, showError, report });
     this.retryMs = FIRST_RETRY_MS;
     this.socket = null;
     this.timer = 0;
-    document.addEventListener("visibilitychange", () => this.ask());
+    document.addEventListener("visibilitychange", () => this.request());
     window.addEventListener("online", () => this.retryNow());
     setInterval(() => this.watch(), 500);
     this.open();
@@ -38,23 +38,23 @@ export class Connection {
     let status = null;
     let shown = Promise.resolve();
     this.socket = socket;
-    this.asked = 0;
+    this.requested = 0;
     socket.onopen = () => {
       opened = true;
       this.receivedMs = performance.now();
       this.report("waiting", "connected");
-      this.ask();
+      this.request();
     };
     socket.onmessage = ({ data }) => {
       if (typeof data === "string") {
         const message = JSON.parse(data);
         if (message.type === "status") status = message;
-        else this.tell(message.message);
+        else this.showError(message.message);
         return;
       }
-      const belonging = status;
+      const itsStatus = status;
       // In order: two images may be decoded at once.
-      shown = shown.then(() => this.receive(socket, belonging, data));
+      shown = shown.then(() => this.receive(socket, itsStatus, data));
     };
     socket.onclose = ({ code, reason }) => {
       if (this.socket === socket) this.lost(opened, reason || NORMAL_CLOSE_CODES.get(code) || "connection lost");
@@ -69,16 +69,16 @@ export class Connection {
     try {
       await this.show(status, jpeg);
     } catch {
-      this.tell("an image could not be shown");
+      this.showError("an image could not be shown");
     }
     if (this.socket !== socket) return;
-    this.asked -= 1;
-    this.ask();
+    this.requested -= 1;
+    this.request();
   }
 
-  // A page that nobody sees asks for nothing, so it costs the device nothing.
-  ask() {
-    while (!document.hidden && this.asked < MAX_ASKED && this.send("next")) this.asked += 1;
+  // A hidden page requests nothing, so it costs the device nothing.
+  request() {
+    while (!document.hidden && this.requested < MAX_REQUESTED && this.send("next")) this.requested += 1;
   }
 
   watch() {

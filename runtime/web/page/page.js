@@ -1,10 +1,10 @@
-// Shows what the server says and sends what the viewer wishes; every control follows the status that comes back.
+// The page: shows each status and image, and sends commands; every control follows the status that comes back.
 
 import { Chart } from "./chart.js";
 import { Connection } from "./connection.js";
 
 const TOP = 5;
-// A control keeps what was just chosen for so long, until the status agrees.
+// How long a control keeps a new choice until the status has it.
 const PATIENCE_MS = 1000;
 const CHART_MS = 100;
 const STEADY_MS = 700;
@@ -20,7 +20,7 @@ const state = {
   status: null,
   jpeg: null,
   sizeChosen: false,
-  wished: new Map(),
+  requested: new Map(),
   seen: [],
   steady: ["", 0],
   announced: "",
@@ -30,11 +30,11 @@ let errorTimer = 0;
 
 forgetToken();
 buildBars();
-const connection = new Connection(socketUrl(), { show, tell, report });
+const connection = new Connection(socketUrl(), { show, showError, report });
 listen();
 setInterval(drawCharts, CHART_MS);
 
-// The cookie has replaced it; an address that is copied or kept in the history shall not give it away.
+// The cookie has replaced the token; a copied address or the history must not reveal it.
 function forgetToken() {
   if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);
 }
@@ -102,7 +102,7 @@ function showClasses({ top5, true_label: truth, frame }) {
   announce(name, probability);
 }
 
-// A screen reader is told of a class that stays, and not of every flicker.
+// Announce a class to screen readers only once it is stable.
 function announce(name, probability) {
   const nowMs = performance.now();
   if (state.steady[0] !== name) state.steady = [name, nowMs];
@@ -140,7 +140,7 @@ function showSettings({ settings, maps, layouts, precisions }) {
   follow("layout", settings.layout, choose);
   follow("precision", settings.precision, choose);
   byId("compare").disabled = precisions.length < 2;
-  setText("compare-hint", precisions.length < 2 ? "this bundle has one alone" : "both run on every frame");
+  setText("compare-hint", precisions.length < 2 ? "this bundle has only one" : "both run on every frame");
   follow("compare", settings.compare ? "on" : "off", (_, value) => {
     byId("compare").checked = value === "on";
   });
@@ -157,11 +157,11 @@ function showRecording(file) {
   });
 }
 
-// Set a control to what the status says, unless the viewer has just wished for something else.
+// Set a control to the status, unless the viewer has just requested another value.
 function follow(action, value, set) {
-  const wish = state.wished.get(action);
-  if (wish && wish.value !== value && performance.now() < wish.untilMs) return;
-  state.wished.delete(action);
+  const requested = state.requested.get(action);
+  if (requested && requested.value !== value && performance.now() < requested.untilMs) return;
+  state.requested.delete(action);
   set(action, value);
 }
 
@@ -193,17 +193,17 @@ function choice(action, value, title, hint = "") {
   return label;
 }
 
-function wish(action, value) {
-  if (!connection.send(action, value)) return tell("not connected; nothing was changed");
-  if (value) state.wished.set(action, { value, untilMs: performance.now() + PATIENCE_MS });
+function request(action, value) {
+  if (!connection.send(action, value)) return showError("not connected; nothing was changed");
+  if (value) state.requested.set(action, { value, untilMs: performance.now() + PATIENCE_MS });
 }
 
 function listen() {
   byId("form").addEventListener("submit", (event) => event.preventDefault());
   byId("form").addEventListener("change", ({ target }) => {
-    if (target.type === "radio") wish(target.name, target.value);
+    if (target.type === "radio") request(target.name, target.value);
   });
-  byId("compare").addEventListener("change", ({ target }) => wish("compare", target.checked ? "on" : "off"));
+  byId("compare").addEventListener("change", ({ target }) => request("compare", target.checked ? "on" : "off"));
   byId("record").addEventListener("click", toggleRecording);
   byId("snapshot").addEventListener("click", saveSnapshot);
   byId("fullscreen").addEventListener("click", toggleFullscreen);
@@ -223,30 +223,30 @@ function pressed(event) {
   const busy = event.ctrlKey || event.altKey || event.metaKey || event.repeat || !byId("shortcuts").checked;
   if (busy || !state.status) return;
   const actions = {
-    l: () => wish("layout", ""),
-    p: () => wish("precision", ""),
-    c: () => !byId("compare").disabled && wish("compare", ""),
+    l: () => request("layout", ""),
+    p: () => request("precision", ""),
+    c: () => !byId("compare").disabled && request("compare", ""),
     r: toggleRecording,
     s: saveSnapshot,
     f: toggleFullscreen,
   };
   const key = event.key.toLowerCase();
-  if (/^\d$/.test(key) && Number(key) <= state.status.maps.length) wish("level", key);
+  if (/^\d$/.test(key) && Number(key) <= state.status.maps.length) request("level", key);
   else if (Object.hasOwn(actions, key)) actions[key]();
   else return;
   event.preventDefault();
 }
 
 function toggleRecording() {
-  if (state.status) wish("record", state.status.recording ? "off" : "on");
+  if (state.status) request("record", state.status.recording ? "off" : "on");
 }
 
 function toggleFullscreen() {
   const change = document.fullscreenElement ? document.exitFullscreen() : byId("stage").requestFullscreen?.();
-  change?.catch(() => tell("this browser does not allow full screen here"));
+  change?.catch(() => showError("this browser does not allow full screen here"));
 }
 
-// On a phone, all maps side by side would be too small to see.
+// On a phone, all maps side by side would be too small.
 function chooseSize() {
   const { width, height } = byId("image");
   if (!state.sizeChosen) enlarge(width > WIDE * height && innerWidth < NARROW_PX);
@@ -266,7 +266,7 @@ function saveSnapshot() {
   setTimeout(() => URL.revokeObjectURL(href), 10000);
 }
 
-function tell(message) {
+function showError(message) {
   setText("error", message);
   byId("error").hidden = false;
   clearTimeout(errorTimer);
@@ -296,7 +296,7 @@ function buildBars() {
   }
 }
 
-// Text that stays is not set again: a screen reader would read it again.
+// Unchanged text is not set: a screen reader would read it again.
 function setText(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text;
 }

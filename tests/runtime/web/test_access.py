@@ -56,7 +56,7 @@ def test_port_in_use() -> None:
     ("host", "message"),
     [("192.0.2.7", "no such address"), ("no-such-host.invalid", "not known here"), ("x" * 70, "not known here")],
 )
-def test_host_that_is_not_here(host: str, message: str) -> None:
+def test_host_of_another_machine(host: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         listen(Address(host, 0))
 
@@ -65,20 +65,20 @@ def test_without_aiohttp_one_line_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with (
         pytest.raises(ConfigError, match=r"needs aiohttp.*`pip install aiohttp`") as caught,
-        serve_view("0", Controls(), token=None),
+        serve_view("0", Controls()),
     ):
         pass
     assert "\n" not in str(caught.value)
 
 
-def test_no_token_where_only_this_machine_can_connect() -> None:
+def test_loopback_needs_no_token() -> None:
     address = Address("127.0.0.1", 0)
     with closing(listen(address)) as listener:
         assert access_for(address, listener, None).token is None
         assert page_url(address, listener, None) == f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
 
-def test_a_token_is_made_where_others_can_connect() -> None:
+def test_a_token_is_generated_where_others_can_connect() -> None:
     address = Address("0.0.0.0", 0)
     with closing(listen(address)) as listener:
         first, second = (access_for(address, listener, None) for _ in range(2))
@@ -160,7 +160,7 @@ def test_the_cookie_does_not_hold_the_token() -> None:
         (None, False, False),
     ],
 )
-def test_names_of_this_machine(header: str | None, on_loopback: bool, on_network: bool) -> None:
+def test_host_names_of_this_machine(header: str | None, on_loopback: bool, on_network: bool) -> None:
     assert Access(None, "", True, frozenset({"localhost"})).knows_host(header) is on_loopback
     assert ACCESS.knows_host(header) is on_network
 
@@ -222,7 +222,7 @@ def test_a_number_is_a_value(text: str) -> None:
         "[" * 1000, '{"value": "1"}', '{"action": "level", "value": 1.0}',
     ],
 )  # fmt: skip
-def test_messages_that_are_none(text: str) -> None:
+def test_invalid_messages(text: str) -> None:
     with pytest.raises(ConfigError, match=r"received.*expected") as caught:
         read_message(text)
     assert len(str(caught.value)) < 150
@@ -236,17 +236,17 @@ def test_messages_that_are_none(text: str) -> None:
         ("snapshot", "/etc/passwd"), ("__class__", ""), ("", ""),
     ],
 )  # fmt: skip
-def test_commands_that_are_none(action: str, value: str) -> None:
+def test_invalid_commands(action: str, value: str) -> None:
     with pytest.raises(ConfigError, match="expected one of") as caught:
         checked_command(action, value, STATUS)
     assert len(str(caught.value)) < 250
 
 
-def test_nothing_to_command_before_the_first_frame() -> None:
+def test_commands_before_the_first_frame_are_errors() -> None:
     with pytest.raises(ConfigError, match="no frame yet"):
         checked_command("level", "1", None)
 
 
-def test_one_artifact_cannot_be_compared() -> None:
-    with pytest.raises(ConfigError, match="one artifact alone"):
+def test_compare_needs_two_artifacts() -> None:
+    with pytest.raises(ConfigError, match="compare needs two artifacts"):
         checked_command("compare", "on", replace(STATUS, precisions=("int8",)))

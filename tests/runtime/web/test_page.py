@@ -1,4 +1,4 @@
-"""The web view's page in a real browser: it shows what is published, and each control does what it says."""
+"""The page of the web view in a real browser: it shows the published panels, and every control works."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHROMEDRIVER = shutil.which("chromedriver")
 WAIT_S = 8.0
 TOKEN = "a-token-of-some-length"
 PUBLISHED_PER_S = 25.0
-# What a page may never do.
+# Must never be executed.
 HOSTILE = '<img src="x" onerror="document.title=1">'
 
 pytestmark = pytest.mark.skipif(
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Demo:
-    """What the pipeline does for a view: publishes, and follows commands, unless told to ignore them."""
+    """A stand-in for the pipeline: publishes panels, and follows commands while `obeys`."""
 
     def __init__(self, controls: Controls) -> None:
         self.controls = controls
@@ -80,7 +80,7 @@ def followed(status: Status, command: Command) -> Status:
 
 
 def panel(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A wide panel whose grey tells its number; orange at the left end."""
+    """A wide panel whose grey encodes its number; orange at the left end."""
     image = np.full((120, 480, 3), 40 + number * 7 % 200, np.uint8)
     image[:, :60] = (250, 140, 20)
     return image
@@ -105,7 +105,7 @@ def chromium(downloads: Path) -> Iterator[WebDriver]:
 
 @pytest.fixture
 def browser(chromium: WebDriver) -> Iterator[WebDriver]:
-    """The browser with one empty page, at the size of a desk's screen."""
+    """The browser with one empty page of desktop size."""
     resize(chromium, 1280, 800)
     chromium.get_log("browser")
     yield chromium
@@ -114,9 +114,9 @@ def browser(chromium: WebDriver) -> Iterator[WebDriver]:
 
 @pytest.fixture
 def demo() -> Iterator[Demo]:
-    """A demo with an open view; without a token."""
+    """A demo with an open view, without a token."""
     controls = Controls()
-    with serve_view("0", controls, token=None) as view, Demo(controls) as running:
+    with serve_view("0", controls) as view, Demo(controls) as running:
         running.view = view
         yield running
 
@@ -148,7 +148,7 @@ def shown(browser: WebDriver, name: str) -> bool:
 
 
 def value_of(browser: WebDriver, action: str) -> str | None:
-    """What is chosen of a group."""
+    """The checked value of a group."""
     script = "return document.querySelector(`input[name=${arguments[0]}]:checked`)?.value ?? null"
     return browser.execute_script(script, action)
 
@@ -158,7 +158,7 @@ def choose(browser: WebDriver, action: str, value: str) -> None:
 
 
 def pixel(browser: WebDriver, x: int, y: int) -> list[int]:
-    # Read from a copy: reading would change how the browser keeps the page's own canvas.
+    # Read from a copy: reading would change how the browser stores the page's own canvas.
     script = """const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     copy.drawImage(document.getElementById("image"), -arguments[0], -arguments[1]);
     return [...copy.getImageData(0, 0, 1, 1).data];"""
@@ -169,7 +169,7 @@ def errors(browser: WebDriver) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
-def test_the_image_is_that_of_the_panel_and_changes(browser: WebDriver, demo: Demo) -> None:
+def test_the_image_is_the_panel_and_changes(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     seen = set()
 
@@ -183,7 +183,7 @@ def test_the_image_is_that_of_the_panel_and_changes(browser: WebDriver, demo: De
     assert errors(browser) == []
 
 
-def test_figures_are_those_of_the_status(browser: WebDriver, demo: Demo) -> None:
+def test_figures_come_from_the_status(browser: WebDriver, demo: Demo) -> None:
     demo.status = replace(
         STATUS, dropped_frames=1234, true_label="dog", running_accuracy=0.8125, latency_ms=1.256, note="saved x.png"
     )
@@ -214,7 +214,7 @@ def test_figures_are_those_of_the_status(browser: WebDriver, demo: Demo) -> None
     assert errors(browser) == []
 
 
-def test_a_chart_is_to_scale_and_names_what_it_cuts_off(browser: WebDriver, demo: Demo) -> None:
+def test_a_chart_is_to_scale_and_names_its_peak(browser: WebDriver, demo: Demo) -> None:
     demo.status = replace(STATUS, latency_ms=2.0, latency_p50_ms=2.0, latency_p90_ms=4.2)
     open_page(browser, demo)
     chart = browser.find_element(By.CSS_SELECTOR, "#latency-chart")
@@ -293,7 +293,7 @@ def test_record(browser: WebDriver, demo: Demo) -> None:
     assert not shown(browser, "recording")
     button.click()
     wait_for(lambda: shown(browser, "recording"))
-    # Where it lies on the device is nobody's business here.
+    # The folder on the device is not shown.
     assert text(browser, "recording") == "REC recording-1.mp4"
     assert button.accessible_name == "Stop recording"
     button.click()
@@ -301,7 +301,7 @@ def test_record(browser: WebDriver, demo: Demo) -> None:
     assert demo.commands == [Command("record", "on"), Command("record", "off")]
 
 
-def test_keys_are_those_of_the_window(browser: WebDriver, demo: Demo) -> None:
+def test_keys_match_the_window(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     body = browser.find_element(By.TAG_NAME, "body")
     for key in ("2", "l", "p", "c", "r"):
@@ -319,7 +319,7 @@ def test_keys_are_those_of_the_window(browser: WebDriver, demo: Demo) -> None:
     assert demo.commands == expected
 
 
-def test_arrows_walk_through_a_group(browser: WebDriver, demo: Demo) -> None:
+def test_arrow_keys_move_through_a_group(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     browser.find_element(By.CSS_SELECTOR, 'input[name="layout"]:checked').send_keys(Keys.ARROW_RIGHT)
     wait_for(lambda: demo.commands == [Command("layout", "single")])
@@ -332,12 +332,12 @@ def test_a_control_follows_the_status_and_not_the_click(browser: WebDriver, demo
     choose(browser, "layout", "blend")
     wait_for(lambda: demo.commands == [Command("layout", "blend")])
     wait_for(lambda: value_of(browser, "layout") == "grid")
-    # Another viewer, or a key of the window, changes it.
+    # Another viewer changes it.
     demo.status = replace(demo.status, settings=replace(demo.status.settings, level=2, layout="single"))
     wait_for(lambda: (value_of(browser, "level"), value_of(browser, "layout")) == ("2", "single"))
 
 
-def test_a_refused_command_is_told(browser: WebDriver, demo: Demo) -> None:
+def test_a_refused_command_is_shown(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     browser.execute_script('document.querySelector("input[name=level][value=\\"3\\"]").value = "77"')
     choose(browser, "level", "77")
@@ -360,10 +360,10 @@ def test_snapshot_is_the_image(browser: WebDriver, demo: Demo, downloads: Path) 
     assert errors(browser) == []
 
 
-def test_it_comes_back_by_itself(browser: WebDriver) -> None:
+def test_the_page_reconnects(browser: WebDriver) -> None:
     controls = Controls()
     with Demo(controls) as demo, ExitStack() as stack:
-        demo.view = view = stack.enter_context(serve_view("0", controls, token=None))
+        demo.view = view = stack.enter_context(serve_view("0", controls))
         address = str(urlsplit(view.url).port)
         open_page(browser, demo)
         demo.view = None
@@ -371,7 +371,7 @@ def test_it_comes_back_by_itself(browser: WebDriver) -> None:
         wait_for(lambda: "reconnecting" in text(browser, "connection"))
         choose(browser, "layout", "blend")
         assert "not connected" in text(browser, "error")
-        with serve_view(address, controls, token=None) as again:
+        with serve_view(address, controls) as again:
             demo.view = again
             wait_for(lambda: text(browser, "connection") == "live")
             before = demo.status.frames
@@ -379,7 +379,7 @@ def test_it_comes_back_by_itself(browser: WebDriver) -> None:
             demo.view = None
 
 
-def test_says_when_no_frame_comes(browser: WebDriver, demo: Demo) -> None:
+def test_a_missing_frame_is_shown(browser: WebDriver, demo: Demo) -> None:
     open_page(browser, demo)
     demo.publishes = False
     wait_for(lambda: text(browser, "connection") == "no new frame")
@@ -387,7 +387,7 @@ def test_says_when_no_frame_comes(browser: WebDriver, demo: Demo) -> None:
     wait_for(lambda: text(browser, "connection") == "live")
 
 
-def test_token_is_asked_for_and_then_hidden(browser: WebDriver) -> None:
+def test_token_is_requested_and_then_hidden(browser: WebDriver) -> None:
     controls = Controls()
     with serve_view("0", controls, token=TOKEN) as view, Demo(controls) as demo:
         demo.view = view

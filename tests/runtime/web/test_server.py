@@ -1,4 +1,4 @@
-"""The web view over real sockets: who gets what, who gets nothing, and that nobody holds up the pipeline."""
+"""The web view over real sockets: each request gets its response, and no viewer delays the pipeline."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ import cv2
 import numpy as np
 import pytest
 
-import runtime.web.latest_image as newest
+import runtime.web.latest_image as latest_image
 import runtime.web.server as server
 from runtime.core.errors import ConfigError, DataError
 from runtime.demo.controls import Command, Controls
 from runtime.demo.status import Status
 from runtime.images.preprocess import Image
 from runtime.web import View, serve_view
+from runtime.web.limits import MAX_MESSAGE_BYTES, Limits
 from tests.support.web_status import STATUS
 
 TOKEN = "a-token-of-some-length"
@@ -38,7 +39,7 @@ OPEN_FILES = "/proc/self/fd"
 
 
 def painted(value: int, shape: tuple[int, ...] = SHAPE) -> Image:
-    """A panel of one grey, which a JPEG keeps nearly as it is."""
+    """A panel of one grey, which JPEG preserves closely."""
     return np.full(shape, value, np.uint8)
 
 
@@ -53,7 +54,7 @@ def controls() -> Controls:
 
 @pytest.fixture
 def view(controls: Controls) -> Iterator[View]:
-    with serve_view("0", controls, token=None) as opened:
+    with serve_view("0", controls) as opened:
         yield opened
 
 
@@ -63,7 +64,7 @@ def connect(view: View) -> socket.socket:
 
 
 def raw(view: View, request: str | bytes) -> bytes:
-    """What the server answers to a request that no client would send, until it closes or is done."""
+    """The response to a raw request, until its header ends or the server closes."""
     with connect(view) as connection:
         connection.sendall(request if isinstance(request, bytes) else request.replace("\n", "\r\n").encode())
         received = b""
@@ -81,7 +82,7 @@ def get(view: View, path: str = "/", headers: str = "") -> bytes:
 
 
 def in_browser(main: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a client on an event loop of its own."""
+    """Run a client on its own event loop."""
 
     async def run() -> Any:
         jar = aiohttp.CookieJar(unsafe=True)
@@ -160,7 +161,7 @@ def test_page_and_its_files(view: View) -> None:
     in_browser(main)
 
 
-def test_a_image_and_its_status_belong_together(view: View) -> None:
+def test_image_and_status_belong_together(view: View) -> None:
     colours = np.zeros(SHAPE, np.uint8)
     colours[:, :64] = (250, 10, 20)
 
@@ -174,7 +175,7 @@ def test_a_image_and_its_status_belong_together(view: View) -> None:
             assert image.shape == SHAPE
             # OpenCV reads BGR.
             assert np.abs(image[32, 20].astype(int) - (20, 10, 250)).max() < 12
-            # Nothing newer: a viewer waits, and does not get the same again.
+            # Without a newer panel a viewer waits, and does not get the same image again.
             await ws.send_json({"action": "next"})
             with pytest.raises(asyncio.TimeoutError):
                 await ws.receive(timeout=0.2)
@@ -182,7 +183,7 @@ def test_a_image_and_its_status_belong_together(view: View) -> None:
     in_browser(main)
 
 
-def test_a_panel_may_be_drawn_on_again(view: View) -> None:
+def test_a_published_panel_may_be_reused(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             view.publish(painted(1), numbered(1))
@@ -196,15 +197,15 @@ def test_a_panel_may_be_drawn_on_again(view: View) -> None:
     in_browser(main)
 
 
-def test_a_panel_is_encoded_once_and_only_for_somebody(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panel_is_encoded_once_and_only_on_request(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
-    encode = newest.encoded
-    monkeypatch.setattr(newest, "encoded", lambda panel: encoded.append(panel.number) or encode(panel))
+    encode = latest_image.encoded
+    monkeypatch.setattr(latest_image, "encoded", lambda panel: encoded.append(panel.number) or encode(panel))
 
     async def main(session: aiohttp.ClientSession) -> None:
         for number in range(1, 11):
             view.publish(painted(number), numbered(number))
-        async with ExitStackOfViewers(session, view, 5) as viewers:
+        async with Viewers(session, view, 5) as viewers:
             view.publish(painted(11), numbered(11))
             await asyncio.sleep(0.1)
             assert encoded == []
@@ -217,8 +218,8 @@ def test_a_panel_is_encoded_once_and_only_for_somebody(view: View, monkeypatch: 
     in_browser(main)
 
 
-class ExitStackOfViewers:
-    """So many open WebSockets."""
+class Viewers:
+    """A number of open WebSockets."""
 
     def __init__(self, session: aiohttp.ClientSession, view: View, count: int) -> None:
         self.session, self.view, self.count = session, view, count
@@ -233,12 +234,12 @@ class ExitStackOfViewers:
         await asyncio.gather(*(each.close() for each in self.viewers))
 
 
-def test_twenty_viewers_get_the_newest_and_publishing_never_waits(view: View) -> None:
+def test_twenty_viewers_get_the_latest_and_publishing_never_waits(view: View) -> None:
     async def watch(ws: aiohttp.ClientWebSocketResponse) -> list[int]:
         return [(await next_image(ws))[0]["frames"] for _ in range(10)]
 
     async def main(session: aiohttp.ClientSession) -> list[list[int]]:
-        async with ExitStackOfViewers(session, view, 20) as viewers:
+        async with Viewers(session, view, 20) as viewers:
             return list(await asyncio.gather(*map(watch, viewers)))
 
     with publishing(view) as took_s:
@@ -246,14 +247,14 @@ def test_twenty_viewers_get_the_newest_and_publishing_never_waits(view: View) ->
     assert len(every) == 20
     for frames in every:
         assert frames == sorted(set(frames))
-        # Of 200 panels a second a viewer sees 30 at most.
+        # A viewer sees at most 30 of 200 panels a second.
         assert frames[-1] - frames[0] > 20
     assert np.percentile(took_s, 90) < 0.005
 
 
-def test_a_slow_viewer_gets_the_newest_and_slows_nobody(view: View) -> None:
+def test_a_slow_viewer_gets_the_latest_and_delays_nobody(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
-        async with ExitStackOfViewers(session, view, 2) as (slow, fast):
+        async with Viewers(session, view, 2) as (slow, fast):
             first, _ = await next_image(slow)
             start_s = time.monotonic()
             for _ in range(15):
@@ -266,7 +267,7 @@ def test_a_slow_viewer_gets_the_newest_and_slows_nobody(view: View) -> None:
         in_browser(main)
 
 
-def test_no_more_than_two_images_wait_for_a_viewer(view: View) -> None:
+def test_at_most_two_images_are_requested_ahead(view: View) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(view.url + "view") as ws:
             for _ in range(40):
@@ -283,7 +284,7 @@ def test_no_more_than_two_images_wait_for_a_viewer(view: View) -> None:
 
 
 def websocket(view: View, headers: str = "") -> socket.socket:
-    """A WebSocket by hand, after the server's answer; it reads nothing more unless told to."""
+    """A raw WebSocket after the handshake."""
     where = urlsplit(view.url)
     connection = connect(view)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -298,36 +299,30 @@ def websocket(view: View, headers: str = "") -> socket.socket:
 
 
 def frame_of(text: str) -> bytes:
-    """A masked text frame, the mask being zeros."""
+    """A text frame with a mask of zeros."""
     data = text.encode()
     length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
     return b"\x81" + length + bytes(4) + data
 
 
 @pytest.mark.skipif(not os.path.isdir(OPEN_FILES), reason="this system does not list open files")
-def test_a_viewer_that_never_reads_is_dropped(
-    controls: Controls, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(server, "HEARTBEAT_S", 0.4)
+def test_a_viewer_that_never_reads_is_dropped(controls: Controls, capfd: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, LARGE, dtype=np.uint8)
-    with serve_view("0", controls, token=None) as view, websocket(view) as silent:
+    with serve_view("0", controls, limits=Limits(heartbeat_s=0.4)) as view, websocket(view) as silent:
         before = len(os.listdir(OPEN_FILES))
         for _ in range(8):
             silent.sendall(frame_of('{"action": "next"}'))
             view.publish(noise, STATUS)
             time.sleep(0.05)
-        # The server's end is closed, though what it sent was never taken.
+        # The server closes its end, although its data was never read.
         assert until(lambda: len(os.listdir(OPEN_FILES)) < before)
         assert status_of(get(view)) == 200
     assert capfd.readouterr().err == ""
 
 
-def test_too_many_viewers(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_VIEWERS", 3)
-    view.publish(painted(9), numbered(9))
-
+def test_too_many_viewers(controls: Controls) -> None:
     async def main(session: aiohttp.ClientSession) -> None:
-        async with ExitStackOfViewers(session, view, 3) as viewers:
+        async with Viewers(session, view, 3) as viewers:
             async with session.ws_connect(view.url + "view") as extra:
                 assert (await extra.receive(timeout=WAIT_S)).type == aiohttp.WSMsgType.CLOSE
                 assert extra.close_code == aiohttp.WSCloseCode.TRY_AGAIN_LATER
@@ -336,17 +331,16 @@ def test_too_many_viewers(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
             async with session.ws_connect(view.url + "view") as again:
                 assert (await next_image(again))[0]["frames"] == 9
 
-    in_browser(main)
+    with serve_view("0", controls, limits=Limits(viewers=3)) as view:
+        view.publish(painted(9), numbered(9))
+        in_browser(main)
 
 
-def test_connections_that_say_nothing_are_bounded_and_ended(
-    controls: Controls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(server, "REQUEST_S", 0.5)
-    with serve_view("0", controls, token=None) as view, ExitStack() as stack:
+def test_idle_connections_are_limited_and_closed(controls: Controls) -> None:
+    limits = Limits(connections=8, request_s=0.5)
+    with serve_view("0", controls, limits=limits) as view, ExitStack() as stack:
         idle = [stack.enter_context(connect(view)) for _ in range(7)]
-        # One speaks so slowly that it never comes to an end.
+        # One connection never completes its request.
         idle[0].sendall(b"GET / HTTP/1.1\r\nX: ")
         idle.append(stack.enter_context(websocket(view)))
         with pytest.raises(ConnectionError):
@@ -357,12 +351,12 @@ def test_connections_that_say_nothing_are_bounded_and_ended(
                 if each.recv(1) == b"":
                     raise ConnectionResetError
         assert status_of(get(view)) == 200
-        # The viewer among them stays.
+        # The viewer among them stays connected.
         idle[7].sendall(frame_of('{"action": "level", "value": "9"}'))
         assert b"no frame yet" in idle[7].recv(4096)
 
 
-def test_commands_arrive_and_bad_ones_are_answered(view: View, controls: Controls) -> None:
+def test_commands_arrive_and_bad_ones_are_errors(view: View, controls: Controls) -> None:
     view.publish(painted(1), STATUS)
 
     async def main(session: aiohttp.ClientSession) -> None:
@@ -377,7 +371,7 @@ def test_commands_arrive_and_bad_ones_are_answered(view: View, controls: Control
             assert controls.take() == []
             await ws.send_json({"action": "level", "value": "2"})
             await ws.send_json({"action": "record", "value": "on"})
-            # An answer to what came last says that the rest was read.
+            # The error about the last message shows that the ones before were read.
             await ws.send_str("{}")
             await ws.receive_json(timeout=WAIT_S)
             assert controls.take() == [Command("level", "2"), Command("record", "on")]
@@ -385,7 +379,7 @@ def test_commands_arrive_and_bad_ones_are_answered(view: View, controls: Control
     in_browser(main)
 
 
-def test_too_many_commands_are_refused_and_too_many_messages_end_it(view: View, controls: Controls) -> None:
+def test_too_many_commands_are_errors_and_too_many_messages_close(view: View, controls: Controls) -> None:
     view.publish(painted(1), STATUS)
 
     async def main(session: aiohttp.ClientSession) -> None:
@@ -404,12 +398,12 @@ def test_too_many_commands_are_refused_and_too_many_messages_end_it(view: View, 
     in_browser(main)
 
 
-def test_a_message_too_large_ends_its_connection_alone(view: View) -> None:
+def test_a_large_message_closes_only_its_connection(view: View) -> None:
     view.publish(painted(1), STATUS)
 
     async def main(session: aiohttp.ClientSession) -> None:
-        async with ExitStackOfViewers(session, view, 2) as (large, other):
-            await large.send_str("x" * (server.MAX_MESSAGE_BYTES + 1))
+        async with Viewers(session, view, 2) as (large, other):
+            await large.send_str("x" * (MAX_MESSAGE_BYTES + 1))
             await large.receive(timeout=WAIT_S)
             assert large.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
             assert (await next_image(other))[0]["frames"] == 1
@@ -450,12 +444,12 @@ def test_oversize_and_broken_requests(
     text = request_text.format(long="x" * 20_000, many="".join(f"X{i}: 1\n" for i in range(200)))
     assert status_of(raw(view, text)) in (400, 413, 414, 431)
     assert status_of(get(view)) == 200
-    # Whoever scans a network fills no log with it.
+    # A network scan must not fill a log.
     assert capfd.readouterr().err == ""
     assert caplog.records == []
 
 
-def test_an_error_of_our_own_is_told(
+def test_our_own_errors_are_logged(
     view: View, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(server, "_copied", lambda file: file.nothing)
@@ -483,7 +477,7 @@ def test_wrong_origin(view: View, origin: str) -> None:
     assert status_of(get(view, "/view", f"{upgrade}Origin: {own}\n")) == 101
 
 
-def test_view_is_a_websocket_alone(view: View) -> None:
+def test_view_accepts_only_websockets(view: View) -> None:
     assert status_of(get(view, "/view")) == 400
 
 
@@ -528,8 +522,8 @@ def test_bad_tokens(controls: Controls, path: str) -> None:
         assert b"Set-Cookie" not in answer
 
 
-def test_a_token_is_made_for_other_machines(controls: Controls) -> None:
-    with serve_view("0.0.0.0:0", controls, token=None) as view:
+def test_a_token_is_generated_for_other_machines(controls: Controls) -> None:
+    with serve_view("0.0.0.0:0", controls) as view:
         url = urlsplit(view.url)
         assert url.query.startswith("token=")
         request = f"GET /{{}} HTTP/1.1\r\nHost: 127.0.0.1:{url.port}\r\n\r\n"
@@ -542,7 +536,7 @@ def test_a_token_is_made_for_other_machines(controls: Controls) -> None:
 def test_port_in_use_is_one_error(view: View, controls: Controls) -> None:
     with (
         pytest.raises(ConfigError, match="in use; stop"),
-        serve_view(str(urlsplit(view.url).port), controls, token=None),
+        serve_view(str(urlsplit(view.url).port), controls),
     ):
         pass
 
@@ -554,7 +548,7 @@ def test_port_in_use_is_one_error(view: View, controls: Controls) -> None:
         np.zeros((0, 4, 3), np.uint8), np.zeros((1, 70_000, 3), np.uint8),
     ],
 )  # fmt: skip
-def test_panels_that_are_none(view: View, panel: Any) -> None:
+def test_invalid_panels(view: View, panel: Any) -> None:
     with pytest.raises(DataError, match=r"received a panel.*expected"):
         view.publish(panel, STATUS)
 
@@ -569,13 +563,13 @@ def test_panels_of_odd_sizes(view: View, shape: tuple[int, ...]) -> None:
     in_browser(main)
 
 
-def test_ends_soon_with_viewers_connected(controls: Controls, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ends_promptly_with_viewers_connected(controls: Controls, capfd: pytest.CaptureFixture[str]) -> None:
     threads = threading.active_count()
 
     async def main(session: aiohttp.ClientSession) -> None:
-        opened = serve_view("0", controls, token=None)
+        opened = serve_view("0", controls)
         view = opened.__enter__()
-        async with ExitStackOfViewers(session, view, 4) as viewers:
+        async with Viewers(session, view, 4) as viewers:
             with websocket(view), connect(view), publishing(view):
                 for each in viewers[:2]:
                     await next_image(each)
@@ -587,7 +581,7 @@ def test_ends_soon_with_viewers_connected(controls: Controls, capfd: pytest.Capt
                 for message in await asyncio.gather(*closing):
                     assert message.type == aiohttp.WSMsgType.CLOSE
                     assert message.data == aiohttp.WSCloseCode.GOING_AWAY
-                # A pipeline that has not noticed yet is not punished.
+                # The pipeline may publish once more without an error.
                 view.publish(painted(1), STATUS)
             with pytest.raises(ConnectionRefusedError):
                 connect(view)
@@ -597,28 +591,26 @@ def test_ends_soon_with_viewers_connected(controls: Controls, capfd: pytest.Capt
     assert capfd.readouterr().err == ""
 
 
-def test_a_server_that_cannot_start_says_so(
-    controls: Controls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_that_cannot_start_raises(controls: Controls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(server, "PAGE", tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError), serve_view("0", controls, token=None):
+    with pytest.raises(FileNotFoundError), serve_view("0", controls):
         pass
 
 
 def test_the_port_is_free_again(controls: Controls) -> None:
-    with serve_view("0", controls, token=None) as view:
+    with serve_view("0", controls) as view:
         port = urlsplit(view.url).port
         assert status_of(get(view)) == 200
-    with serve_view(str(port), controls, token=None) as view:
+    with serve_view(str(port), controls) as view:
         assert status_of(get(view)) == 200
 
 
-def test_an_error_in_the_block_is_not_hidden(controls: Controls) -> None:
-    with pytest.raises(KeyError), serve_view("0", controls, token=None):
+def test_an_error_in_the_block_is_raised(controls: Controls) -> None:
+    with pytest.raises(KeyError), serve_view("0", controls):
         raise KeyError
 
 
-def test_messages_are_those_that_the_docs_name(view: View) -> None:
+def test_messages_have_the_documented_fields(view: View) -> None:
     view.publish(painted(1), STATUS)
 
     async def main(session: aiohttp.ClientSession) -> dict[str, Any]:
@@ -627,4 +619,12 @@ def test_messages_are_those_that_the_docs_name(view: View) -> None:
 
     status = in_browser(main)
     assert json.loads(json.dumps(status)) == status
-    assert {"latency_p50_ms", "latency_p90_ms", "frames_per_s", "dropped_frames", "settings", "maps"} <= status.keys()
+    assert {
+        "latency_p50_ms",
+        "latency_p90_ms",
+        "frames_per_s",
+        "dropped_frames",
+        "settings",
+        "maps",
+        "layouts",
+    } <= status.keys()

@@ -17,9 +17,9 @@ from calibration.inner_tensors import inner_tensors
 from calibration.observers import DEFAULT_OBSERVER, OBSERVERS, choose_ranges, find_observer
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
 from calibration.representative_set import draw_representative_set
+from train.data.batches import batch_within
 from train.data.dataset import resize_all
 from train.data.registry import load_data_of
-from train.loop.batch_memory import batch_within
 from train.model.focalnet import build_focalnet
 from train.model.weights import load_weights
 from train.run import WEIGHTS_FILE, Run, read_run

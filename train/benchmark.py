@@ -30,7 +30,7 @@ from train.data.batches import Batch, TrainBatches
 from train.data.dataset import Split
 from train.distributed.placement import device_name
 from train.loop.fit import compile_model, learning_rate_schedule
-from train.loop.training_model import Trainee
+from train.loop.training_model import TrainingModel
 from train.model.config import FocalNetConfig
 from train.model.cost import Cost, fraction_of_peak, measure_peak, model_cost
 from train.model.focalnet import build_focalnet
@@ -163,7 +163,7 @@ def compare(
     split = random_split(max(images, recipe.batch_size), config.classes)
     pipeline = iter(tutorial_batches(split, config.input_size, recipe))
     tutorial = build_tutorial(config)
-    ours = Trainee(config, recipe, split)
+    ours = TrainingModel(config, recipe, split)
     total_steps = WARM_UP_STEPS + rounds * steps
     compile_model(ours, recipe, total_steps)
     tutorial.compile(

@@ -14,6 +14,7 @@ from typing import Any
 
 from runtime.core.files import write_json
 from runtime.evaluation.metrics import agreement
+from runtime.evaluation.sampling import class_balanced_indices
 from runtime.evaluation.split_file import write_split
 from runtime.video.writer import save_image
 from train.data.dataset import Dataset, labelled, resize_all
@@ -224,12 +225,12 @@ def evaluate(model: Any, run: Run, dataset: Dataset, folder: Path) -> float:
     """
     from train.loop.confusion import confusion_matrix, write_confusion
     from train.loop.fit import predict
-    from train.loop.monitor import draw_panels, sample_indices, write_animation
+    from train.loop.monitor import draw_panels, write_animation
 
     test, spec = dataset.test, run.model.input_spec
     predictions = predict(model, test.images, spec)
     write_confusion(folder / "confusion.png", confusion_matrix(test.labels, predictions, len(run.labels)), run.labels)
-    chosen = sample_indices(test.labels, PANEL_IMAGES)
+    chosen = class_balanced_indices(test.labels, PANEL_IMAGES, seed=None)
     samples, truths = resize_all(test.images[chosen], spec), test.labels[chosen]
     panel = draw_panels(model, run.model, samples, run.labels, truths=truths, title="test images")
     save_image(folder / "test_panel.png", panel)

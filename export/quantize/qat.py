@@ -22,11 +22,10 @@ from export.quantize.fake_quant import settle_weights
 from runtime.core.errors import ConfigError, TrainingError
 from runtime.evaluation.metrics import agreement, divergence_nats
 from runtime.images.preprocess import Image
-from train.data.batches import TrainBatches, eval_batch_size
+from train.data.batches import TrainBatches, batch_within, eval_batch_size
 from train.data.dataset import Split, resize_all
 from train.data.prefetch import Ahead
 from train.loop.augment import Augment
-from train.loop.batch_memory import batch_within
 from train.model.config import FocalNetConfig
 from train.model.recipe import TrainConfig, image_spec
 

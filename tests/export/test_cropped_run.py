@@ -26,7 +26,7 @@ from runtime.images.input_spec import InputSpec
 from tests.support.tiny_run import CONFIG, RUN, soft_images, write_tiny_run
 from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
 from tests.support.tiny_training import RUN as TRAINED_RUN
-from train.loop.training_model import Trainee
+from train.loop.training_model import TrainingModel
 
 SEEN = InputSpec(CONFIG.input_size, 0.5, "bicubic")
 CROPPED = dataclasses.replace(RUN, model=dataclasses.replace(CONFIG, crop_fraction=0.5, interpolation="bicubic"))
@@ -115,7 +115,7 @@ def test_training_crops_from_whole_images() -> None:
     dataset = easy_dataset()
     config = dataclasses.replace(NETWORK, crop_fraction=0.5, interpolation="bicubic")
     whole = stored_by_pillow(dataset.train.images, NETWORK.input_size + RECIPE.resize_margin)
-    np.testing.assert_array_equal(np.asarray(Trainee(config, RECIPE, dataset.train)._images), whole)
+    np.testing.assert_array_equal(np.asarray(TrainingModel(config, RECIPE, dataset.train)._images), whole)
     np.testing.assert_array_equal(LazyBatches(dataset.train, config, RECIPE)._batches._images, whole)
 
 

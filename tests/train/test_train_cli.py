@@ -158,7 +158,7 @@ def test_a_second_start_is_refused(trained: Trained, copied: Path, capsys: pytes
     before = (copied / "checkpoint.safetensors").read_bytes()
     assert run_cli(main, arguments(trained.images, copied)) == 2
     assert one_error(capsys) == (
-        f"error: {copied} already holds a run; go on with it by --resume, or name another folder with --run"
+        f"error: {copied} already holds a run; continue it with --resume, or name another --run"
     )
     assert (copied / "checkpoint.safetensors").read_bytes() == before
 

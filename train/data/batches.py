@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from train.model.recipe import TrainConfig
 
 EVAL_BATCH_SIZE = 250
 EVAL_SIZE_PX = 64
+FLOAT32_BYTES = 4
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
 
@@ -105,13 +107,25 @@ class TrainBatches(Batches):
         return np.random.default_rng((self._recipe.seed, self._epoch)).permutation(len(self._labels))
 
 
+def batch_within(tensors: Iterable[Any], limit_bytes: int, most: int) -> int:
+    """Return the largest batch, 1 to `most` images, whose float32 tensors fit into a memory limit.
+
+    Args:
+        tensors: a network's `[B, ...]` tensors that are in memory at once.
+        limit_bytes: memory that they may take.
+        most: upper bound of the batch.
+    """
+    values = sum(math.prod(tensor.shape[1:]) for tensor in tensors)
+    return max(1, min(most, limit_bytes // (values * FLOAT32_BYTES)))
+
+
 def eval_batch_size(input_size: int) -> int:
     """Return how many images of a size, in pixels, are classified at once: 250, or fewer where they are large."""
     return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_SIZE * EVAL_SIZE_PX**2 // input_size**2))
 
 
 class EvalBatches(Batches):
-    """Images in order, as a trainee is validated on them."""
+    """Images in order, as a training model is validated on them."""
 
     def __init__(self, images: Images, labels: NDArray[np.int64], classes: int, batch_size: int = 0) -> None:
         """Keep uint8 `[N, S, S, 3]` images and int64 `[N]` labels; 0 takes the batch of `eval_batch_size`."""

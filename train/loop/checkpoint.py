@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
 from runtime.core.errors import ArtifactError, TrainingError
+from train.loop.training_model import TrainingModel
 from train.model.weights import assign_weights, read_tensors, write_tensors
-
-if TYPE_CHECKING:  # what names a checkpoint's file alone need not wait for Keras
-    from train.loop.training_model import Trainee
 
 History = list[dict[str, float]]
 
@@ -31,12 +29,12 @@ class Checkpoint:
         return len(self.history)
 
 
-def save_checkpoint(path: Path, model: Trainee, checkpoint: Checkpoint) -> None:
-    """Write a trainee's variables, its optimizer's, and the seeds of dropout and augmentation.
+def save_checkpoint(path: Path, model: TrainingModel, checkpoint: Checkpoint) -> None:
+    """Write the variables of a training model and its optimizer, and the seeds of dropout and augmentation.
 
     Args:
         path: the file; the old one stays until the new one is whole.
-        model: the compiled trainee.
+        model: the compiled training model.
         checkpoint: the finished epochs' figures.
 
     Raises:
@@ -54,8 +52,8 @@ def save_checkpoint(path: Path, model: Trainee, checkpoint: Checkpoint) -> None:
     write_tensors(path, tensors, {"history": json.dumps(checkpoint.history)})
 
 
-def load_checkpoint(path: Path, model: Trainee) -> Checkpoint:
-    """Put a compiled trainee back to where `save_checkpoint` found it.
+def load_checkpoint(path: Path, model: TrainingModel) -> Checkpoint:
+    """Restore a compiled training model to where `save_checkpoint` found it.
 
     Raises:
         ArtifactError: the file is missing, damaged or of another model.
@@ -70,7 +68,7 @@ def load_checkpoint(path: Path, model: Trainee) -> Checkpoint:
     return Checkpoint(history)
 
 
-def _variables(model: Trainee) -> dict[str, Any]:
+def _variables(model: TrainingModel) -> dict[str, Any]:
     optimizer = model.optimizer
     optimizer.build(model.trainable_variables)
     # Nothing is saved after a refused step, so what the optimizer says of one is no state.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from runtime.core.errors import FocalEdgeError, TrainingError
 from runtime.core.files import replacing, sha256_of
+from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from train.data.batches import EvalBatches, TrainBatches, eval_batch_size, steps_per_epoch
 from train.data.dataset import Dataset, Images, resize_all
@@ -32,10 +33,10 @@ from train.distributed.placement import (
 )
 from train.distributed.shards import share
 from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
-from train.loop.layerwise import LayerwiseAdamW
-from train.loop.monitor import PanelMonitor, sample_indices, write_curves
-from train.loop.optimizer import StopIfNotFinite
-from train.loop.training_model import Trainee
+from train.loop.monitor import PanelMonitor, write_curves
+from train.loop.nonfinite import StopIfNonfinite
+from train.loop.optimizer import LayerwiseAdamW
+from train.loop.training_model import TrainingModel
 from train.model.focalnet import build_focalnet
 from train.model.layer_groups import rate_scale
 from train.model.recipe import TrainConfig, image_spec
@@ -65,8 +66,8 @@ def learning_rate_schedule(recipe: TrainConfig, total_steps: int) -> Any:
     )
 
 
-def compile_model(model: Trainee, recipe: TrainConfig, total_steps: int) -> None:
-    """Give a trainee its optimizer and metric.
+def compile_model(model: TrainingModel, recipe: TrainConfig, total_steps: int) -> None:
+    """Give a training model its optimizer and metric.
 
     Args:
         model: the network with its data.
@@ -130,7 +131,7 @@ def fit(
     }
     check_agreement(parts, placement)
     keras.utils.set_random_seed(recipe.seed)
-    model = Trainee(run.model, recipe, dataset.train, placement)
+    model = TrainingModel(run.model, recipe, dataset.train, placement)
     compile_model(model, recipe, steps_per_epoch(len(dataset.train.labels), recipe) * recipe.epochs)
     checkpoint = Checkpoint([])
     if resume:
@@ -162,7 +163,7 @@ def _in_float32(network: Any, run: Run) -> Any:
 
 
 def _fit_epochs(
-    model: Trainee, run: Run, dataset: Dataset, folder: Path, history: History, placement: Placement
+    model: TrainingModel, run: Run, dataset: Dataset, folder: Path, history: History, placement: Placement
 ) -> None:
     recipe, done = run.recipe, len(history)
     val_images = resize_all(dataset.val.images, run.model.input_spec)
@@ -173,9 +174,9 @@ def _fit_epochs(
     if dataset.train.streamed:
         fed = [Ahead(each) for each in fed]
     progress = Progress(recipe.epochs, done)
-    callbacks: list[Any] = [progress, StopIfNotFinite(train, val)]
+    callbacks: list[Any] = [progress, StopIfNonfinite(train, val)]
     if recipe.monitor_every:  # before the swap: it draws the weights that are validated
-        chosen = sample_indices(dataset.val.labels, PANEL_ROWS)
+        chosen = class_balanced_indices(dataset.val.labels, PANEL_ROWS, seed=None)
         samples, truths = val_images[chosen], dataset.val.labels[chosen]
         # Every process draws: XLA may compile a network that lies on all devices by the help of all of them.
         panels = folder / "monitor" if placement.writes else None

@@ -44,23 +44,6 @@ WRONG_COLOUR = (235, 70, 95)
 BAR_WIDTH_PX = 5
 
 
-def sample_indices(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Choose images of as many classes as there are: the first of each class, then the second of each, and so on.
-
-    Args:
-        labels: int64 `[N]`.
-        count: how many to choose; N at most are there.
-
-    Returns:
-        int64 `[min(count, N)]`, indices into `labels`.
-    """
-    order = np.argsort(labels, kind="stable")
-    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    turns = np.empty(len(labels), dtype=np.int64)
-    turns[order] = np.arange(len(labels)) - np.repeat(starts, sizes)
-    return np.argsort(turns, kind="stable")[:count]
-
-
 def draw_panels(
     model: Any,
     config: FocalNetConfig,

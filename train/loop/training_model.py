@@ -37,7 +37,7 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-class Trainee(keras.Model):
+class TrainingModel(keras.Model):
     """A FocalNet that trains on indices into its training split, or on its images, and is validated on images."""
 
     def __init__(self, config: FocalNetConfig, recipe: TrainConfig, train: Split, placement: Placement = ALONE) -> None:
@@ -49,7 +49,7 @@ class Trainee(keras.Model):
             train: the images to train on.
             placement: where this process stands among those that train together.
         """
-        super().__init__(name="trainee")
+        super().__init__(name="training_model")
         with _precision(recipe.precision):
             self.network = build_focalnet(config, keras, depthwise_class())
         for layer in self.network.layers:

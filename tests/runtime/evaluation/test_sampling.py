@@ -52,3 +52,10 @@ def test_every_image_has_the_same_chance() -> None:
     # 5 of 10 and 5 of 40; 2,000 draws have a standard deviation below 0.0112.
     assert times[:10] / 2000 == pytest.approx(0.5, abs=0.06)
     assert times[10:] / 2000 == pytest.approx(0.125, abs=0.06)
+
+
+def test_without_a_seed_the_first_of_each_class_come_first() -> None:
+    labels = np.array([1, 1, 1, 0, 0, 2, 1])
+    assert class_balanced_indices(labels, 3, None).tolist() == [0, 3, 5]
+    assert class_balanced_indices(labels, 5, None).tolist() == [0, 3, 5, 1, 4]
+    assert sorted(class_balanced_indices(labels, None, None).tolist()) == list(range(7))

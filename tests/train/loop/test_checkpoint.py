@@ -22,7 +22,7 @@ from runtime.core.errors import ArtifactError, FocalEdgeError, TrainingError
 from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, easy_dataset
 from train.loop.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.loop.fit import compile_model
-from train.loop.training_model import Trainee
+from train.loop.training_model import TrainingModel
 from train.model import weights as weights_module
 from train.model.weights import read_tensors, write_tensors
 
@@ -56,7 +56,7 @@ print(sorted(each.name for each in path.parent.iterdir()))
 
 
 def compiled(**changes: Any) -> Any:
-    model = Trainee(dataclasses.replace(NETWORK, **changes), FULL_RECIPE, easy_dataset().train)
+    model = TrainingModel(dataclasses.replace(NETWORK, **changes), FULL_RECIPE, easy_dataset().train)
     compile_model(model, FULL_RECIPE, total_steps=10)
     return model
 

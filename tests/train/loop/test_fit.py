@@ -27,7 +27,7 @@ from train.distributed.placement import device_name
 from train.loop import fit as fit_module
 from train.loop.checkpoint import Checkpoint, History, load_checkpoint, save_checkpoint
 from train.loop.fit import compile_model, fit, learning_rate_schedule, predict, write_history
-from train.loop.training_model import Trainee
+from train.loop.training_model import TrainingModel
 from train.model.focalnet import build_focalnet
 from train.model.recipe import TrainConfig
 from train.model.weights import read_tensors
@@ -106,7 +106,7 @@ def test_the_history_has_a_row_an_epoch(finished: Finished) -> None:
 
 
 def test_a_run_ends_with_the_averaged_weights_and_saves_the_trained_ones(finished: Finished) -> None:
-    model = Trainee(NETWORK, RECIPE, easy_dataset().train)
+    model = TrainingModel(NETWORK, RECIPE, easy_dataset().train)
     compile_model(model, RECIPE, total_steps=1)
     checkpoint = load_checkpoint(finished.folder / CHECKPOINT_FILE, model)
     assert checkpoint.history == finished.history
@@ -211,7 +211,7 @@ def test_a_full_disk_keeps_the_epochs_before_it(
 
     history = finished.history[:2]
     callback = fit_module.EveryEpoch(halfway, history)
-    model = Trainee(NETWORK, RECIPE, easy_dataset().train)
+    model = TrainingModel(NETWORK, RECIPE, easy_dataset().train)
     compile_model(model, RECIPE, total_steps=1)
     callback.set_model(model)
     callback.on_epoch_begin(2)
@@ -292,7 +292,7 @@ def test_weight_decay_spares_biases_and_norms_if_asked(kernels_only: bool) -> No
     recipe = TrainConfig(
         learning_rate=0.1, warmup_fraction=0.0, weight_decay=0.5, decay_kernels_only=kernels_only, clip_norm=0.0
     )
-    model = Trainee(NETWORK, recipe, easy_dataset().train)
+    model = TrainingModel(NETWORK, recipe, easy_dataset().train)
     compile_model(model, recipe, total_steps=100)
     for variable in model.trainable_variables:
         variable.assign(np.ones(variable.shape))
@@ -307,7 +307,7 @@ def test_weight_decay_spares_biases_and_norms_if_asked(kernels_only: bool) -> No
 @pytest.mark.parametrize(("clip_norm", "expected"), [(0.0, None), (1.5, 1.5)])
 def test_clipping_and_smoothing_are_the_recipe_s(clip_norm: float, expected: float | None) -> None:
     recipe = TrainConfig(clip_norm=clip_norm, label_smoothing=0.3)
-    model = Trainee(NETWORK, recipe, easy_dataset().train)
+    model = TrainingModel(NETWORK, recipe, easy_dataset().train)
     compile_model(model, recipe, total_steps=10)
     assert model.optimizer.global_clipnorm == expected
     # -log softmax of the right class is log(1 + 2/e^2), of the others 2 more.

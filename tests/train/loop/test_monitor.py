@@ -31,7 +31,6 @@ from train.loop.monitor import (
     draw_curves,
     draw_panels,
     panel_files,
-    sample_indices,
     write_animation,
     write_curves,
 )
@@ -62,13 +61,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 
 def classes_of(model: Any) -> np.ndarray:
     return np.asarray(model(IMAGES.astype(np.float32))).argmax(axis=-1)
-
-
-def test_samples_are_of_as_many_classes_as_there_are() -> None:
-    labels = np.array([0, 0, 0, 2, 2, 1, 0])
-    assert sample_indices(labels, 3).tolist() == [0, 3, 5]
-    assert sample_indices(labels, 5).tolist() == [0, 3, 5, 1, 4]
-    assert sorted(sample_indices(labels, 100).tolist()) == list(range(7))
 
 
 def test_a_row_is_drawn_for_each_image(model: Any) -> None:

@@ -14,13 +14,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from runtime.core.errors import TrainingError
-from tests.support.tiny_training import NETWORK, RECIPE, easy_dataset
-from train.data.batches import EvalBatches, TrainBatches
+from tests.support.tiny_training import NETWORK, easy_dataset
 from train.loop.fit import compile_model
-from train.loop.optimizer import GuardedAdamW, StopIfNotFinite
-from train.loop.training_model import Trainee
+from train.loop.optimizer import GuardedAdamW, LayerwiseAdamW
+from train.loop.training_model import TrainingModel
+from train.model.recipe import TrainConfig
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 0.1, "weight_decay": 0.2, "global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.5,
@@ -90,107 +90,86 @@ def test_other_steps_change_nothing_nor_do_those_after_them(kind: str) -> None:
 
 def test_compiled_steps_on_jax_are_the_same() -> None:
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.support.guard_on_jax"]
+    command = [sys.executable, "-m", "tests.support.optimizer_on_jax"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def trainee() -> Any:
-    model = Trainee(NETWORK, RECIPE, easy_dataset().train)
-    compile_model(model, RECIPE, total_steps=100)
-    model.run_eagerly = True
-    return model
+SHARES = {"v0": 1.0, "v1": 0.25, "v2": 0.25}
+STEPS = (1.0, -2.0, 0.5)
 
 
-@pytest.fixture
-def watched(trainee: Any) -> Any:
-    """A trainee, and the callback that watches it, in the epoch after two whole ones."""
-    trainee.optimizer.build(trainee.trainable_variables)
-    before = [np.array(v) for v in [*trainee.variables, *trainee.optimizer.variables]]
-    dataset = easy_dataset()
-    val = EvalBatches(dataset.val.images[:, :8, :8], dataset.val.labels, 3, batch_size=6)
-    callback = StopIfNotFinite(TrainBatches(dataset.train.labels, 3, RECIPE), val)
-    callback.set_model(trainee)
-    callback.on_epoch_begin(2)
-    yield trainee, callback, val
-    for variable, value in zip([*trainee.variables, *trainee.optimizer.variables], before, strict=True):
-        variable.assign(value)
+def adamw(value: NDArray[Any], grads: list[NDArray[Any]], share: float) -> NDArray[np.float64]:
+    """AdamW (Loshchilov and Hutter, 2019, algorithm 2) in float64, at a share of the rate, decay included."""
+    weight, m, v = np.float64(value), 0.0, 0.0
+    for step, grad in enumerate(grads, 1):
+        m = 0.9 * m + 0.1 * grad
+        v = 0.999 * v + 0.001 * np.square(grad)
+        direction = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-7)
+        weight = weight - share * 0.1 * (direction + 0.2 * weight)
+    return np.float64(weight)
 
 
-def train_step(model: Any, callback: Any, batch: int) -> None:
-    """One step of Keras' loop, on a batch that the callback knows."""
-    inputs, targets = callback._train[batch]
-    loss, _ = model.train_on_batch(inputs, targets)
-    callback.on_train_batch_end(batch, {"loss": float(loss)})
+def expected() -> list[NDArray[np.float64]]:
+    """What the steps make of the variables."""
+    grads = [[np.float64(g) for g in gradients([scale, 0.3, 0.0])] for scale in STEPS]
+    return [
+        adamw(np.array(variable), [step[index] for step in grads], SHARES[variable.name])
+        for index, variable in enumerate(variables())
+    ]
 
 
-def test_a_sound_run_goes_on(watched: Any) -> None:
-    model, callback, _ = watched
-    before = int(model.optimizer.iterations)
-    for batch in (0, 1):
-        train_step(model, callback, batch)
-    callback.on_test_begin()
-    callback.on_test_batch_end(0, {"loss": 1.0})
-    assert int(model.optimizer.iterations) == before + 2
+def layerwise(**changes: Any) -> LayerwiseAdamW:
+    settings = SETTINGS | {"global_clipnorm": None, "use_ema": False} | changes
+    return LayerwiseAdamW(**settings, rate_scale=SHARES.__getitem__)
 
 
-@pytest.mark.parametrize("layer", ["embed.proj", "stage0.block1.modulator"])
-def test_a_loss_that_is_not_finite_stops_at_its_step(watched: Any, layer: str) -> None:
-    model, callback, _ = watched
-    train_step(model, callback, 0)
-    kernel = model.network.get_layer(layer).kernel
-    kernel.assign(np.full(kernel.shape, np.inf))
-    other = model.network.get_layer("logits").kernel
-    before = np.array(other)
-    with pytest.raises(TrainingError) as caught:
-        train_step(model, callback, 1)
-    assert str(caught.value) == (
-        f"epoch 3, step 2: received loss nan, which began in the output of layer {layer}; expected finite values "
-        "(the checkpoint of epoch 2 is kept): lower learning_rate or raise warmup_fraction, in a new run"
-    )
-    assert np.array_equal(np.array(other), before)
+@pytest.mark.parametrize("kind", ["eager", "graph", "xla"])
+def test_a_step_is_adamw_s_at_a_share_of_the_rate(kind: str) -> None:
+    optimizer, weights = layerwise(), variables()
+    step = stepper(optimizer, weights, kind)
+    for scale in STEPS:
+        step(gradients([scale, 0.3, 0.0]))
+    for variable, value in zip(weights, expected(), strict=True):
+        np.testing.assert_allclose(np.array(variable), value, rtol=2e-5, atol=2e-5)
+    assert optimizer.weight_decay == SETTINGS["weight_decay"]
 
 
-def test_a_gradient_that_is_not_finite_stops_at_its_step(watched: Any) -> None:
-    model, callback, _ = watched
-    train_step(model, callback, 0)
-    # y = proj(query(x) * modulator): with a query of 0, the loss is finite whatever `proj` is.
-    block = "stage0.block1."
-    for name, value in (("proj", 1e30), ("query", 0.0)):
-        kernel = model.network.get_layer(block + name).kernel
-        kernel.assign(np.full(kernel.shape, value))
-    model.network.get_layer(block + "query").bias.assign(np.zeros(8))
+def test_at_the_whole_rate_it_is_the_guarded_optimizer() -> None:
+    ours = LayerwiseAdamW(**SETTINGS, rate_scale=lambda path: 1.0)
+    theirs, weights, others = GuardedAdamW(**SETTINGS), variables(), variables()
+    steps = stepper(ours, weights, "eager"), stepper(theirs, others, "eager")
+    for scale in STEPS:
+        for step in steps:
+            step(gradients([scale, 0.3, 0.0]))
+    assert all(np.array_equal(a, b) for a, b in zip(values(ours, weights), values(theirs, others), strict=True))
+
+
+def test_averages_are_of_the_weights_as_they_were_stepped() -> None:
+    optimizer, weights = layerwise(use_ema=True), variables()
+    step = stepper(optimizer, weights, "eager")
+    averages = [0.0] * 3
+    for index, scale in enumerate(STEPS):
+        step(gradients([scale, 0.3, 0.0]))
+        share = 0.5 if index else 0.0
+        averages = [share * a + (1 - share) * np.array(w) for a, w in zip(averages, weights, strict=True)]
+    optimizer.finalize_variable_values(weights)
+    for variable, average in zip(weights, averages, strict=True):
+        np.testing.assert_allclose(np.array(variable), average, rtol=1e-6)
+
+
+def test_every_variable_of_a_network_moves_by_its_share() -> None:
+    """The first step of Adam is the rate itself, whatever the gradient."""
+    recipe = TrainConfig(learning_rate=0.01, warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0, layer_decay=0.5)
+    model = TrainingModel(NETWORK, recipe, easy_dataset().train)
+    compile_model(model, recipe, total_steps=1000)
     before = [np.array(v) for v in model.trainable_variables]
-    with pytest.raises(
-        TrainingError, match=r"step 2: received a gradient that is not finite, .* layer stage0.block1.query;"
-    ):
-        train_step(model, callback, 1)
-    assert all(np.array_equal(np.array(v), b) for v, b in zip(model.trainable_variables, before, strict=True))
-    # Seen at the epoch's end alone, the step is the same.
-    model.optimizer.iterations.assign(2 * len(callback._train) + 1)
-    with pytest.raises(TrainingError, match="epoch 3, step 2: received a gradient that is not finite"):
-        callback.on_test_begin()
-
-
-def test_a_loss_of_finite_logits_is_said_to_be_one(watched: Any) -> None:
-    _, callback, _ = watched
-    with pytest.raises(TrainingError, match="step 1: received loss inf, which began in the loss of finite logits"):
-        callback.on_train_batch_end(0, {"loss": math.inf})
-
-
-def test_a_validation_that_is_not_finite_stops_the_run(watched: Any) -> None:
-    model, callback, val = watched
-    model.network.get_layer("stage0.block0.norm2").moving_variance.assign(np.full(8, -1.0))
-    assert len(val) == 3
-    with pytest.raises(
-        TrainingError, match=r"epoch 3, validation step 2: received val_loss nan, .* of layer stage0.block0.norm2;"
-    ):
-        callback.on_test_batch_end(1, {"loss": math.nan})
-
-
-def test_before_the_first_checkpoint_none_is_promised(watched: Any) -> None:
-    _, callback, _ = watched
-    callback.on_epoch_begin(0)
-    with pytest.raises(TrainingError, match=r"epoch 1, step 1: .* \(there is no checkpoint yet\)"):
-        callback.on_train_batch_end(0, {"loss": math.nan})
+    model.optimizer.apply([np.full(v.shape, 0.3, np.float32) for v in before], model.trainable_variables)
+    # 2 blocks in one stage.
+    shares = {"embed": 1 / 8, "stage0.block0": 1 / 4, "stage0.block1": 1 / 2, "head": 1.0, "logits": 1.0}
+    seen = set()
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        part = next(name for name in shares if variable.path.startswith(name))
+        seen.add(part)
+        np.testing.assert_allclose(value - np.array(variable), 0.01 * shares[part], rtol=1e-3, err_msg=variable.path)
+    assert seen == set(shares)

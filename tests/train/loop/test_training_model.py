@@ -16,7 +16,7 @@ import pytest
 from tests.support.tiny_training import NETWORK, RECIPE, RUN, easy_dataset
 from train.data.batches import EvalBatches, TrainBatches
 from train.loop.fit import compile_model, fit
-from train.loop.training_model import Trainee
+from train.loop.training_model import TrainingModel
 from train.model.recipe import TrainConfig
 
 STILL: dict[str, Any] = {"resize_margin": 0, "flip": False, "mixup_alpha": 0.0, "mix_rate": 1.0}
@@ -24,13 +24,13 @@ CONFIG = dataclasses.replace(NETWORK, drop_rate=0.0, drop_path_rate=0.0, norm="l
 TRAIN = easy_dataset().train
 
 
-def trainee(**recipe: Any) -> Trainee:
-    model = Trainee(CONFIG, dataclasses.replace(RECIPE, **(STILL | recipe)), TRAIN)
+def training_model(**recipe: Any) -> TrainingModel:
+    model = TrainingModel(CONFIG, dataclasses.replace(RECIPE, **(STILL | recipe)), TRAIN)
     compile_model(model, dataclasses.replace(RECIPE, **recipe), total_steps=10)
     return model
 
 
-def logits_of(model: Trainee, images: Any) -> Any:
+def logits_of(model: TrainingModel, images: Any) -> Any:
     return np.asarray(model.network(images.astype(np.float32), training=False))
 
 
@@ -47,13 +47,13 @@ def batch(indices: list[int]) -> dict[str, Any]:
 
 
 def test_training_looks_images_up_by_index() -> None:
-    model, chosen = trainee(), [5, 0, 17]
+    model, chosen = training_model(), [5, 0, 17]
     outputs = model(batch(chosen), training=True)
     np.testing.assert_allclose(outputs["logits"], logits_of(model, TRAIN.images[chosen]), rtol=1e-5, atol=1e-5)
 
 
 def test_validation_takes_images_as_they_are() -> None:
-    model = trainee(erase_rate=1.0, mixup_alpha=1.0)
+    model = training_model(erase_rate=1.0, mixup_alpha=1.0)
     inputs = {"images": TRAIN.images[:3], "targets": np.eye(3, dtype=np.float32)}
     outputs = model(inputs, training=False)
     np.testing.assert_allclose(outputs["logits"], logits_of(model, TRAIN.images[:3]), rtol=1e-5, atol=1e-5)
@@ -62,7 +62,7 @@ def test_validation_takes_images_as_they_are() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_cross_entropy_with_smoothed_targets(smoothing: float) -> None:
-    model = trainee(label_smoothing=smoothing)
+    model = training_model(label_smoothing=smoothing)
     dataset = easy_dataset()
     loss, accuracy = model.evaluate(EvalBatches(dataset.val.images, dataset.val.labels, CONFIG.classes), verbose=0)
     logits = logits_of(model, dataset.val.images)
@@ -72,7 +72,7 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_targets(smoothing: float) -
 
 
 def test_the_loss_of_a_mixed_batch_is_that_of_its_mixed_targets() -> None:
-    model = trainee(mixup_alpha=1.0)
+    model = training_model(mixup_alpha=1.0)
     inputs = batch(list(range(16)))
     outputs = model(inputs, training=True)
     logits, targets = (np.asarray(outputs[name]) for name in ("logits", "targets"))
@@ -83,7 +83,7 @@ def test_the_loss_of_a_mixed_batch_is_that_of_its_mixed_targets() -> None:
 
 
 def test_a_step_trains_the_network_and_leaves_the_images_alone() -> None:
-    model = trainee(learning_rate=1e-2, warmup_fraction=0.0)
+    model = training_model(learning_rate=1e-2, warmup_fraction=0.0)
     before = [np.array(v) for v in model.network.trainable_variables]
     inputs, labels = TrainBatches(TRAIN.labels, CONFIG.classes, RECIPE)[0]
     model.train_on_batch(inputs, labels)
@@ -96,7 +96,7 @@ def test_a_step_trains_the_network_and_leaves_the_images_alone() -> None:
 
 def test_its_state_is_the_network_s_and_every_seed_but_not_the_images() -> None:
     recipe = TrainConfig(rand_augment_ops=1, erase_rate=0.5, mixup_alpha=0.2, cutmix_alpha=1.0)
-    model = Trainee(NETWORK, recipe, TRAIN)
+    model = TrainingModel(NETWORK, recipe, TRAIN)
     state = model.state()
     assert {f"{layer.name}/{v.name}" for layer in model.network.layers for v in layer.variables} <= set(state)
     dropouts = [layer.name for layer in model.network.layers if "drop" in layer.name]
@@ -107,7 +107,7 @@ def test_its_state_is_the_network_s_and_every_seed_but_not_the_images() -> None:
 
 
 def test_the_state_of_keras_jax_trainer_is_not_searched_for_layers() -> None:
-    model, state = trainee(), {"trainable_variables": [1.0]}
+    model, state = training_model(), {"trainable_variables": [1.0]}
     model._jax_state = state
     model.other = state
     assert model._jax_state is state
@@ -117,12 +117,12 @@ def test_the_state_of_keras_jax_trainer_is_not_searched_for_layers() -> None:
 def test_in_mixed_precision_products_are_bfloat16_and_weights_and_loss_float32() -> None:
     import keras
 
-    model = trainee(precision="mixed_bfloat16", learning_rate=1e-2, warmup_fraction=0.0)
+    model = training_model(precision="mixed_bfloat16", learning_rate=1e-2, warmup_fraction=0.0)
     assert model.network.get_layer("stage0.block0.query").compute_dtype == "bfloat16"
     assert {v.dtype for v in model.network.trainable_variables} == {"float32"}
     outputs = model(batch(list(range(16))), training=True)
     assert np.asarray(outputs["logits"]).dtype == np.float32
-    plain = trainee()
+    plain = training_model()
     plain.network.set_weights(model.network.get_weights())
     exact = logits_of(plain, TRAIN.images[:16])
     error = np.abs(np.asarray(outputs["logits"]) - exact).max()

@@ -1,4 +1,4 @@
-"""Steps of the guarded optimizer as Keras' JAX trainer takes them; run by a test in a process of its own."""
+"""Optimizer steps as Keras' JAX trainer takes them; a test runs this in its own process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import keras
 import numpy as np
 
-from tests.train.loop.test_optimizer import BAD, SETTINGS, gradients, values, variables
+from tests.train.loop.test_optimizer import BAD, SETTINGS, STEPS, expected, gradients, layerwise, values, variables
 from train.loop.optimizer import GuardedAdamW
 
 
@@ -21,16 +21,26 @@ def step(optimizer: Any, weights: list[Any], grads: list[Any]) -> None:
         variable.assign(value)
 
 
-def main() -> None:
-    """Hold finite steps to Keras' own, and see that others change nothing, nor those after them."""
+def check_layerwise() -> None:
+    """Compare compiled steps with AdamW's equations."""
+    optimizer, weights = layerwise(), variables()
+    optimizer.build(weights)
+    for scale in STEPS:
+        step(optimizer, weights, gradients([scale, 0.3, 0.0]))
+    for variable, value in zip(weights, expected(), strict=True):
+        np.testing.assert_allclose(np.array(variable), value, rtol=2e-5, atol=2e-5)
+
+
+def check_guarded() -> None:
+    """Compare finite steps with Keras' own; non-finite ones, and those after them, must change nothing."""
     ours, theirs = GuardedAdamW(**SETTINGS), keras.optimizers.AdamW(**SETTINGS)
-    weights, expected = variables(), variables()
+    weights, others = variables(), variables()
     ours.build(weights)
-    theirs.build(expected)
+    theirs.build(others)
     for scale in (1.0, -2.0, 1e6):
         step(ours, weights, gradients([scale, 0.3, 0.0]))
-        step(theirs, expected, gradients([scale, 0.3, 0.0]))
-    for a, b in zip(values(ours, weights), values(theirs, expected), strict=True):
+        step(theirs, others, gradients([scale, 0.3, 0.0]))
+    for a, b in zip(values(ours, weights), values(theirs, others), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     before = values(ours, weights)
     for name, bad in BAD.items():
@@ -46,4 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    check_guarded()
+    check_layerwise()

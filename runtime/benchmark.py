@@ -7,12 +7,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
 from runtime.engines.engine import Engine, open_engine
-from runtime.engines.registry import ENGINES
+from runtime.engines.options import REQUIRED, engine_options
 from runtime.evaluation.timing import latencies_of, measure_times, speedup, synthetic_images
 
 DEFAULT_ROUNDS = 200
@@ -66,14 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "python -m runtime.benchmark",
         "Measure the float and the int8 artifact of a bundle side by side on noise images.",
-        parents=[shared_options("--threads", "--json", json="print the figures as JSON")],
+        parents=[
+            engine_options("--bundle", "--engine", "--threads", bundle=REQUIRED),
+            shared_options("--json", json="print the figures as JSON"),
+        ],
     )
-    add = parser.add_argument
     what = "latency of one image; pipeline: of the whole demo (runtime.soak); cold-start: of a new process"
-    add("--what", choices=WHAT, default=WHAT[0], help=what)
-    add("--bundle", type=Path, required=True, metavar="FOLDER", help="folder with manifest.json and artifacts")
-    add("--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="measured runs of each artifact, 1 or more")
-    add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
+    rounds = "measured runs of each artifact, 1 or more"
+    parser.add_argument("--what", choices=WHAT, default=WHAT[0], help=what)
+    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help=rounds)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline at full speed for as many frames as asked: where the time goes, and whether memory grows."""
+"""Measure the whole pipeline at full speed over many frames: time by stage, and growth of memory."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.bundle.manifest import PRECISIONS
 from runtime.bundle.precisions import Artifacts
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
+from runtime.core.machine import memory_bytes, peak_memory_bytes
 from runtime.demo.controls import Controls, Settings
 from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.status import Status
 from runtime.draw.overlay import LAYOUTS
-from runtime.engines.registry import ENGINES
+from runtime.engines.options import REQUIRED, engine_options
 from runtime.video.sample_clip import sample_frames
 from runtime.video.sources import is_live, open_source
 
 DEFAULT_FRAMES = 2_000
-# All that is allocated once is by then: caches of the allocator, windows of the last latencies, the clip's second turn.
+# By then the allocator's caches, the latency windows and the clip's second turn are allocated.
 WARM_UP_FRAMES = 500
 CLIP_WIDTH_PX, CLIP_HEIGHT_PX = 640, 480
+BAR_DELAY_S = 5.0
 STAGES = ("decode", "preprocess", "inference", "overlay")
 
 
 @dataclass(frozen=True)
 class Soak:
-    """What a soak measured; times are means over the frames, sizes those of the process's resident memory.
+    """Figures of one soak.
 
     Attributes:
         engine: the interpreter.
-        precision: the artifact.
-        layout: what was drawn.
-        frames: measured ones, after the warm-up.
+        precision: of the artifact.
+        layout: of the overlay.
+        frames: measured frames, without the warm-up.
         frames_per_s: of the whole loop.
-        stages_ms: of one frame, by stage; "decode" is all that the source does.
+        stages_ms: mean time of one frame, by stage; "decode" is the time of the source.
         slowest_ms: the longest time of one frame, all stages.
-        rss_start_bytes: after the warm-up.
-        rss_end_bytes: after the last frame.
-        rss_peak_bytes: the most since the process began.
+        rss_start_bytes: resident memory after the warm-up.
+        rss_end_bytes: resident memory after the last frame.
+        rss_peak_bytes: peak resident memory of the process.
     """
 
     engine: str
@@ -66,29 +67,29 @@ class Soak:
     rss_peak_bytes: int
 
 
-def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> Soak:
-    """Push frames through the pipeline, every panel drawn.
+def soak(
+    artifacts: Artifacts, source: str, frames: int, settings: Settings, warm_up_frames: int = WARM_UP_FRAMES
+) -> Soak:
+    """Run the pipeline on frames, and draw every panel.
 
     Args:
-        artifacts: classify.
+        artifacts: the bundle's open artifacts.
         source: a video or another source with an end; it is looped.
-        frames: how many to measure, 1 or more.
-        settings: what to draw.
-
-    Returns:
-        What was measured.
+        frames: measured frames, 1 or more.
+        settings: what is drawn.
+        warm_up_frames: unmeasured frames before them.
 
     Raises:
-        ConfigError: the source is live and has its own speed.
+        ConfigError: the source is live, which has its own speed.
         SourceError: the source gives no frames.
     """
     if is_live(source):
-        raise ConfigError(f"received the live source {source!r}; give a video, whose frames come as fast as they can")
+        raise ConfigError(f"received the live source {source!r}; expected a video, which is read at full speed")
     with open_source(source, on_skip=lambda reason: None, loop=True) as opened:
         # Commands would repeat separate images; at a rate, none is.
         pipeline = Pipeline(artifacts, replace(opened, fps=1.0), Controls(), settings=settings)
         results = iter(pipeline)
-        _draw(results, WARM_UP_FRAMES)
+        _draw(results, warm_up_frames)
         rss_start_bytes = rss_bytes()
         start_s = time.perf_counter()
         drawn = _draw(results, frames)
@@ -106,13 +107,13 @@ def soak(artifacts: Artifacts, source: str, frames: int, settings: Settings) -> 
         slowest_ms=drawn.slowest_ms,
         rss_start_bytes=rss_start_bytes,
         rss_end_bytes=rss_end_bytes,
-        rss_peak_bytes=peak_rss_bytes(),
+        rss_peak_bytes=peak_memory_bytes(),
     )
 
 
 @dataclass
 class _Drawn:
-    """What is known of the frames that were drawn; times by stage, in ms."""
+    """Sums over the drawn frames; times by stage, in ms."""
 
     count: int
     sums_ms: NDArray[np.float64]
@@ -121,9 +122,11 @@ class _Drawn:
 
 
 def _draw(results: Iterator[Result], frames: int) -> _Drawn:
-    """Draw frames; when it returns, none of them is held, so that memory can be compared."""
+    """Draw frames; afterwards none of them is held, so that memory can be compared."""
     drawn = _Drawn(0, np.zeros(len(STAGES)), 0.0, None)
-    for result in tqdm(islice(results, frames), total=frames, unit="frame", disable=None, mininterval=1.0):
+    for result in tqdm(
+        islice(results, frames), total=frames, unit="frame", disable=None, mininterval=1.0, delay=BAR_DELAY_S
+    ):
         drawn_from_s = time.perf_counter()
         result.panel  # noqa: B018
         overlay_ms = (time.perf_counter() - drawn_from_s) * 1e3
@@ -137,29 +140,13 @@ def _draw(results: Iterator[Result], frames: int) -> _Drawn:
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process now, or its peak where only that can be asked."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return peak_rss_bytes()
-    # Imported here, as only Unix has it.
-    import resource
-
-    return pages * resource.getpagesize()
-
-
-def peak_rss_bytes() -> int:
-    """Return the most resident memory that this process ever had."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS tells bytes, all others kilobytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Return the resident memory of this process, in bytes; its peak where the kernel does not report the memory."""
+    return memory_bytes("VmRSS") or peak_memory_bytes()
 
 
 @contextmanager
 def sample_video() -> Iterator[str]:
-    """Yield the path of the built-in sample as a video of 640 by 480 pixels, there for the length of a `with` block."""
+    """Yield the path of a temporary video of the built-in clip, 640x480 pixels."""
     with tempfile.TemporaryDirectory(prefix="focaledge-soak-") as folder:
         path = str(Path(folder) / "sample.mp4")
         writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (CLIP_WIDTH_PX, CLIP_HEIGHT_PX))
@@ -171,7 +158,7 @@ def sample_video() -> Iterator[str]:
 
 
 def describe(measured: Soak) -> str:
-    """Return what was measured as lines of text."""
+    """Return the figures as lines of text."""
     grown_mb = (measured.rss_end_bytes - measured.rss_start_bytes) / 1e6
     stages = ", ".join(f"{name} {time_ms:.2f}" for name, time_ms in measured.stages_ms.items())
     return "\n".join(
@@ -185,12 +172,12 @@ def describe(measured: Soak) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, warm_up_frames: int = WARM_UP_FRAMES) -> int:
     """Run the command line; see `--help`."""
     args = _parser().parse_args(argv)
     if args.frames < 1:
-        raise ConfigError(f"received --frames {args.frames}; give 1 or more")
-    # As the demo does: the network's threads need the cores.
+        raise ConfigError(f"received --frames {args.frames}; expected 1 or more")
+    # As the demo does, because the network's threads need the cores.
     cv2.setNumThreads(1)
     layout = next(each for each in LAYOUTS if each == args.layout)
     settings = Settings(
@@ -198,26 +185,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     artifacts = Artifacts(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
     if args.source:
-        measured = soak(artifacts, args.source, args.frames, settings)
+        measured = soak(artifacts, args.source, args.frames, settings, warm_up_frames)
     else:
         with sample_video() as source:
-            measured = soak(artifacts, source, args.frames, settings)
+            measured = soak(artifacts, source, args.frames, settings, warm_up_frames)
     print(json.dumps(asdict(measured), indent=2) if args.json else describe(measured))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.soak", description=__doc__)
+    parser = command_parser(
+        "python -m runtime.soak",
+        str(__doc__),
+        parents=[
+            engine_options("--bundle", "--precision", "--engine", "--threads", bundle=REQUIRED),
+            shared_options("--json", json="print the figures as JSON"),
+        ],
+    )
     add = parser.add_argument
-    add("--bundle", type=Path, required=True, help="folder with manifest.json and artifacts")
-    add("--frames", type=int, default=DEFAULT_FRAMES, help="measured frames, after the warm-up (default: %(default)s)")
-    add("--source", help="a video, looped (default: the built-in sample as a video of 640 by 480)")
-    add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
-    add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
-    add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    add("--layout", choices=LAYOUTS, default="grid", help="what to draw (default: %(default)s)")
+    add("--frames", type=int, default=DEFAULT_FRAMES, metavar="N", help="measured frames after the warm-up, 1 or more")
+    add("--source", help="a video, looped (default: the built-in clip at 640x480 pixels)")
+    add("--layout", choices=tuple(LAYOUTS), default="grid", help="overlay layout")
     add("--compare", action="store_true", help="draw float32 and int8 side by side")
-    add("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 

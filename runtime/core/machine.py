@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -111,6 +112,19 @@ def memory_bytes(field: str, status: Path = STATUS) -> int | None:
         Bytes; `None` where it is not told.
     """
     return _kilobytes(_fields(status).get(field, ""))
+
+
+def peak_memory_bytes() -> int:
+    """Return the peak resident memory of this process, in bytes."""
+    found = memory_bytes("VmHWM")
+    if found is not None:
+        return found
+    # Imported here: only Unix has it. It may count the memory of the parent that forked this process.
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, all others kilobytes.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def load_average() -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +16,7 @@ from runtime.core.errors import FocalEdgeError
 from runtime.core.machine import memory_bytes
 from runtime.engines.engine import open_engine
 from runtime.engines.options import REQUIRED, engine_options
-
-START_LIMIT_S = 60
+from runtime.evaluation.fresh_process import run_fresh
 
 
 def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, Any]:
@@ -38,22 +35,18 @@ def probe(bundle: Path, precision: str, engine: str, threads: int) -> dict[str, 
     Raises:
         FocalEdgeError: the process fails.
     """
-    command = [sys.executable, "-m", "runtime.parity.measures.probe", "--bundle", str(bundle.resolve())]
-    command += ["--precision", precision, "--engine", engine, "--threads", str(threads)]
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = ["--bundle", str(bundle.resolve()), "--precision", precision, "--engine", engine]
     try:
-        finished = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=START_LIMIT_S,
-            env={**os.environ, "PYTHONPATH": path},
-            check=True,
-        )
-        return dict(json.loads(finished.stdout.splitlines()[-1]))
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        process = run_fresh("runtime.parity.measures.probe", [*arguments, "--threads", str(threads)])
+        figures = json.loads(process.output.splitlines()[-1])
+    except (FocalEdgeError, ValueError) as error:
         raise FocalEdgeError(f"a fresh process could not open the {precision} artifact ({error})") from error
+    before = figures.pop("memory_before_bytes")
+    memory = {
+        "peak_memory_bytes": process.peak_bytes,
+        "model_memory_bytes": None if before is None else process.peak_bytes - before,
+    }
+    return {"cold_start_ms": figures["open_ms"] + figures["first_run_ms"], **figures, **memory}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,13 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     opened_s = perf_counter()
     side = engine.input_spec.size
     engine.run(np.zeros((1, side, side, 3), np.uint8))
-    ended_s, peak = perf_counter(), memory_bytes("VmHWM")
     figures = {
-        "cold_start_ms": 1e3 * (ended_s - start_s),
         "open_ms": 1e3 * (opened_s - start_s),
-        "first_run_ms": 1e3 * (ended_s - opened_s),
-        "peak_memory_bytes": peak,
-        "model_memory_bytes": None if peak is None or before is None else peak - before,
+        "first_run_ms": 1e3 * (perf_counter() - opened_s),
+        "memory_before_bytes": before,
     }
     print(json.dumps(figures))
     return 0

@@ -33,8 +33,8 @@ def broken_links(page: Path) -> list[str]:
             continue
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M) if target.suffix == ".md" else []
-        if not target.exists() or (anchor and anchor not in map(anchor_of, headings)):
+        text = target.read_text(encoding="utf-8") if target.is_file() and target.suffix == ".md" else ""
+        if not target.exists() or (anchor and anchor not in map(anchor_of, re.findall(r"^#+ (.*)$", text, re.M))):
             broken.append(link)
     return broken
 

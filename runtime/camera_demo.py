@@ -53,17 +53,8 @@ OpenSource = Callable[..., AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True)
-class Outlets:
-    """Where panels go.
-
-    Attributes:
-        write: adds a panel to the output file, `None` without one.
-        recorder: recordings and snapshots.
-        window: the open window, if any.
-        view: the open web page, if any.
-        controls: receives the keys pressed in the window.
-        fps: rate of the videos.
-    """
+class _Outlets:
+    """Where panels go: the output file, recordings, and a window or web page; `fps` is the rate of the videos."""
 
     write: Write | None
     recorder: Recorder
@@ -73,7 +64,7 @@ class Outlets:
     fps: float
 
     def show(self, result: Result, pipeline: Pipeline) -> None:
-        """Draw a result and give the panel to every outlet; without one, nothing is drawn."""
+        """Draw a result and pass the panel to every outlet; without one, nothing is drawn."""
         if not (self.window or self.view or self.write):
             return
         if self.write and not result.repeated:
@@ -94,12 +85,7 @@ class Outlets:
 
 
 def main(argv: Sequence[str] | None = None, *, open_source: OpenSource = open_source) -> int:
-    """Run the demo; returns its exit code.
-
-    Args:
-        argv: the arguments without the program name; `None` takes those of the process.
-        open_source: opens the source, as `runtime.video.sources.open_source` does.
-    """
+    """Run the demo, with another function in place of `open_source` in tests; returns its exit code."""
     args = _parser().parse_args(argv)
     silence_opencv()
     cv2.setNumThreads(1)  # the network's threads need the cores, and small images gain nothing
@@ -109,23 +95,15 @@ def main(argv: Sequence[str] | None = None, *, open_source: OpenSource = open_so
 
         require_display()
     with _stop_signals() as stopped:
-        summary = run_demo(args, stopped, open_source)
+        summary = _run(args, stopped, open_source)
     print(json.dumps(asdict(summary), indent=2) if args.json else describe(summary))
     return 0
 
 
-def run_demo(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSource) -> Summary:
-    """Open the engine, the source and the outlets, and show every frame.
+def _run(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSource) -> Summary:
+    """Open the engine, the source and the outlets, and show every frame until `stopped` is set.
 
-    Args:
-        args: the parsed command line.
-        stopped: ends the run after the current frame.
-        open_source: opens the source.
-
-    Raises:
-        FocalEdgeError: the bundle, the source or the output cannot be used, or the source failed;
-            an output then holds the frames before the failure.
-        KeyboardInterrupt: the run was stopped before the first frame.
+    If the source fails, an output holds the frames before.
     """
     artifacts, precision = _open_artifacts(args)
     level = parse_level(args.level, artifacts.manifest.overlay.focal_levels)
@@ -162,7 +140,7 @@ def run_demo(args: argparse.Namespace, stopped: threading.Event, open_source: Op
 
 
 def _show_frames(
-    args: argparse.Namespace, pipeline: Pipeline, outlets: Outlets, tally: Tally, stopped: threading.Event
+    args: argparse.Namespace, pipeline: Pipeline, outlets: _Outlets, tally: Tally, stopped: threading.Event
 ) -> None:
     """Count and show each result until the source, a viewer, a signal or the limit ends the run."""
     limit = 1 if args.output and is_image(args.output) else args.max_frames
@@ -204,7 +182,7 @@ def _open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
 
 def _open_outlets(
     args: argparse.Namespace, stack: ExitStack, write: Write | None, source: Source, stopped: threading.Event
-) -> Outlets:
+) -> _Outlets:
     controls, recorder = Controls(), Recorder(Path())
     view = window = None
     if args.serve:
@@ -215,7 +193,7 @@ def _open_outlets(
 
         window = stack.enter_context(open_window(source.fps or args.images_per_s, stopped))
     stack.callback(_finish, recorder)
-    return Outlets(write, recorder, window, view, controls, source.fps or args.images_per_s or IMAGES_FPS)
+    return _Outlets(write, recorder, window, view, controls, source.fps or args.images_per_s or IMAGES_FPS)
 
 
 def _open_view(args: argparse.Namespace, controls: Controls) -> AbstractContextManager[View]:

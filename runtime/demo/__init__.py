@@ -1,1 +1,1 @@
-"""The camera demo: pipeline, controls, recorder, window."""
+"""The camera demo: pipeline, controls, status, recorder, window."""

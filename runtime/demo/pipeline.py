@@ -84,7 +84,7 @@ class Result:
 
 @dataclass(frozen=True)
 class TimedOutputs:
-    """Outputs for one frame, and the times of preprocessing and of the engine alone, in milliseconds."""
+    """Outputs for one frame, and the times of preprocessing and of `Engine.run`, in milliseconds."""
 
     outputs: Outputs
     preprocess_ms: float

@@ -22,7 +22,7 @@ MAX_WARNINGS = 5
 class Summary:
     """The result of a demo run.
 
-    Latencies are those of `Engine.run` alone, in milliseconds, over the last 10,000 frames of the precision that was
+    Latencies are those of `Engine.run`, in milliseconds, over the last 10,000 frames of the precision that was
     shown at the end.
     """
 

@@ -172,7 +172,7 @@ def view_panel(
         tile_size: the side of a tile in pixels, 32 or more.
         bars: how many classes have a bar, the most likely first.
         seen_fraction: side of the centred square that the network saw, as a share of the short side, 0 to 1:
-            `InputSpec.seen_fraction`. "grid" and "single" show that square alone, "blend" the whole frame.
+            `InputSpec.seen_fraction`. "grid" and "single" show only that square, "blend" the whole frame.
 
     Returns:
         uint8 `[h, w, 3]` RGB with even sides, of a size that depends on neither the frame nor its values.

@@ -75,7 +75,7 @@ class Viewer:
 
 
 class Server:
-    """Answers the requests of one web view."""
+    """The server of one web view."""
 
     def __init__(self, latest: LatestImage, controls: Controls, access: Access, limits: Limits) -> None:
         """Show `latest` to viewers that `access` admits, and pass their commands to `controls`."""

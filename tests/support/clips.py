@@ -1,4 +1,4 @@
-"""Short videos, written and read back."""
+"""Write and read short videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A status such as a running demo publishes, for tests of the web view."""
+"""A status of a running demo, for tests of the web view and the status strip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: commands between frames, honest counts, and nothing a viewer or a file does ends it."""
+"""The pipeline: commands between frames, correct counts, and no viewer or file that ends it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pipeline_of(
     return Pipeline(artifacts, Source(iter(shown), fps), controls, settings=settings), controls
 
 
-def test_every_frame_gives_a_panel_and_its_status(tiny_bundle: Path) -> None:
+def test_every_frame_gives_a_panel_and_a_status(tiny_bundle: Path) -> None:
     pipeline, _ = pipeline_of(tiny_bundle, frames("red", "green", "blue"))
     results = list(pipeline)
     assert [result.status.frames for result in results] == [1, 2, 3]
@@ -60,7 +60,7 @@ def test_every_frame_gives_a_panel_and_its_status(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(("fraction", "label"), [(0.5, "red"), (1.0, "blue")])
-def test_a_bundle_that_sees_the_centre_is_shown_it_and_drawn_over_it(
+def test_a_bundle_with_a_crop_classifies_and_shows_the_centre(
     tiny_model: bytes, tmp_path: Path, fraction: float, label: str
 ) -> None:
     write_bundle(tmp_path, tiny_model, input_spec=InputSpec(SIDE, fraction, "bicubic"))
@@ -81,7 +81,7 @@ def test_a_panel_is_drawn_on_first_use(tiny_bundle: Path) -> None:
     assert "panel" not in vars(second)
 
 
-def test_commands_are_followed_between_frames(tiny_bundle: Path) -> None:
+def test_commands_take_effect_between_frames(tiny_bundle: Path) -> None:
     pipeline, controls = pipeline_of(tiny_bundle, frames(*["red"] * 6))
     results = iter(pipeline)
     seen = [next(results).status.settings]
@@ -100,7 +100,7 @@ def test_commands_are_followed_between_frames(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [Command("level", "9"), Command("layout", "x"), Command("precision", "int4")])
-def test_a_wish_that_cannot_be_granted_is_told_and_changes_nothing(tiny_bundle: Path, command: Command) -> None:
+def test_an_invalid_command_is_a_note_and_changes_nothing(tiny_bundle: Path, command: Command) -> None:
     pipeline, controls = pipeline_of(tiny_bundle, frames("red"))
     controls.put(command)
     (result,) = pipeline
@@ -122,7 +122,7 @@ def test_a_bundle_of_one_precision_offers_no_other(tiny_model: bytes, tmp_path: 
         pipeline_of(tmp_path, [], Settings(precision="float32"))
 
 
-def test_what_the_pipeline_cannot_do_is_left_to_its_caller(tiny_bundle: Path) -> None:
+def test_record_and_snapshot_are_left_to_the_caller(tiny_bundle: Path) -> None:
     asked: list[Command] = []
 
     def perform(command: Command) -> str:
@@ -140,17 +140,17 @@ def test_what_the_pipeline_cannot_do_is_left_to_its_caller(tiny_bundle: Path) ->
     assert result.status.note == "did snapshot"
 
 
-def test_accuracy_is_that_of_the_labels_the_network_knows(tiny_bundle: Path) -> None:
+def test_accuracy_counts_only_known_labels(tiny_bundle: Path) -> None:
     shown = [
         Frame(image("red"), "1", "red"),
         Frame(image("green"), "2", "blue"),
-        Frame(image("blue"), "3", "a class of another data set"),
+        Frame(image("blue"), "3", "a class of another dataset"),
         Frame(image("blue"), "4", "blue"),
     ]
     pipeline, _ = pipeline_of(tiny_bundle, shown)
     results = list(pipeline)
     assert [result.status.running_accuracy for result in results] == [1.0, 0.5, 0.5, pytest.approx(2 / 3)]
-    assert results[2].status.true_label == "a class of another data set"
+    assert results[2].status.true_label == "a class of another dataset"
 
 
 def test_agreement_of_two_artifacts(tiny_bundle: Path) -> None:
@@ -181,7 +181,7 @@ def test_agreement_of_two_artifacts(tiny_bundle: Path) -> None:
         np.zeros((31, 17, 3), np.uint8)[::2, ::-1],
     ],
 )
-def test_any_size_of_frame_and_its_change_are_shown(tiny_bundle: Path, odd: NDArray[np.uint8]) -> None:
+def test_frames_of_any_size_are_shown(tiny_bundle: Path, odd: NDArray[np.uint8]) -> None:
     for settings in (Settings(), Settings(1, "single"), Settings(4, "blend"), Settings(2, "blend", compare=True)):
         shown = [Frame(image("red"), "before"), Frame(odd, "odd"), Frame(image("red", 90, 20), "after")]
         panels = [result.panel for result in pipeline_of(tiny_bundle, shown, settings)[0]]
@@ -189,7 +189,7 @@ def test_any_size_of_frame_and_its_change_are_shown(tiny_bundle: Path, odd: NDAr
         assert len(panels) == 3
 
 
-def test_a_command_shows_the_same_image_again_without_counting_it(tiny_bundle: Path) -> None:
+def test_a_command_repeats_an_image_without_counting_it(tiny_bundle: Path) -> None:
     pipeline, controls = pipeline_of(tiny_bundle, frames("red", "green", true_label="red"), fps=None)
     results = iter(pipeline)
     assert next(results).status.frame == "frame:0"
@@ -201,7 +201,7 @@ def test_a_command_shows_the_same_image_again_without_counting_it(tiny_bundle: P
     assert (following.status.frame, following.status.frames, following.repeated) == ("frame:1", 2, False)
 
 
-def test_a_source_that_stalls_is_told_of_and_commands_are_followed_meanwhile(tiny_bundle: Path) -> None:
+def test_a_stalled_source_is_a_note_and_commands_still_work(tiny_bundle: Path) -> None:
     controls = Controls()
 
     def stalling() -> Iterator[Frame]:
@@ -219,7 +219,7 @@ def test_a_source_that_stalls_is_told_of_and_commands_are_followed_meanwhile(tin
     assert results[2].status.settings == Settings(1, "single")
 
 
-def test_quitting_and_stopping_end_a_source_that_gives_nothing(tiny_bundle: Path) -> None:
+def test_quit_and_stop_end_a_source_without_frames(tiny_bundle: Path) -> None:
     def never() -> Iterator[Frame]:
         while True:
             yield Frame(np.zeros((1, 1, 3), np.uint8), "none yet", stalled="opening")
@@ -237,7 +237,7 @@ def test_quitting_and_stopping_end_a_source_that_gives_nothing(tiny_bundle: Path
 
 
 def swap(file: Path, model: bytes) -> None:
-    """Put another file in an artifact's place, as an update does: aside, then renamed."""
+    """Replace an artifact as an update does, by rename."""
     other = file.with_suffix(".new")
     other.write_bytes(model + b"\0" * 16)
     other.replace(file)
@@ -248,24 +248,24 @@ def seen(results: Iterator[Result]) -> tuple[str, str]:
     return status.top5[0][0], status.settings.precision
 
 
-def test_an_artifact_swapped_under_a_running_demo(tiny_model: bytes, tmp_path: Path) -> None:
+def test_an_artifact_replaced_under_a_running_demo(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model)
     pipeline, controls = pipeline_of(tmp_path, frames(*["green"] * 9))
     results = iter(pipeline)
     assert seen(results) == ("green", "int8")
     swap(tmp_path / "int8.tflite", tiny_model)
-    # The open engine goes on, and may be left for the other one.
+    # The open engine continues, and the other precision can be chosen.
     assert seen(results) == ("green", "int8")
     controls.put(Command("precision", "float32"))
     assert seen(results) == ("green", "float32")
-    # There is no way back to what is another file by now.
+    # The replaced file is refused.
     controls.put(Command("precision", "int8"))
     refused = next(results)
     assert refused.status.settings.precision == "float32"
     assert "int8.tflite has" in refused.status.note and "the manifest expects" in refused.status.note
     controls.put(Command("compare", "on"))
     assert not next(results).status.settings.compare
-    # Another whole bundle in its place, with a manifest that fits, is another one still.
+    # A whole new bundle with a matching manifest is refused too, unless the file is the old one.
     write_bundle(tmp_path, tiny_model, labels=LABELS[::-1])
     controls.put(Command("precision", "int8"))
     assert seen(results) == ("green", "int8")
@@ -274,20 +274,20 @@ def test_an_artifact_swapped_under_a_running_demo(tiny_model: bytes, tmp_path: P
     assert seen(results) == ("green", "int8")
 
 
-def test_an_artifact_that_is_copied_over_does_not_touch_the_open_one(tiny_model: bytes, tmp_path: Path) -> None:
+def test_overwriting_an_artifact_does_not_affect_the_open_one(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model, tiny_onnx())
     for engine, file in (("tflite", "int8.tflite"), ("ort", "int8.onnx")):
         artifacts = Artifacts(tmp_path, engine=engine)
         results = iter(Pipeline(artifacts, Source(iter(frames(*["blue"] * 3)), 30.0), Controls(), settings=Settings()))
         assert seen(results) == ("blue", "int8")
         size_bytes = (tmp_path / file).stat().st_size
-        # As `cp` does: the same file with other content, first of the same size and then shorter than a page.
+        # Like `cp`: the same file with other content, first of the same size and then shorter than a page.
         for content in (b"\0" * size_bytes, b"no model"):
             (tmp_path / file).write_bytes(content)
             assert seen(results) == ("blue", "int8")
 
 
-def test_comparison_ends_although_a_file_was_swapped(tiny_model: bytes, tmp_path: Path) -> None:
+def test_compare_can_end_after_a_file_was_replaced(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model)
     pipeline, controls = pipeline_of(tmp_path, frames("red", "red"), Settings(compare=True))
     results = iter(pipeline)
@@ -310,7 +310,7 @@ def test_a_removed_bundle_does_not_end_a_running_demo(tiny_model: bytes, tmp_pat
     assert "float.tflite" in result.status.note
 
 
-def test_both_precisions_are_of_the_same_engine(tiny_model: bytes, tmp_path: Path) -> None:
+def test_both_precisions_use_the_same_engine(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model, tiny_onnx())
     artifacts = Artifacts(tmp_path, engine="ort")
     artifacts.switch_to("float32")

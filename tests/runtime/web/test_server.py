@@ -73,8 +73,8 @@ def raw(view: View, request: str | bytes) -> bytes:
         return received
 
 
-def status_of(answer: bytes) -> int:
-    return int(answer.split(maxsplit=2)[1])
+def status_of(response: bytes) -> int:
+    return int(response.split(maxsplit=2)[1])
 
 
 def get(view: View, path: str = "/", headers: str = "") -> bytes:
@@ -146,17 +146,17 @@ def test_page_and_its_files(view: View) -> None:
             ("page.css", "text/css", "--accent"),
             ("icon.svg", "image/svg+xml", "<svg"),
         ):
-            async with session.get(view.url + path) as answer:
-                assert answer.status == 200
-                assert answer.content_type == kind
-                assert content in await answer.text()
-                policy = answer.headers["Content-Security-Policy"]
+            async with session.get(view.url + path) as response:
+                assert response.status == 200
+                assert response.content_type == kind
+                assert content in await response.text()
+                policy = response.headers["Content-Security-Policy"]
                 assert "default-src 'none'" in policy and "script-src 'self';" in policy
                 assert "unsafe" not in policy
-                assert answer.headers["X-Content-Type-Options"] == "nosniff"
-                assert answer.headers["Referrer-Policy"] == "no-referrer"
-        async with session.post(view.url) as answer:
-            assert answer.status == 405
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+                assert response.headers["Referrer-Policy"] == "no-referrer"
+        async with session.post(view.url) as response:
+            assert response.status == 405
 
     in_browser(main)
 
@@ -293,8 +293,8 @@ def websocket(view: View, headers: str = "") -> socket.socket:
         f"Sec-WebSocket-Version: 13\nSec-WebSocket-Key: {key}\n{headers}\n"
     )
     connection.sendall(request.replace("\n", "\r\n").encode())
-    answer = connection.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 101"), answer
+    response = connection.recv(4096)
+    assert response.startswith(b"HTTP/1.1 101"), response
     return connection
 
 
@@ -363,9 +363,9 @@ def test_commands_arrive_and_bad_ones_are_errors(view: View, controls: Controls)
         async with session.ws_connect(view.url + "view") as ws:
             for bad in ("no JSON", '{"action": "quit"}', '{"action": "level", "value": "99"}', "[" * 900):
                 await ws.send_str(bad)
-                answer = await ws.receive_json(timeout=WAIT_S)
-                assert answer["type"] == "error"
-                assert "expected" in answer["message"]
+                response = await ws.receive_json(timeout=WAIT_S)
+                assert response["type"] == "error"
+                assert "expected" in response["message"]
             await ws.send_bytes(b'{"action": "level", "value": "1"}')
             assert (await ws.receive_json(timeout=WAIT_S))["type"] == "error"
             assert controls.take() == []
@@ -420,9 +420,9 @@ def test_a_large_message_closes_only_its_connection(view: View) -> None:
     ],
 )  # fmt: skip
 def test_no_path_reaches_the_file_system(view: View, path: str) -> None:
-    answer = get(view, path)
-    assert status_of(answer) in (400, 404)
-    assert b"root:" not in answer and b"aiohttp" not in answer.partition(b"\r\n\r\n")[2]
+    response = get(view, path)
+    assert status_of(response) in (400, 404)
+    assert b"root:" not in response and b"aiohttp" not in response.partition(b"\r\n\r\n")[2]
 
 
 @pytest.mark.parametrize(
@@ -488,19 +488,19 @@ def test_token_once_and_then_a_cookie(controls: Controls) -> None:
         view.publish(painted(3), numbered(3))
 
         async def main(session: aiohttp.ClientSession) -> None:
-            async with session.get(bare) as answer:
-                assert answer.status == 401
-                assert 'name="token"' in await answer.text()
-                assert "Set-Cookie" not in answer.headers
+            async with session.get(bare) as response:
+                assert response.status == 401
+                assert 'name="token"' in await response.text()
+                assert "Set-Cookie" not in response.headers
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect(bare + "view")
-            async with session.get(view.url) as answer:
-                assert answer.status == 200
-                cookie = answer.headers["Set-Cookie"]
+            async with session.get(view.url) as response:
+                assert response.status == 200
+                cookie = response.headers["Set-Cookie"]
                 assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
                 assert TOKEN not in cookie
-            async with session.get(bare) as answer:
-                assert answer.status == 200
+            async with session.get(bare) as response:
+                assert response.status == 200
             async with session.ws_connect(bare + "view") as ws:
                 assert (await next_image(ws))[0]["frames"] == 3
 
@@ -516,10 +516,10 @@ def test_token_once_and_then_a_cookie(controls: Controls) -> None:
 )  # fmt: skip
 def test_bad_tokens(controls: Controls, path: str) -> None:
     with serve_view("0", controls, token=TOKEN) as view:
-        answer = get(view, path, "Cookie: focaledge_0=x\n")
-        assert status_of(answer) == 401
-        assert TOKEN.encode() not in answer
-        assert b"Set-Cookie" not in answer
+        response = get(view, path, "Cookie: focaledge_0=x\n")
+        assert status_of(response) == 401
+        assert TOKEN.encode() not in response
+        assert b"Set-Cookie" not in response
 
 
 def test_a_token_is_generated_for_other_machines(controls: Controls) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from calibration.calibrate import DEFAULT_IMAGES, calibrate_run
 from calibration.calibration_file import CALIBRATION_FILE, describe_observer

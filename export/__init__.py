@@ -4,4 +4,5 @@ import os
 
 # tensorflow-model-optimization works on Keras 2 alone, and this must be said before TensorFlow's import.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import train  # noqa: F401  (silences the import of TensorFlow)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-# Before TensorFlow's import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from train.data.registry import add_dataset_argument, add_stream_argument

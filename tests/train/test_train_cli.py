@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.paths import ROOT
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import cv2
 import keras
 import numpy as np
@@ -27,6 +22,7 @@ import pytest
 
 from runtime.core.cli import run_cli
 from runtime.evaluation.split_file import read_split
+from tests.support.paths import ROOT
 from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, easy_dataset
 from train.__main__ import main
 from train.distributed.placement import device_name

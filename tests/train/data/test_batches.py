@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tracemalloc
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest

@@ -16,16 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.paths import ROOT
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import cv2
 import keras
 import numpy as np
 import pytest
 
 from runtime.core.errors import ConfigError, TrainingError
+from tests.support.paths import ROOT
 from tests.support.tiny_training import LABELS, easy_dataset
 from train.data.batches import Batches
 from train.distributed.placement import (

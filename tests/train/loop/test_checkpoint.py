@@ -11,14 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.paths import ROOT
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 import pytest
 
 from runtime.core.errors import ArtifactError, FocalEdgeError, TrainingError
+from tests.support.paths import ROOT
 from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, easy_dataset
 from train.loop.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.loop.fit import compile_model

@@ -296,14 +296,11 @@ def diagnose(bundle: Path, *, measure: bool, log: Callable[[str], None]) -> Diag
 
 
 def _auto(bundle: Path, manifest: Manifest, *, measure: bool) -> str | None:
-    # Imported here, as it needs NumPy.
-    from runtime import engine_choice
+    # Imported here: they need NumPy.
+    from runtime.selection.candidates import plan, this_machine
+    from runtime.selection.choose import choose, remembered
 
-    made = (
-        engine_choice.choose(bundle, log=lambda _: None, fresh=True)
-        if measure
-        else engine_choice.remembered(engine_choice.plan(manifest))
-    )
+    made = choose(bundle, log=lambda _: None, fresh=True) if measure else remembered(plan(manifest, this_machine()))
     if made is None:
         return None
     best = next(each for each in made.measured if each.candidate == made.candidate)

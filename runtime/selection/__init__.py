@@ -1,0 +1,1 @@
+"""Selection of the fastest artifact, engine and number of threads on this machine."""

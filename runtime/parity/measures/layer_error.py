@@ -98,15 +98,73 @@ def _without_delegates(interpreter_class: Any) -> Any:
     return module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
-@dataclass
 class _Layer:
-    """Sums over one layer: energies by channel, and the number of values outside the range."""
+    """Sums over one layer: energies by channel, and the reference's values over the candidate's integer range."""
 
-    signal: Floats
-    noise: Floats
-    values: int = 0
-    below: int = 0
-    beyond: int = 0
+    def __init__(self, channels: int, integers: Tensor | None) -> None:
+        self.signal, self.noise = np.zeros((2, channels))
+        self.values = self.clipped = 0
+        self.counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
+        self._range = integers.range if integers else None
+        self._half_step = integers.scale / 2 if integers else 0.0
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """The ratio of the whole layer."""
+        return _decibels(self.signal.sum(), self.noise.sum())
+
+    @property
+    def worst_channel(self) -> tuple[float | None, int | None]:
+        """The lowest ratio of a channel, and its index.
+
+        A channel's energy counts as the mean channel's at least. Otherwise one that is nearly always 0 would be the
+        worst of every layer.
+        """
+        mean = self.signal.mean()
+        if mean == 0:
+            return _decibels(0.0, float(self.noise.sum())), None
+        share = self.noise / np.maximum(self.signal, mean)
+        worst = int(np.argmax(share))
+        return _decibels(1.0, float(share[worst])), worst
+
+    def add(self, exact: Floats, found: Floats) -> None:
+        """Add the layer's output for one image, of the reference and the candidate."""
+        places = tuple(range(exact.ndim - 1))
+        self.signal += np.square(exact).sum(axis=places)
+        noise = np.square(exact - found).sum(axis=places)
+        self.noise += np.where(np.isnan(noise), np.inf, noise)
+        if self._range is None:
+            return
+        low, high = self._range
+        self.values += exact.size
+        self.clipped += int(np.count_nonzero((exact < low - self._half_step) | (exact > high + self._half_step)))
+        start, end = _span(low, high)
+        # np.histogram would take longer than both networks.
+        bins = ((exact.ravel() - start) * (HISTOGRAM_BINS / (end - start))).astype(np.int64)
+        self.counts += np.bincount(np.clip(bins, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+
+    def range_figures(self, layer: str) -> dict[str, Any] | None:
+        """Return the layer's entry of `ranges`; `None` without an integer range."""
+        if self._range is None or not self.values:
+            return None
+        low, high = self._range
+        counts = self.counts.tolist()
+        return {"layer": layer, "low": low, "high": high, "span": list(_span(low, high)), "histogram": counts}
+
+
+def _span(low: float, high: float) -> tuple[float, float]:
+    """Return an integer range and a quarter more on either side."""
+    reach = (high - low) / 4
+    return low - reach, high + reach
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    """Return 10 log10(signal / noise), within +-`SAME_DB`; `None` for a layer that is always 0."""
+    if noise == 0:
+        return SAME_DB if signal > 0 else None
+    if signal == 0 or not math.isfinite(noise):
+        return -SAME_DB
+    return float(np.clip(10 * math.log10(signal / noise), -SAME_DB, SAME_DB))
 
 
 def measure_layer_error(context: Context) -> dict[str, Any] | Missing:
@@ -155,27 +213,23 @@ def layer_error_figures(
         ArtifactError: the interpreter does not show tensors, or the artifacts have no layer in common.
     """
     first, second = OpenGraph(reference), OpenGraph(candidate)
-    shared = [
-        layer
-        for layer, place in first.outputs.items()
-        if layer in second.outputs and place.shape == second.outputs[layer].shape and len(place.shape) >= 2
-    ]
-    if not shared:
+    sums = {
+        layer: _Layer(tensor.shape[-1], second.integers.get(layer))
+        for layer, tensor in first.outputs.items()
+        if layer in second.outputs and tensor.shape == second.outputs[layer].shape and len(tensor.shape) >= 2
+    }
+    if not sums:
         raise ArtifactError("the two artifacts have no layer of one name and shape in common")
-    sums = {layer: _Layer(*np.zeros((2, first.outputs[layer].shape[-1]))) for layer in shared}
-    histograms = _Histograms(second)
     for batch in tqdm(batches, desc="layers", unit="image", disable=None, leave=False):
         first.run(batch)
         second.run(batch)
-        for layer in shared:
-            _add(sums[layer], layer, first, second, histograms)
-    sqnr = {layer: _decibels(each.signal.sum(), each.noise.sum()) for layer, each in sums.items()}
-    ranks = {layer: place + 1 for place, layer in enumerate(ranking or ())}
-    entries = [_entry(layer, total, sqnr, first.sources, ranks) for layer, total in sums.items()]
-    entries.sort(key=lambda entry: math.inf if entry["sqnr_db"] is None else entry["sqnr_db"])
+        for layer, total in sums.items():
+            total.add(first.read(first.outputs[layer]), second.read(second.outputs[layer]))
+    entries = _entries(sums, first.sources, ranking or ())
     noisy = [entry for entry in entries if entry["own_sqnr_db"] is not None]
     # Tensors after the last layer have no layer's name, and nothing to retrain.
     noisy = [entry for entry in noisy if entry["layer"] in first.named] or noisy
+    ranges = [sums[entry["layer"]].range_figures(entry["layer"]) for entry in entries]
     return {
         "images": len(batches),
         "source": source,
@@ -184,104 +238,35 @@ def layer_error_figures(
         "noisiest_layer": min(noisy, key=lambda entry: entry["own_sqnr_db"])["layer"] if noisy else None,
         "ranked_products": NO_RANKING if ranking is None else len(ranking),
         "layers": entries,
-        "ranges": histograms.figures([entry["layer"] for entry in entries]),
+        "ranges": [each for each in ranges if each][:DRAWN_RANGES],
     }
 
 
-def _entry(
-    layer: str,
-    total: _Layer,
-    sqnr: Mapping[str, float | None],
-    sources: Mapping[str, set[str]],
-    ranks: Mapping[str, int],
-) -> dict[str, Any]:
-    channel_sqnr, channel = _worst_channel(total)
-    return {
-        "layer": layer,
-        "sqnr_db": sqnr[layer],
-        "own_sqnr_db": _own(layer, sqnr, sources),
-        "channel_sqnr_db": channel_sqnr,
-        "channel": channel,
-        "clipped_share": (total.below + total.beyond) / total.values if total.values else None,
-        "sensitivity_rank": ranks.get(layer),
-    }
+def _entries(
+    sums: Mapping[str, _Layer], sources: Mapping[str, set[str]], ranking: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return `layers`, the worst first."""
+    sqnr = {layer: total.sqnr_db for layer, total in sums.items()}
+    entries: list[dict[str, Any]] = []
+    for layer, total in sums.items():
+        channel_sqnr, channel = total.worst_channel
+        entries.append(
+            {
+                "layer": layer,
+                "sqnr_db": sqnr[layer],
+                "own_sqnr_db": _own(layer, sqnr, sources),
+                "channel_sqnr_db": channel_sqnr,
+                "channel": channel,
+                "clipped_share": total.clipped / total.values if total.values else None,
+                "sensitivity_rank": ranking.index(layer) + 1 if layer in ranking else None,
+            }
+        )
+    return sorted(entries, key=lambda entry: math.inf if entry["sqnr_db"] is None else entry["sqnr_db"])
 
 
 def _lowest(entries: Sequence[Mapping[str, Any]], key: str) -> float:
     """Return the lowest ratio; `SAME_DB` where no layer loses anything."""
     return min((entry[key] for entry in entries if entry[key] is not None), default=SAME_DB)
-
-
-def _add(total: _Layer, layer: str, first: OpenGraph, second: OpenGraph, histograms: _Histograms) -> None:
-    exact, found = first.read(first.outputs[layer]), second.read(second.outputs[layer])
-    places = tuple(range(exact.ndim - 1))
-    total.signal += np.square(exact).sum(axis=places)
-    noise = np.square(exact - found).sum(axis=places)
-    total.noise += np.where(np.isnan(noise), np.inf, noise)
-    place = second.integers.get(layer)
-    if place is None or place.range is None:
-        return
-    low, high = place.range
-    half = place.scale / 2
-    total.values += exact.size
-    total.below += int(np.count_nonzero(exact < low - half))
-    total.beyond += int(np.count_nonzero(exact > high + half))
-    histograms.add(layer, exact)
-
-
-class _Histograms:
-    """Histograms of the reference's values over the candidate's integer ranges and half a range more."""
-
-    def __init__(self, graph: OpenGraph) -> None:
-        self._ends = {layer: place.range for layer, place in graph.integers.items() if place.range is not None}
-        self._counts = {layer: np.zeros(HISTOGRAM_BINS, dtype=np.int64) for layer in self._ends}
-
-    def add(self, layer: str, values: Floats) -> None:
-        low, high = self._span(layer)
-        # np.histogram would take longer than both networks.
-        places = ((values.ravel() - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
-        self._counts[layer] += np.bincount(np.clip(places, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
-
-    def _span(self, layer: str) -> tuple[float, float]:
-        low, high = self._ends[layer]
-        reach = (high - low) / 4
-        return low - reach, high + reach
-
-    def figures(self, worst_first: Sequence[str]) -> list[dict[str, Any]]:
-        chosen = [layer for layer in worst_first if layer in self._ends and self._counts[layer].any()][:DRAWN_RANGES]
-        return [
-            {
-                "layer": layer,
-                "low": self._ends[layer][0],
-                "high": self._ends[layer][1],
-                "span": list(self._span(layer)),
-                "histogram": self._counts[layer].tolist(),
-            }
-            for layer in chosen
-        ]
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    """Return 10 log10(signal / noise), within +-`SAME_DB`; `None` for a layer that is always 0."""
-    if noise == 0:
-        return SAME_DB if signal > 0 else None
-    if signal == 0 or not math.isfinite(noise):
-        return -SAME_DB
-    return float(np.clip(10 * math.log10(signal / noise), -SAME_DB, SAME_DB))
-
-
-def _worst_channel(total: _Layer) -> tuple[float | None, int | None]:
-    """Return the lowest ratio of a channel, and its index.
-
-    A channel's energy counts as the mean channel's at least. Otherwise one that is nearly always 0 would be the worst
-    of every layer.
-    """
-    mean = total.signal.mean()
-    if mean == 0:
-        return _decibels(0.0, float(total.noise.sum())), None
-    share = total.noise / np.maximum(total.signal, mean)
-    worst = int(np.argmax(share))
-    return _decibels(1.0, float(share[worst])), worst
 
 
 def _own(layer: str, sqnr: Mapping[str, float | None], sources: Mapping[str, set[str]]) -> float | None:

@@ -37,22 +37,34 @@ class PairedTable:
     Attributes:
         images: number of images, 1 or more.
         reference: images that the reference gets right.
-        candidate: images that the candidate gets right.
         only_reference: images that the reference alone gets right.
         only_candidate: images that the candidate alone gets right.
     """
 
     images: int
     reference: int
-    candidate: int
     only_reference: int
     only_candidate: int
+
+    def __post_init__(self) -> None:
+        """Check the fields; see the class."""
+        counts = self.only_reference, self.only_candidate
+        if self.images < 1 or min(counts) < 0 or sum(counts) > self.images:
+            raise FocalEdgeError(
+                f"received {self.only_reference} and {self.only_candidate} of {self.images} images; expected counts "
+                "of one table"
+            )
 
     @staticmethod
     def count(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> PairedTable:
         """Count images, from whether each artifact is right: `[N]`, N at least 1."""
-        masks = reference, candidate, reference & ~candidate, candidate & ~reference
+        masks = reference, reference & ~candidate, candidate & ~reference
         return PairedTable(len(reference), *(int(np.count_nonzero(mask)) for mask in masks))
+
+    @property
+    def candidate(self) -> int:
+        """Images that the candidate gets right."""
+        return self.reference - self.only_reference + self.only_candidate
 
     @property
     def drop_pp(self) -> float:
@@ -61,12 +73,41 @@ class PairedTable:
 
     @property
     def p_value(self) -> float:
-        """McNemar's p-value; see `mcnemar_p_value`."""
-        return mcnemar_p_value(self.only_reference, self.only_candidate)
+        """The exact two-sided p-value of McNemar's test, 0..1.
 
-    def interval_pp(self, confidence: float = CONFIDENCE) -> Interval:
-        """Return the interval of the drop; see `drop_interval_pp`."""
-        return drop_interval_pp(self.only_reference, self.only_candidate, self.images, confidence)
+        It is the chance of a table as uneven if both networks were equally good; 1 without discordant images.
+        """
+        discordant = self.only_reference + self.only_candidate
+        if discordant == 0:
+            return 1.0
+        logs = [_log_choose(discordant, count) for count in range(min(self.only_reference, self.only_candidate) + 1)]
+        largest = max(logs)
+        log_tail = largest + math.log(math.fsum(math.exp(each - largest) for each in logs)) - discordant * math.log(2.0)
+        return min(1.0, 2.0 * math.exp(log_tail))
+
+    def interval_pp(self, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval:
+        """Return the paired bootstrap interval of the drop.
+
+        Resampling images is resampling a table of three cells: only the reference right, only the candidate right,
+        the rest.
+
+        Args:
+            confidence: of the interval, between 0 and 1.
+            seed: of the draw, 0 or more.
+
+        Returns:
+            Percentage points; positive ends are losses of the candidate.
+
+        Raises:
+            ConfigError: the confidence is out of range.
+        """
+        if not 0.0 < confidence < 1.0:
+            raise ConfigError(f"received a confidence of {confidence}; expected one between 0 and 1, e.g. 0.95")
+        cells = np.array([self.only_reference + PRIOR_IMAGES, self.only_candidate + PRIOR_IMAGES])
+        rest = self.images - self.only_reference - self.only_candidate + 2 * PRIOR_IMAGES
+        shares = np.append(cells, rest) / (cells.sum() + rest)
+        drawn = np.random.default_rng(seed).multinomial(self.images, shares, RESAMPLES)
+        return _percentiles(100.0 * (drawn[:, 0] - drawn[:, 1]) / self.images, confidence)
 
 
 @dataclass(frozen=True)
@@ -170,41 +211,6 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
     return sum(gaps) / images
 
 
-def drop_interval_pp(
-    only_reference: int, only_candidate: int, images: int, confidence: float = CONFIDENCE, seed: int = SEED
-) -> Interval:
-    """Return the paired bootstrap interval of a drop of top-1.
-
-    Resampling images is resampling a table of three cells: only the reference right, only the candidate right, the
-    rest.
-
-    Args:
-        only_reference: images that the reference alone gets right.
-        only_candidate: images that the candidate alone gets right.
-        images: all images.
-        confidence: of the interval, between 0 and 1.
-        seed: of the draw, 0 or more.
-
-    Returns:
-        Percentage points; positive ends are losses of the candidate.
-
-    Raises:
-        FocalEdgeError: the counts do not fit together.
-        ConfigError: the confidence is out of range.
-    """
-    if images < 1 or min(only_reference, only_candidate) < 0 or only_reference + only_candidate > images:
-        raise FocalEdgeError(
-            f"received {only_reference} and {only_candidate} of {images} images; expected counts of one table"
-        )
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"received a confidence of {confidence}; expected one between 0 and 1, e.g. 0.95")
-    cells = np.array([only_reference + PRIOR_IMAGES, only_candidate + PRIOR_IMAGES])
-    rest = images - only_reference - only_candidate + 2 * PRIOR_IMAGES
-    shares = np.append(cells, rest) / (cells.sum() + rest)
-    drawn = np.random.default_rng(seed).multinomial(images, shares, RESAMPLES)
-    return _percentiles(100.0 * (drawn[:, 0] - drawn[:, 1]) / images, confidence)
-
-
 def mean_interval(values: Floats, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval:
     """Return the bootstrap interval of a mean.
 
@@ -228,25 +234,6 @@ def _percentiles(values: Floats, confidence: float) -> Interval:
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(values, [tail, 100.0 - tail])
     return Interval(float(low), float(high))
-
-
-def mcnemar_p_value(only_reference: int, only_candidate: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test.
-
-    Args:
-        only_reference: images that the reference alone gets right.
-        only_candidate: images that the candidate alone gets right.
-
-    Returns:
-        0..1: the chance of a table as uneven if both networks were equally good; 1 without discordant images.
-    """
-    different, fewer = only_reference + only_candidate, min(only_reference, only_candidate)
-    if different == 0:
-        return 1.0
-    logs = [_log_choose(different, count) for count in range(fewer + 1)]
-    largest = max(logs)
-    log_tail = largest + math.log(math.fsum(math.exp(each - largest) for each in logs)) - different * math.log(2.0)
-    return min(1.0, 2.0 * math.exp(log_tail))
 
 
 def _log_choose(total: int, chosen: int) -> float:
@@ -281,16 +268,11 @@ def wilson_interval(successes: int, images: int, confidence: float = CONFIDENCE)
     Returns:
         0..1.
     """
-    z = normal_quantile(0.5 + confidence / 2.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     share, weight = successes / images, z * z / images
     middle = (share + weight / 2.0) / (1.0 + weight)
     reach = z / (1.0 + weight) * math.sqrt(share * (1.0 - share) / images + weight / (4.0 * images))
     return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
-
-
-def normal_quantile(probability: float) -> float:
-    """Return the quantile of the standard normal distribution for a probability between 0 and 1."""
-    return NormalDist().inv_cdf(probability)
 
 
 def confusion(labels: Classes, predicted: Classes, classes: int) -> NDArray[np.int64]:

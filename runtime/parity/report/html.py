@@ -159,11 +159,9 @@ def _class_chart(report: Mapping[str, Any]) -> str:
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
-    reference, candidate = names(report)
     columns = (
         Column("images", "images"),
-        Column(f"{reference}, %", "top1_reference", ".2f", 100),
-        Column(f"{candidate}, %", "top1_candidate", ".2f", 100),
+        *_role_columns(report, "{}, %", "top1_{}", ".2f", 100),
         Column("drop, pp", "drop_pp", ".2f"),
         Column("interval, pp", "drop_interval_pp", ".2f"),
         Column("p", "p_value", ".2g"),
@@ -171,11 +169,18 @@ def _class_table(report: Mapping[str, Any]) -> str:
     return list_table(report, "classes.list", ["class"], lambda entry: [entry["label"]], columns)
 
 
+def _role_columns(report: Mapping[str, Any], title: str, key: str, form: str = "", scale: float = 1.0) -> list[Column]:
+    """Return a column of the reference's figures and one of the candidate's."""
+    return [
+        Column(title.format(name), key.format(role), form, scale)
+        for role, name in zip(ROLES, names(report), strict=True)
+    ]
+
+
 def _confusion(report: Mapping[str, Any]) -> str:
     if not report["confusion"]["list"]:
         return "<p>Both make the same mistakes.</p>"
-    columns = [Column(name, f"{role}_images") for role, name in zip(ROLES, names(report), strict=True)]
-    columns.append(Column("change", "change_images", "+d"))
+    columns = (*_role_columns(report, "{}", "{}_images"), Column("change", "change_images", "+d"))
     return list_table(
         report,
         "confusion.list",
@@ -207,10 +212,8 @@ def _map_similarity(report: Mapping[str, Any]) -> str:
 def _corruptions(report: Mapping[str, Any]) -> str:
     if report["corruptions"] is None:
         return missing(report, "corruptions")
-    reference, candidate = names(report)
     columns = (
-        Column(f"{reference}, %", "top1_reference", ".2f", 100),
-        Column(f"{candidate}, %", "top1_candidate", ".2f", 100),
+        *_role_columns(report, "{}, %", "top1_{}", ".2f", 100),
         Column("drop, pp", "drop_pp", ".2f"),
         Column("95% interval", "drop_interval_pp", ".2f"),
         Column("agreement, %", "agreement", ".2f", 100),
@@ -342,10 +345,7 @@ def _peaks(report: Mapping[str, Any]) -> str:
     if not report["peak_throughput"]:
         return missing(report, "peak_throughput")
     columns = [Column(f"{key}, GMAC/s", f"{key}_macs_per_s", ".1f", 1e-9) for key in ("float32", "int8")]
-    columns += [
-        Column(f"{name} reaches, %", f"{role}_share_of_peak", ".1f", 100)
-        for role, name in zip(ROLES, names(report), strict=True)
-    ]
+    columns += _role_columns(report, "{} reaches, %", "{}_share_of_peak", ".1f", 100)
     return list_table(report, "peak_throughput", ["peak"], lambda entry: [threads_of(entry["threads"])], columns)
 
 

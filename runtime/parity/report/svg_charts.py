@@ -191,10 +191,7 @@ def two_lines(
         parts.append(_axis(left - 4, y + 4, f"{share:.0%}", "end"))
     parts += [_axis(place(index, ends[0])[0], LINES_HEIGHT - 3, tick, "middle") for index, tick in enumerate(ticks)]
     for role, values in (("reference", reference), ("candidate", candidate)):
-        points = [place(index, value) for index, value in enumerate(values)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line {role}-line" points="{path}"/>')
-        parts += [_circle(x, y) if role == "reference" else _square(x, y) for x, y in points]
+        parts += _curve(role, [place(index, value) for index, value in enumerate(values)])
     return chart(title, "", LINES_WIDTH, LINES_HEIGHT, parts)
 
 
@@ -220,10 +217,7 @@ def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float]]])
         parts.append(_axis(place(share, 0)[0], floor + 14, f"{share:.0%}", "middle"))
     parts.append(_axis(left + side / 2, floor + 27, "confidence", "middle"))
     for role, pairs in series.items():
-        points = [place(*pair) for pair in pairs]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line {role}-line" points="{path}"/>')
-        parts += [_circle(x, y) if role == "reference" else _square(x, y) for x, y in points]
+        parts += _curve(role, [place(*pair) for pair in pairs])
     return chart(title, "on the diagonal they are equal", SQUARE_SIDE + 12, SQUARE_SIDE, parts, "square")
 
 
@@ -285,6 +279,13 @@ def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 def _axis(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="axis" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _curve(role: str, points: Sequence[tuple[float, float]]) -> list[str]:
+    """Draw a line with a mark at each point."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    marks = [_circle(x, y) if role == "reference" else _square(x, y) for x, y in points]
+    return [f'<polyline class="line {role}-line" points="{path}"/>', *marks]
 
 
 def _circle(x: float, y: float) -> str:

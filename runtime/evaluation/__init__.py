@@ -1,1 +1,1 @@
-"""Evaluation: split files, sampling, metrics."""
+"""Evaluation: split files, sampling, predictions, metrics, timing, fresh processes."""

@@ -41,13 +41,13 @@ def finite_array(values: Any, name: str) -> Floats:
 
     Args:
         values: numbers of any shape.
-        name: what they are, for the error.
+        name: of the values, for the error.
 
     Returns:
         float64, of the same shape.
 
     Raises:
-        FocalEdgeError: there is no element, or one is NaN or infinite.
+        FocalEdgeError: `values` is empty or not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
@@ -55,8 +55,7 @@ def finite_array(values: Any, name: str) -> Floats:
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
         raise FocalEdgeError(
-            f"{bad} of {array.size} {name} are NaN or infinite; expected finite numbers: "
-            "the network that gave them is damaged, export it again"
+            f"{bad} of {array.size} {name} are NaN or infinite; expected finite numbers: export the network again"
         )
     return array
 
@@ -74,7 +73,7 @@ def softmax(logits: Any) -> Floats:
         FocalEdgeError: `logits` is empty or not finite.
     """
     array = finite_array(logits, "logits")
-    # The largest exponent is 0, so that nothing overflows.
+    # The largest exponent is 0, and nothing overflows.
     exponentials = np.exp(array - array.max(axis=-1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float64)
 
@@ -95,9 +94,7 @@ def top1(logits: Any) -> Classes:
 
 
 def agreement(first: Classes, second: Classes) -> float:
-    """Return the share of images to which two lists give the same class.
-
-    With labels as one of the two this is top-1 accuracy.
+    """Return the share of images with the same class in both lists; with labels as one list, top-1 accuracy.
 
     Args:
         first: int64 `[N]`, classes.
@@ -114,17 +111,16 @@ def agreement(first: Classes, second: Classes) -> float:
 
 
 def drop_pp(correct_float32: int, correct_int8: int, images: int) -> float:
-    """Return how many percentage points of top-1 int8 loses; negative when it gains.
+    """Return the percentage points of top-1 that int8 loses; negative when it gains.
 
     Args:
-        correct_float32: images that the float network classifies rightly.
-        correct_int8: images that the int8 network classifies rightly.
-        images: images in all, the same ones for both.
+        correct_float32: images that the float network predicts right.
+        correct_int8: images that the int8 network predicts right.
+        images: all images, the same for both, 1 or more.
 
     Returns:
-        -100..100. It is the double nearest to the exact quotient, because it is one division of
-        whole numbers: a drop of exactly 0.3 equals the literal `0.3`, which a difference of two
-        rounded accuracies does not.
+        -100..100, the double nearest to the exact quotient: a drop of exactly 0.3 equals the literal `0.3`. The
+        difference of two rounded accuracies would not.
 
     Raises:
         FocalEdgeError: `images` is not positive.
@@ -135,17 +131,17 @@ def drop_pp(correct_float32: int, correct_int8: int, images: int) -> float:
 
 
 def drop_standard_error_pp(only_float32: int, only_int8: int, images: int) -> float:
-    """Return the standard error of a paired drop: what another draw of images would change it by.
+    """Return the standard error of a paired drop, over draws of images.
 
-    Only images that one network alone classifies rightly add to it (McNemar's table).
+    Only images that one network alone predicts right add to it (McNemar's table).
 
     Args:
-        only_float32: images that float classifies rightly and int8 wrongly.
-        only_int8: images that int8 classifies rightly and float wrongly.
-        images: images in all.
+        only_float32: images that only float predicts right.
+        only_int8: images that only int8 predicts right.
+        images: all images, 1 or more.
 
     Returns:
-        percentage points, >= 0.
+        Percentage points, >= 0.
 
     Raises:
         FocalEdgeError: `images` is not positive.
@@ -199,17 +195,16 @@ def _log_softmax(logits: Floats) -> Floats:
 
 
 def cosine_similarity(first: Any, second: Any) -> Floats:
-    """Return the cosine of the angle between two maps, for each pair of maps.
+    """Return the cosine similarity of each pair of maps.
 
-    A map of zeros has no direction. Two of them are the same map: 1. One of them against a map that is
-    not zero has nothing in common with it: 0.
+    Two maps of zeros are the same map: 1. A map of zeros and another map have nothing in common: 0.
 
     Args:
         first: `[..., P]`, flattened maps of P pixels, finite.
         second: the same shape.
 
     Returns:
-        float64 `[...]`, -1..1; 1 is the same map up to a positive factor.
+        float64 `[...]`, -1..1; 1 for the same map up to a positive factor.
 
     Raises:
         FocalEdgeError: the shapes differ, or an array is empty or not finite.
@@ -228,7 +223,7 @@ def cosine_similarity(first: Any, second: Any) -> Floats:
 
 def _unit(maps: Floats) -> Floats:
     """Scale maps to length 1 over the last axis; maps of zeros stay zeros."""
-    # By the largest value first, so that squares neither overflow nor vanish.
+    # First by the largest value: squares neither overflow nor vanish.
     largest = np.abs(maps).max(axis=-1, keepdims=True)
     scaled = maps / np.where(largest == 0, 1.0, largest)
     length = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))

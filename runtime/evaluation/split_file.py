@@ -1,7 +1,6 @@
-"""A split of a data set as one `.npz` file: how labelled images reach the device side.
+"""Split files: labelled images of a dataset's split as one uncompressed `.npz` of the arrays in `ARRAYS`.
 
-The file is an uncompressed `.npz` of the arrays in `ARRAYS`; none is pickled, so that a file from elsewhere
-runs no code.
+No array is pickled, so that a file from elsewhere runs no code.
 """
 
 from __future__ import annotations
@@ -30,12 +29,11 @@ class LabelledImages:
         labels: int64 `[N]`, values 0..K-1.
         ids: N unique names.
         class_names: K unique names, K at least 2; the index is the label.
-        dataset: the data set's name.
+        dataset: the dataset's name.
         split: the split's name, such as "test".
 
     Raises:
-        DataError: the arrays have other dtypes or shapes, do not fit together, or a label or name is
-            out of its range.
+        DataError: the arrays have other dtypes or shapes, or do not fit together, or a label is out of range.
     """
 
     images: NDArray[np.uint8]
@@ -59,28 +57,27 @@ class LabelledImages:
             )
         if len(self.ids) != len(images) or len(set(self.ids)) != len(self.ids):
             raise DataError(
-                f"received {len(self.ids)} ids, {len(set(self.ids))} of them different; "
-                f"expected {len(images)} different ones"
+                f"received {len(self.ids)} ids, {len(set(self.ids))} different; expected {len(images)} different ids"
             )
         if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
             raise DataError(f"received the class names {list(self.class_names)}; expected at least 2, all different")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise DataError(
                 f"received labels {labels.min()}..{labels.max()}; "
-                f"expected 0..{len(self.class_names) - 1}, as there are {len(self.class_names)} class names"
+                f"expected 0..{len(self.class_names) - 1} for {len(self.class_names)} class names"
             )
 
 
 def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str) -> None:
-    """Hold images to the classes of a network, in the same order.
+    """Check that images have a network's classes, in the same order.
 
     Args:
-        found: those of the images.
-        expected: those of the network.
-        remedy: what to do where they differ, for the error.
+        found: class names of the images.
+        expected: class names of the network.
+        remedy: what to do if they differ, for the error.
 
     Raises:
-        DataError: they differ.
+        DataError: the names or their order differ.
     """
     if len(found) != len(expected):
         raise DataError(f"the data has {len(found)} classes and the bundle {len(expected)}; {remedy}")
@@ -90,12 +87,12 @@ def check_class_names(found: Sequence[str], expected: Sequence[str], remedy: str
 
 
 def write_split(path: Path, images: LabelledImages) -> None:
-    """Write a split file; a file of that name is replaced.
+    """Write a split file; an existing file is replaced.
 
     Raises:
         FocalEdgeError: the file cannot be written.
     """
-    # Through an open file, as NumPy would add .npz to another suffix.
+    # Through an open file: NumPy would add .npz to another suffix.
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -112,9 +109,9 @@ def read_split(path: Path) -> LabelledImages:
     """Read a split file and check it.
 
     Raises:
-        DataError: the file is missing, truncated or no split file, or its arrays do not fit together.
+        DataError: the file is missing, truncated or not a split file, or its arrays do not fit together.
     """
-    remedy = "make it anew with `python -m train.data`"
+    remedy = "rebuild it with `python -m train.data`"
     try:
         # zipfile checks each member's CRC, so that a damaged image does not pass.
         with np.load(path, allow_pickle=False) as archive:
@@ -128,7 +125,7 @@ def read_split(path: Path) -> LabelledImages:
         raise DataError(f"{path} is not a readable split file ({error}); {remedy}") from error
     foreign = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if foreign:
-        raise DataError(f"{path}: {', '.join(foreign)} is no array; {remedy}")
+        raise DataError(f"{path}: {', '.join(foreign)} is not an array; {remedy}")
     for name, ndim in (("ids", 1), ("class_names", 1), ("dataset", 0), ("split", 0)):
         if arrays[name].dtype.kind != "U" or arrays[name].ndim != ndim:
             raise DataError(

@@ -1,10 +1,10 @@
-"""Antialiased bicubic resizing, as Pillow does it (`Image.resize` with `BICUBIC`), of a window of the result alone.
+"""Antialiased bicubic resizing as in Pillow (`Image.resize` with `BICUBIC`), of one window of the result.
 
-OpenCV's cubic does not antialias, and has another kernel. Here each output line is a weighted sum of the input lines
-under the kernel (Keys, 1981, with a = -0.5), which is widened by the scale where the image shrinks: first across,
-then down, rounded to 8 bits in between. The result is Pillow's to the bit, but that its version 13 goes down first
-where an image is much higher than it is wide. Lines of the output are computed some at a time, as one small
-matrix product over the input lines that they have in common.
+OpenCV's cubic interpolation does not antialias, and has another kernel. Here each output line is a weighted sum of
+input lines. The weights are Keys' kernel (1981, a = -0.5), widened by the scale if the image shrinks. Columns are
+resized first, then rows, with rounding to 8 bits in between. The result equals Pillow's to the bit, with one exception:
+Pillow 13 resizes rows first if an image is much taller than wide. A few output lines at a time are one small matrix
+product over their input lines.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Pixels = NDArray[np.uint8]
 
 A = -0.5
 SUPPORT = 2.0
-# Of more lines at a time, most weights would be 0; of fewer, the products too small for a fast one.
+# With more lines at a time most weights would be 0; with fewer the products would be too small to be fast.
 BLOCK_LINES = 8
-# Pillow's weights are whole multiples of this; so are all sums of them here, which double precision holds exactly.
+# Pillow's weights are whole multiples of this step, and so are all sums here; double precision holds them exactly.
 WEIGHT_STEP = 2.0**-22
-# Pillow rounds halves up, OpenCV to even. No sum but a half itself is so near one.
+# Pillow rounds halves up, OpenCV to even. No other sum is so near a half.
 HALF_UP = WEIGHT_STEP / 4
-# Multiplications in one matrix product. OpenBLAS divides larger ones among threads, which at this size wait for one
-# another longer than they work, and go on spinning beside the interpreter.
+# Multiplications in one matrix product. OpenBLAS divides larger products among threads, which at this size wait for
+# each other longer than they work, and keep spinning while the interpreter runs.
 MAX_PRODUCT = 250_000
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Some neighbouring output lines: `[lines, stop - start]` weights of the input lines `start:stop`."""
+    """Neighbouring output lines: weights, float64 `[lines, stop - start]`, of the input lines `start:stop`."""
 
     start: int
     stop: int
@@ -41,12 +41,12 @@ class _Block:
 
 
 def resize_window(image: Pixels, resized: tuple[int, int], window: tuple[int, int, int, int]) -> Pixels:
-    """Resize an image, and return a window of the result; no other pixel of it is computed.
+    """Resize an image and return a window of the result; no other pixel is computed.
 
     Args:
         image: uint8 `[H, W, 3]`, not empty.
-        resized: height and width of the whole result, in pixels, each 1 or more.
-        window: top, left, height and width of what is wanted of it.
+        resized: height and width of the whole result in pixels, each 1 or more.
+        window: top, left, height and width of the window within the result, in pixels.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -64,7 +64,7 @@ def _reach(blocks: tuple[_Block, ...]) -> tuple[int, int]:
 
 
 def _combine(lines: Pixels, blocks: tuple[_Block, ...], offset: int) -> Pixels:
-    """Return the output lines, uint8 `[count, n, 3]`, of input lines `[m, n, 3]`, of which the first is `offset`."""
+    """Return the output lines, uint8 `[count, n, 3]`, of input lines, uint8 `[m, n, 3]`, which begin at `offset`."""
     flat = lines.reshape(len(lines), -1)
     result = np.empty((sum(len(block.weights) for block in blocks), flat.shape[1]), dtype=np.uint8)
     at = 0
@@ -74,7 +74,7 @@ def _combine(lines: Pixels, blocks: tuple[_Block, ...], offset: int) -> Pixels:
         width = max(1, MAX_PRODUCT // block.weights.size)
         for left in range(0, flat.shape[1], width):
             sums = block.weights @ source[:, left : left + width].astype(np.float64)
-            # Rounds and saturates in one go.
+            # Rounds and saturates in one step.
             cv2.add(sums, HALF_UP, dst=target[:, left : left + width], dtype=cv2.CV_8U)
         at += len(target)
     return result.reshape(len(result), *lines.shape[1:])

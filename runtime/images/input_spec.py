@@ -1,4 +1,4 @@
-"""Which part of an image a network sees, and how that becomes its input: a description alone, without NumPy."""
+"""The input specification: the part of an image that a network sees, and how it is resized. Needs no NumPy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How an image of any size becomes a square input.
+    """How an image of any size becomes a square input of the network.
 
     Attributes:
-        size: side of the input, in pixels.
-        crop_fraction: side of the centred square that is seen, as a share of the image's short side, above 0, at
-            most 1.
-        interpolation: "area": that square is cut out and resized, averaging over areas where it shrinks, bilinear
-            where it grows. "bicubic": the whole image is resized first, its short side to
-            `floor(size / crop_fraction)`, antialiased, and its centre is cut out; to the pixel as torchvision's
-            `Resize` and `CenterCrop` place them, and as Pillow resizes: published ImageNet figures were measured so.
+        size: side of the input in pixels, 1 or more.
+        crop_fraction: side of the centred square that the network sees, as a share of the image's short side, above 0,
+            at most 1.
+        interpolation: "area" crops that square and resizes it: by area averaging if it shrinks, bilinearly if it
+            grows. "bicubic" first resizes the whole image, antialiased, its short side to
+            `floor(size / crop_fraction)`, and then crops its centre. The pixels are those of torchvision's `Resize` and
+            `CenterCrop` with Pillow, as in published ImageNet figures.
     """
 
     size: int
@@ -31,10 +31,10 @@ class InputSpec:
     interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
-        """Reject what describes no input.
+        """Check the fields.
 
         Raises:
-            ConfigError: naming the field, what it received and what it expects.
+            ConfigError: a field is out of range.
         """
         for holds, received, expected in (
             (self.size >= 1, f"input size {self.size}", "1 pixel or more"),
@@ -50,10 +50,10 @@ class InputSpec:
 
     @property
     def resized_short_side(self) -> int:
-        """The short side that "bicubic" resizes the whole image to, in pixels."""
+        """The short side of the resized image under "bicubic", in pixels."""
         return math.floor(self.size / self.crop_fraction)
 
     @property
     def seen_fraction(self) -> float:
-        """The share of an image's short side that is seen; `crop_fraction`, but for a whole number of pixels."""
+        """The share of an image's short side that the network sees: `crop_fraction`, rounded to whole pixels."""
         return self.size / self.resized_short_side if self.interpolation == "bicubic" else self.crop_fraction

@@ -1,8 +1,7 @@
-"""From any image to the network's input: one path for training, calibration and camera.
+"""Preprocessing: colour order, crop and size of images, the same for training, calibration and camera.
 
-The artifacts take uint8 RGB pixels and normalise inside the graph, so all that is left here is
-colour order, squareness and size. How a network wants those is its `InputSpec`: part of its configuration in
-training, and of the bundle's manifest on a device.
+Artifacts take uint8 RGB pixels and normalise inside the graph. Crop and size are the network's `InputSpec`, which is
+part of its configuration in training and of the bundle's manifest on a device.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Image = NDArray[np.uint8]
 
 
 def bgr_to_rgb(frame: Image) -> Image:
-    """Turn an OpenCV frame into RGB.
+    """Convert an OpenCV frame to RGB.
 
     Args:
-        frame: uint8 `[H, W]` or `[H, W, 1]` grey, `[H, W, 3]` BGR or `[H, W, 4]` BGRA.
+        frame: uint8 `[H, W]` or `[H, W, 1]` grey, `[H, W, 3]` BGR or `[H, W, 4]` BGRA, values 0..255.
 
     Returns:
         uint8 `[H, W, 3]` RGB, values 0..255.
@@ -30,7 +29,7 @@ def bgr_to_rgb(frame: Image) -> Image:
     Raises:
         DataError: the frame is empty, or of another shape or dtype.
     """
-    # A capture that fails may hand out anything.
+    # A capture that fails may return anything.
     frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
         raise DataError(
@@ -45,11 +44,14 @@ def bgr_to_rgb(frame: Image) -> Image:
 
 
 def centre_square(image: Image, fraction: float = 1.0) -> Image:
-    """Return a centred square of an `[H, W, C]` image, as a view.
+    """Return a centred square of an image, as a view.
 
     Args:
-        image: the image.
+        image: uint8 `[H, W, C]`.
         fraction: side of the square as a share of the image's short side, above 0, at most 1.
+
+    Returns:
+        uint8 `[side, side, C]`.
     """
     height, width = image.shape[:2]
     side = square_side(height, width, fraction)
@@ -58,16 +60,16 @@ def centre_square(image: Image, fraction: float = 1.0) -> Image:
 
 
 def square_side(height: int, width: int, fraction: float) -> int:
-    """Return the side in pixels, 1 or more, of a square that is so large a fraction of the short side."""
+    """Return the side, in pixels, of a square that is a fraction (above 0, at most 1) of the short side; 1 or more."""
     return max(1, round(min(height, width) * fraction))
 
 
 def resize_square(image: Image, spec: InputSpec) -> Image:
-    """Make one image the square that `spec` describes.
+    """Crop and resize an image to a square.
 
     Args:
         image: uint8 `[H, W, 3]`, any colour order.
-        spec: what of it to keep, and how to resize that.
+        spec: crop, size and interpolation.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -85,7 +87,7 @@ def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
     height, width = image.shape[:2]
     short, target = min(height, width), spec.resized_short_side
     rows, columns = (int(target * side / short) for side in (height, width))
-    # Python rounds halves to even, and so does torchvision's CenterCrop, by the same function.
+    # Python's round takes halves to even; torchvision's CenterCrop uses the same function.
     top, left = (round((side - spec.size) / 2) for side in (rows, columns))
     if short == target:
         return np.ascontiguousarray(image[top : top + spec.size, left : left + spec.size])
@@ -93,11 +95,11 @@ def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
 
 
 def preprocess(image: Image, spec: InputSpec) -> Image:
-    """Make one RGB image the network's input batch.
+    """Convert an RGB image to the network's input batch.
 
     Args:
-        image: uint8 `[H, W, 3]` RGB.
-        spec: what the network's input is made of an image, as its bundle's manifest says.
+        image: uint8 `[H, W, 3]` RGB, values 0..255.
+        spec: crop, size and interpolation, as in the bundle's manifest.
 
     Returns:
         uint8 `[1, size, size, 3]` RGB, values 0..255.
@@ -112,10 +114,10 @@ def read_image(path: str) -> Image:
         path: a file that OpenCV can decode (JPEG, PNG, WebP, ...).
 
     Returns:
-        uint8 `[H, W, 3]` RGB.
+        uint8 `[H, W, 3]` RGB, values 0..255.
 
     Raises:
-        DataError: the file is missing or cannot be decoded, or claims more pixels than OpenCV allows.
+        DataError: the file is missing, cannot be decoded, or has more pixels than OpenCV allows.
     """
     try:
         frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -128,7 +130,11 @@ def read_image(path: str) -> Image:
 
 
 def check_input(image: Image, shape: tuple[int, ...]) -> None:
-    """Hold an image to what a network takes in, uint8 of a shape.
+    """Check that an image is uint8 of the network's input shape.
+
+    Args:
+        image: the input batch.
+        shape: `(1, S, S, 3)`.
 
     Raises:
         DataError: it has another shape or dtype.

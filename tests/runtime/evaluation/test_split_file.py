@@ -1,4 +1,4 @@
-"""The split file: what is written is read, and nothing else is."""
+"""Split files: written files are read, and damaged or foreign ones refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def saved(tmp_path: Path, split: LabelledImages, /, **changes: Any) -> Path:
     return path
 
 
-def test_what_is_written_is_read(tmp_path: Path, images: LabelledImages) -> None:
+def test_a_written_file_is_read(tmp_path: Path, images: LabelledImages) -> None:
     write_split(tmp_path / "new" / "test.npz", images)
     read = read_split(tmp_path / "new" / "test.npz")
     assert np.array_equal(read.images, images.images)
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, images: Lab
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.npz does not exist; make it anew with `python -m train\.data`"):
+    with pytest.raises(DataError, match=r"none\.npz does not exist; rebuild it with `python -m train\.data`"):
         read_split(tmp_path / "none.npz")
 
 
@@ -114,7 +114,7 @@ def test_a_single_array_or_a_foreign_zip_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "foreign.npz", "w") as archive:
         for name in ("images", "labels", "ids", "class_names", "dataset", "split"):
             archive.writestr(name, "text")
-    with pytest.raises(DataError, match="images, labels, ids, class_names, dataset, split is no array"):
+    with pytest.raises(DataError, match="images, labels, ids, class_names, dataset, split is not an array"):
         read_split(tmp_path / "foreign.npz")
 
 

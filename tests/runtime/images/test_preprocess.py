@@ -1,4 +1,4 @@
-"""Any image becomes the network's input as its description says: as before, or as Pillow and torchvision do it."""
+"""Preprocessing: area resizing against OpenCV, bicubic resizing against Pillow and torchvision's crop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(height: int, width: int, seed: int = 0, *, binary: bool = False) -> Im
 def pillow(image: Image, spec: InputSpec) -> Image:
     """torchvision's `Resize(floor(size / crop_fraction), BICUBIC)` and `CenterCrop(size)`, by Pillow.
 
-    Across and then down: up to version 12 that is one call, and from 13 on it is unless an image is very high.
+    Columns first, then rows: one call up to version 12, and from 13 on unless an image is very tall.
     """
     height, width = image.shape[:2]
     short = math.floor(spec.size / spec.crop_fraction)
@@ -57,14 +57,14 @@ def test_bicubic_is_pillows_to_the_bit(height: int, width: int, size: int, crop_
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (720, 1280), (375, 500), (256, 256), (224, 224), (100, 150)])
-def test_a_frame_becomes_what_imagenet_networks_were_evaluated_on(shape: tuple[int, int]) -> None:
+def test_bicubic_input_is_that_of_imagenet_evaluations(shape: tuple[int, int]) -> None:
     image = noise(*shape)
     found = preprocess(image, IMAGENET)
     assert (found.shape, found.dtype, found.flags.c_contiguous) == ((1, 224, 224, 3), np.uint8, True)
     np.testing.assert_array_equal(found[0], pillow(image, IMAGENET))
 
 
-def test_the_result_is_one_call_of_pillow_and_a_cut_at_known_places() -> None:
+def test_the_result_is_one_call_of_pillow_and_a_crop_at_known_places() -> None:
     image = noise(480, 640)
     whole = np.asarray(PIL.Image.fromarray(image).resize((341, 256), PIL.Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(resize_square(image, IMAGENET), whole[16 : 16 + 224, 58 : 58 + 224])
@@ -93,22 +93,22 @@ def test_area_with_no_crop_is_the_centred_square(shape: tuple[int, int], way: in
     np.testing.assert_array_equal(resize_square(image, InputSpec(side)), square)
 
 
-def test_area_with_a_crop_is_a_square_of_so_much_of_the_short_side() -> None:
+def test_area_with_a_crop_is_that_share_of_the_short_side() -> None:
     image = noise(480, 640)
     expected = cv2.resize(image[30:450, 110:530], (224, 224), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(resize_square(image, InputSpec(224, 0.875)), expected)
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bicubic"])
-def test_a_stored_image_with_a_margin_is_cut_and_not_resized(interpolation: Any) -> None:
+def test_a_stored_image_with_a_margin_is_cropped_and_not_resized(interpolation: Any) -> None:
     stored = noise(256, 256)
     found = resize_square(stored, InputSpec(224, 0.875, interpolation))
     np.testing.assert_array_equal(found, stored[16:-16, 16:-16])
 
 
 @pytest.mark.parametrize("shape", [(60, 80), (81, 60), (45, 45), (40, 111)])
-def test_what_is_stored_for_training_is_evaluated_as_the_camera_sees_it(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """A folder's images, stored whole at 64 pixels, against the files themselves."""
+def test_images_stored_for_training_give_the_same_input_as_their_files(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """A folder's images, stored whole at 64 pixels, against the files."""
     spec = InputSpec(56, 0.875, "bicubic")
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
@@ -125,9 +125,9 @@ def test_what_is_stored_for_training_is_evaluated_as_the_camera_sees_it(tmp_path
     ("spec", "fraction"),
     [(InputSpec(224), 1.0), (InputSpec(224, 0.9), 0.9), (IMAGENET, 0.875), (InputSpec(224, 0.9, "bicubic"), 224 / 248)],
 )
-def test_what_is_seen_is_a_share_of_the_short_side(spec: InputSpec, fraction: float) -> None:
+def test_the_network_sees_a_share_of_the_short_side(spec: InputSpec, fraction: float) -> None:
     assert spec.seen_fraction == pytest.approx(fraction)
-    # A square of that share fills the input, but for what the kernel takes from beside it; a smaller one does not.
+    # A square of that share fills the input, apart from the kernel's reach at the edges; a smaller one does not.
     for share, filled in ((spec.seen_fraction, True), (0.95 * spec.seen_fraction, False)):
         image = np.zeros((480, 640, 3), np.uint8)
         centre_square(image, share)[:] = 255
@@ -136,12 +136,12 @@ def test_what_is_seen_is_a_share_of_the_short_side(spec: InputSpec, fraction: fl
 
 
 @pytest.mark.parametrize("change", [{"size": 0}, {"crop_fraction": 0.0}, {"crop_fraction": 1.5}])
-def test_what_describes_no_input_is_refused(change: dict[str, Any]) -> None:
+def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"received .*(size 0|=0\.0|=1\.5)"):
         InputSpec(**({"size": 48} | change))
 
 
 @pytest.mark.parametrize("value", ["nearest", "", None, 3])
-def test_an_unknown_interpolation_lists_those_there(value: Any) -> None:
+def test_an_unknown_interpolation_lists_the_known_ones(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"area or bicubic"):
         InputSpec(48, interpolation=value)

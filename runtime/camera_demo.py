@@ -23,8 +23,6 @@ if __name__ == "__main__":
 
 import cv2
 
-from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import PRECISIONS
 from runtime.bundle.precisions import Artifacts
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
@@ -34,6 +32,7 @@ from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.recorder import Recorder
 from runtime.demo.summary import Summary, Tally, describe, warn
 from runtime.draw.overlay import LAYOUTS
+from runtime.engines.options import engine_options
 from runtime.engines.registry import ENGINES
 from runtime.video.opencv_log import silence_opencv
 from runtime.video.sources import RECONNECT_S, SAMPLE, Source, open_source
@@ -246,20 +245,23 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("camera_demo.py", __doc__ or "", parents=[shared_options("--threads", "--json")])
+    engine = {
+        "choices": (AUTO, *ENGINES),
+        "help": f"engine, or `{AUTO}`: the fastest here with its precision and threads (default: the manifest's first)",
+    }
+    parser = command_parser(
+        "camera_demo.py",
+        __doc__ or "",
+        parents=[
+            engine_options("--bundle", "--precision", "--engine", "--threads", engine=engine),
+            shared_options("--json"),
+        ],
+    )
     parser.epilog = (
         "Keys in the window: q or Esc quits, 0 shows all maps, 1..9 one map, l the next layout, p the other precision, "
         "c compares both, r starts or stops a recording, s saves a snapshot; separate images wait for any other key."
     )
     add = parser.add_argument
-    add("--bundle", type=Path, metavar="FOLDER", default=default_bundle(), help="folder with manifest.json")
-    add("--precision", choices=PRECISIONS, default="int8", help="artifact to run")
-    add(
-        "--engine",
-        choices=(AUTO, *ENGINES),
-        help="TFLite or ONNX Runtime (default: the manifest's first), or `auto`: the fastest here, with its precision "
-        "and threads",
-    )
     add(
         "--source",
         default="0",

@@ -8,19 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from runtime.bundle.precisions import Artifacts
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.demo.controls import Command, Controls, Settings, changed
 from runtime.demo.counts import FrameCounts
 from runtime.demo.status import Status
 from runtime.draw.maps import map_titles
-from runtime.draw.overlay import View, view_panel
+from runtime.draw.overlay import View, top_classes, view_panel
 from runtime.draw.status_strip import with_status_strip
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
-from runtime.evaluation.metrics import softmax
 from runtime.images.preprocess import Image, preprocess
 from runtime.video.sources import Frame, Source
 
@@ -237,7 +234,7 @@ class Pipeline:
             settings=self.settings,
             maps=self._maps,
             precisions=self._artifacts.precisions,
-            top5=top_classes(run.outputs, self._labels),
+            top5=top_classes(run.outputs.logits, self._labels, TOP),
             latency_ms=run.inference_ms,
             latency_p50_ms=p50_ms,
             latency_p90_ms=p90_ms,
@@ -248,12 +245,3 @@ class Pipeline:
             recording=self._recording(),
             note=frame.stalled or (self._note if time.monotonic() < self._note_until_s else ""),
         )
-
-
-def top_classes(outputs: Outputs, labels: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Return names and probabilities of the 5 most likely classes; empty if a logit is not finite."""
-    if not np.isfinite(outputs.logits).all():
-        return ()
-    probabilities = softmax(outputs.logits)
-    best = np.argsort(-probabilities, kind="stable")[:TOP]
-    return tuple((labels[int(index)], float(probabilities[index])) for index in best)

@@ -30,6 +30,8 @@ LEGIBLE_TILE_SIZE = 168
 LARGE, LARGE_OF_TWO = 2.0, 1.25
 WHOLE_FRAME_RATIO = 4 / 3
 
+TopClasses = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True)
 class View:
@@ -46,21 +48,19 @@ class Scene:
     Attributes:
         image_rgb: the whole frame, uint8 `[H, W, 3]` RGB.
         seen_fraction: side of the centred square that the network saw, as a share of the frame's short side, 0 to 1.
-        logits: float32 `[K]`.
-        labels: K class names.
+        classes: names and probabilities of the classes that have a bar, the most likely first; empty if non-finite.
         maps: the maps to show: all, or the chosen one.
         heading: the top line, at the left.
         note: the top line, at the right.
         tile_px: side of a tile where all maps are shown, in pixels.
         large_px: side of the image where one map is shown, in pixels.
         unit: scale of text and margins, 1.0 for tiles of 224 pixels.
-        bars: how many classes have a bar.
+        bars: room for this many bars.
     """
 
     image_rgb: Image
     seen_fraction: float
-    logits: NDArray[np.float32]
-    labels: Sequence[str]
+    classes: TopClasses
     maps: Sequence[Map]
     heading: str
     note: str
@@ -187,12 +187,12 @@ def view_panel(
     rows = with_shared_spans([output_maps(view.outputs) for view in views])
     blocks = []
     for index, (view, maps) in enumerate(zip(views, rows, strict=True)):
-        heading = _heading(view.outputs.logits, labels)
+        classes = top_classes(view.outputs.logits, labels, bars)
+        heading = f"{classes[0][0]}  {classes[0][1]:.1%}" if classes else "logits not finite"
         scene = Scene(
             image_rgb=image_rgb,
             seen_fraction=seen_fraction,
-            logits=view.outputs.logits,
-            labels=labels,
+            classes=classes,
             maps=maps if chosen.shows_all_maps else [_map_of(maps, level)],
             heading=heading if len(views) == 1 else f"{view.title}:  {heading}",
             # The note is about the frame, which both blocks show.
@@ -207,18 +207,20 @@ def view_panel(
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=chosen.compare_axis)
 
 
+def top_classes(logits: NDArray[np.float32], labels: Sequence[str], count: int) -> TopClasses:
+    """Return names and probabilities of the most likely classes; empty if a logit is not finite."""
+    if not np.isfinite(logits).all():
+        return ()
+    probabilities = softmax(logits)
+    best = np.argsort(-probabilities, kind="stable")[:count]
+    return tuple((labels[int(index)], float(probabilities[index])) for index in best)
+
+
 def _map_of(maps: Sequence[Map], level: int) -> Map:
     if not 1 <= level <= len(maps):
         titles = ", ".join(f"{i} ({each.title})" for i, each in enumerate(maps, start=1))
         raise ConfigError(f"received level {level}; choose one of {titles}")
     return maps[level - 1]
-
-
-def _heading(logits: NDArray[np.float32], labels: Sequence[str]) -> str:
-    if not np.isfinite(logits).all():
-        return "logits not finite"
-    best = int(logits.argmax())
-    return f"{labels[best]}  {softmax(logits)[best]:.1%}"
 
 
 def _blank_panel(height: int, width: int) -> Image:
@@ -270,16 +272,12 @@ def _draw_heading(panel: Image, scene: Scene) -> None:
 
 def _draw_bars(footer: Image, scene: Scene) -> None:
     """Draw a bar for each of the most likely classes."""
-    if not np.isfinite(scene.logits).all():
-        return
-    probabilities = softmax(scene.logits)
     tile, size = footer.shape[1], 9 * scene.unit
     bar_left, bar_right = round(tile * 0.42), round(tile * 0.78)
-    for rank, best in enumerate(np.argsort(-probabilities, kind="stable")[: scene.bars]):
+    for rank, (label, share) in enumerate(scene.classes):
         baseline = scene.px(19 + BAR_PITCH_PX * rank)
         colour = BRIGHT if rank == 0 else DIM
-        share = float(probabilities[best])
-        write_text(footer, scene.labels[int(best)], (0, baseline), size, colour, bar_left - scene.px(8))
+        write_text(footer, label, (0, baseline), size, colour, bar_left - scene.px(8))
         write_text(footer, f"{share:.1%}", (tile, baseline), size, colour, tile // 5, align="right")
         rows = slice(baseline - scene.px(8), baseline - scene.px(1))
         footer[rows, bar_left:bar_right] = TRACK

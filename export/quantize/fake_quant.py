@@ -1,4 +1,4 @@
-"""The fake-quantized network: a scheme and a calibration, applied by tensorflow-model-optimization."""
+"""Fake-quantize a network with tensorflow-model-optimization, by a scheme and a calibration."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras
-from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-    default_8bit_quantizers,
-)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import default_8bit_quantizers
 from tensorflow_model_optimization.quantization import keras as quantization
 from tensorflow_model_optimization.quantization.keras import QuantizeConfig, QuantizeRegistry, QuantizeScheme
 
@@ -26,18 +24,25 @@ from train.model.weights import Tensors, assign_weights, model_weights
 
 
 class Int8Config(QuantizeConfig):
-    """What tfmot does to one layer: int8 output, and int8 per-channel kernel if asked for.
+    """Quantization of one layer: its output, and its kernel per channel.
 
     Example:
         quantize_annotate_layer(layer, Int8Config(weights=True, low=-3.0, high=2.5))
     """
 
     def __init__(self, weights: bool, low: float, high: float, output: bool = True) -> None:
-        """Keep whether the kernel is int8, the range of the output, and whether the output is int8 here."""
+        """Set what is int8.
+
+        Args:
+            weights: the kernel is int8.
+            low: lower end of the output's range.
+            high: upper end of the output's range.
+            output: the output is int8.
+        """
         self.weights, self.low, self.high, self.output = weights, low, high, output
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        """Return the kernel with its quantizer: symmetric, one scale per output channel (last axis)."""
+        """Return the kernel and its quantizer: symmetric, one scale per output channel."""
         if not self.weights:
             return []
         if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
@@ -45,7 +50,7 @@ class Int8Config(QuantizeConfig):
         return [(layer.kernel, default_8bit_quantizers.Default8BitConvWeightsQuantizer())]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        """Put the fake-quantized kernel in the layer's place for it."""
+        """Set the layer's kernel to the fake-quantized one."""
         if not self.weights:
             return
         if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
@@ -54,18 +59,18 @@ class Int8Config(QuantizeConfig):
             layer.kernel = quantize_weights[0]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        """Return nothing: activations are layers of their own in this network."""
+        """Return nothing: in this network activations are layers."""
         return []
 
     def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
-        """Do nothing: there is no activation inside a layer."""
-        return  # AutoGraph, which takes the docstring away, warns of a function without a body.
+        """Do nothing: layers have no activations inside."""
+        return  # AutoGraph removes the docstring, and warns of a function without a body.
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
-        """Return the quantizer of the layer's output: 256 values over the calibrated range.
+        """Return the quantizer of the output: 256 values over the calibrated range.
 
-        A moving average would forget that range only after about a thousand steps, and then follow
-        every outlier that the observer had clipped.
+        The range is fixed. A moving average needs about 1,000 steps, and then follows every outlier that the observer
+        had clipped.
         """
         if not self.output:
             return []
@@ -77,39 +82,39 @@ class Int8Config(QuantizeConfig):
 
 
 class DepthwiseKernelQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
-    """Quantizes a depthwise kernel `[k, k, C, 1]`: symmetric, one scale per channel, which is not its last axis."""
+    """Quantizer of a depthwise kernel `[k, k, C, 1]`: symmetric, one scale per channel, which is not the last axis."""
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> Any:
-        """Make the ranges of C channels."""
+        """Create the ranges of C channels."""
         return super().build(tensor_shape[:3], name, layer)
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:
-        """Return the kernel, rounded to what int8 has."""
-        # [k, k, C, 1] -> [1, k, k, C], as TFLite has it, and back
+        """Return the kernel rounded to int8."""
+        # [k, k, C, 1] -> [1, k, k, C], TFLite's layout, and back
         channels_last = tf.reshape(inputs, (1, *inputs.shape[:3]))
         return tf.reshape(super().__call__(channels_last, training, weights, **kwargs), inputs.shape)
 
 
 class AnnotatedOnly(QuantizeScheme, QuantizeRegistry):
-    """A tfmot scheme that quantizes what is annotated and nothing beside it.
+    """A tfmot scheme that quantizes annotated layers only.
 
-    The default one would also quantize the input and the residual additions before annotated layers.
+    tfmot's default scheme also quantizes the input and the residual additions before annotated layers.
     """
 
     def get_layout_transformer(self) -> Any:
-        """Return the transformer of layer patterns: none applies here."""
+        """Return a transformer that changes no layers."""
         return _NoTransform()
 
     def get_quantize_registry(self) -> Any:
-        """Return the registry of layers with a default configuration: there are none."""
+        """Return the registry of layers with a default configuration, which is empty."""
         return self
 
     def supports(self, layer: Any) -> bool:
-        """Return that no layer is quantized unasked."""
+        """Return False: no layer is quantized by default."""
         return False
 
     def get_quantize_config(self, layer: Any) -> Any:
-        """Return no configuration; tfmot asks only for layers that are supported."""
+        """Return no configuration; tfmot asks only for supported layers."""
         return None
 
 
@@ -119,18 +124,18 @@ class _NoTransform:
 
 
 def quantization_scope() -> Any:
-    """Return the scope in which tfmot can clone models that hold this module's classes."""
+    """Return the scope in which tfmot can clone models with our layers and quantizers."""
     classes = (Int8Config, ChannelNorm, DepthwiseKernelQuantizer, Int8InputConv2D, FloatConv2D)
     return quantization.quantize_scope({each.__name__: each for each in classes})
 
 
 def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
-    """Build the float network in `tf_keras` and fill it, all of its layers Keras' own.
+    """Build the float network in `tf_keras` from Keras' own layers, with weights.
 
     Args:
         config: the network.
         weights: arrays by `layer/variable`.
-        source: where they come from, for the error.
+        source: the file of the weights, for errors.
 
     Returns:
         A `tf_keras` functional model.
@@ -141,52 +146,54 @@ def build_stock(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
 
 
 def build_float(config: FocalNetConfig, weights: Tensors, source: str) -> Any:
-    """Build the float network of `build_stock`, its layers replaced by those that convert best."""
+    """Build the network of `build_stock` with its LayerNorms replaced for conversion."""
     return lower_layer_norms(build_stock(config, weights, source))
 
 
 def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], scheme: Scheme) -> Any:
-    """Fake-quantize a float network, its weights copied.
+    """Return a fake-quantized copy of a float network.
 
     Args:
         model: a `tf_keras` model of `build_float`.
         config: its configuration.
-        ranges: calibrated `(min, max)` of every layer's output and of the steps inside layers.
+        ranges: calibrated `(min, max)` of the layers' outputs and of the tensors inside layers.
         scheme: what is int8.
 
     Returns:
-        A trainable `tf_keras` model; the layers that rules match carry `QUANTIZED_PREFIX` before their names.
+        A trainable `tf_keras` model; `QUANTIZED_PREFIX` precedes the names of the layers that rules match.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
-        ConfigError: a rule matches no layer, or a layer to leave in float is no int8 product.
+        ConfigError: a rule matches no layer, or a layer to leave in float is not an int8 product.
     """
     matched = match_rules(scheme.rules, [layer.name for layer in model.layers])
     placed = place(model, matched, scheme.float_layers)
-    dynamic = not scheme.calibrated
-    ends = dict.fromkeys(matched, (0.0, 1.0)) if dynamic else quantized_ranges(matched, config, ranges)
+    output_ranges = (
+        quantized_ranges(matched, config, ranges) if scheme.calibrated else dict.fromkeys(matched, (0.0, 1.0))
+    )
 
     def copied(layer: Any) -> Any:
         settings = layer.get_config()
         if layer.name in placed.inputs:
-            return Int8InputConv2D(ends[placed.inputs[layer.name]], **settings)
+            return Int8InputConv2D(output_ranges[placed.inputs[layer.name]], **settings)
         if layer.name in placed.between:
             return FloatConv2D.from_config(settings)
         if scheme.integer_only and isinstance(layer, ChannelNorm):
-            settings["ranges"] = step_ranges(layer.name, ranges)
+            settings["ranges"] = inner_ranges(layer.name, ranges)
         return type(layer).from_config(settings)
 
     def annotate(layer: Any) -> Any:
         rule = matched.get(layer.name)
         if rule is None:
             return layer
-        # What is left in float is annotated too, with nothing quantized: under its prefix it is found all the same.
+        # Layers left in float are annotated too, with nothing quantized, so that their names have the prefix.
         int8 = layer.name in placed.outputs
-        output = int8 and not dynamic and fused_relu(model.get_layer(layer.name), placed.outputs) is None
-        return quantization.quantize_annotate_layer(layer, Int8Config(int8 and rule.weights, *ends[layer.name], output))
+        output = int8 and scheme.calibrated and fused_relu(model.get_layer(layer.name), placed.outputs) is None
+        settings = Int8Config(int8 and rule.weights, *output_ranges[layer.name], output)
+        return quantization.quantize_annotate_layer(layer, settings)
 
     with quantization_scope():
-        # Of a copy, as annotating takes the layers themselves, and the float model is to stay whole.
+        # Annotating takes over the layers, so it works on a copy.
         copy = tf_keras.models.clone_model(model, clone_function=copied)
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
@@ -196,12 +203,12 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
 
 
 def quantized_ranges(quantized: Iterable[str], config: FocalNetConfig, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Return the ranges that int8 outputs are quantized over.
+    """Return the ranges of int8 outputs.
 
     Args:
         quantized: names of the layers whose outputs are int8.
         config: the network.
-        ranges: calibrated `(min, max)` of layers' outputs.
+        ranges: calibrated `(min, max)` of the layers' outputs.
 
     Returns:
         `(low, high)` by layer, `low < high`.
@@ -216,18 +223,17 @@ def quantized_ranges(quantized: Iterable[str], config: FocalNetConfig, ranges: M
     return {name: _with_width(known[name]) for name in quantized}
 
 
-def step_ranges(name: str, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Return the ranges of the steps inside a layer, `low < high`, by the step's own name.
+def inner_ranges(name: str, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return the ranges of the tensors inside a layer, `low < high`, by their names in the layer.
 
     Raises:
-        ArtifactError: the calibration has none, as those before there were any.
+        ArtifactError: the calibration has none; older calibrations lack them.
     """
-    steps = {
-        key.removeprefix(f"{name}."): _with_width(ends) for key, ends in ranges.items() if key.startswith(f"{name}.")
-    }
-    if not steps:
-        raise _without_range([f"{name}'s steps"])
-    return steps
+    prefix = f"{name}."
+    found = {key.removeprefix(prefix): _with_width(ends) for key, ends in ranges.items() if key.startswith(prefix)}
+    if not found:
+        raise _without_range([f"the tensors inside {name}"])
+    return found
 
 
 def _without_range(names: Sequence[str]) -> ArtifactError:
@@ -237,15 +243,15 @@ def _without_range(names: Sequence[str]) -> ArtifactError:
 
 
 def _with_width(ends: Range) -> Range:
-    """Return a range as it is or, of an output that was always 0, one whose scale is not 0."""
+    """Replace the range of an output that was always 0, whose scale would be 0."""
     return ends if ends != (0.0, 0.0) else (0.0, 1.0)
 
 
 def settle_weights(model: Any) -> None:
-    """Set the range of every int8 kernel from its present values, and round biases to what int32 holds.
+    """Set the range of each int8 kernel from its values, and round biases to int32.
 
-    tfmot sets ranges in training mode only; without it kernels would be quantized over +-6. It leaves biases as they
-    are, while converters store `bias / (input's scale * kernel's scale)` as an integer.
+    tfmot sets kernel ranges in training mode only; before that they are -6..6. It does not round biases, but
+    converters store `bias / (input's scale * kernel's scale)` as an integer.
     """
     model(tf.zeros((1, *model.input_shape[1:])), training=True)
     for wrapper in model.layers:
@@ -259,7 +265,7 @@ def settle_weights(model: Any) -> None:
 
 
 def _input_range(wrapper: Any) -> Range | None:
-    """Return the range that a product's int8 input has; none if it reads float."""
+    """Return the range of a product's int8 input; `None` for a float input."""
     if isinstance(wrapper.layer, Int8InputConv2D):
         return wrapper.layer.input_range
     source = getattr(source_of(wrapper), "quantize_config", None)
@@ -267,7 +273,7 @@ def _input_range(wrapper: Any) -> Range | None:
 
 
 def fake_quant_weights(model: Any) -> Tensors:
-    """Return the weights of a fake-quantized network under the names of the float one."""
+    """Return the weights of a fake-quantized network by their names in the float one."""
     weights = {}
     for name, variable in model_weights(model).items():
         layer, kind = name.removeprefix(QUANTIZED_PREFIX).rsplit("/", 1)
@@ -277,7 +283,7 @@ def fake_quant_weights(model: Any) -> Tensors:
 
 
 def _pixel_range(config: FocalNetConfig) -> Range:
-    """Return the exact range of a normalised image: for mean 0 and std 1, 0..1 with scale 1/255."""
+    """Return the exact range of a normalised image; with mean 0 and std 1 it is 0..1, with scale 1/255."""
     lows = [-m / s for m, s in zip(config.mean, config.std, strict=True)]
     highs = [(1.0 - m) / s for m, s in zip(config.mean, config.std, strict=True)]
     return min(*lows, 0.0), max(*highs, 0.0)

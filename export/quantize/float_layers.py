@@ -1,4 +1,4 @@
-"""Products of a scheme that stay in float: what is quantized around them, and what no longer is."""
+"""Products of a scheme that stay in float, and how the tensors around them are quantized."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NAMED_IN_ERRORS = 6
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a network with some products in float is quantized.
+    """The places where a network with float products is quantized.
 
     Attributes:
-        outputs: the rules of the layers whose outputs are int8, by layer.
-        inputs: products that quantize their input themselves, each with the layer that it reads: another reader of
-            that layer is in float, and takes its output unrounded.
-        between: products in float between two ReLUs whose outputs are int8: see `FloatConv2D`.
+        outputs: rules of the layers whose outputs are int8, by layer.
+        inputs: products that quantize their own input, each with the layer it reads. That layer has a float reader
+            too, which needs the output unrounded.
+        between: float products between two int8 ReLUs; see `FloatConv2D`.
     """
 
     outputs: dict[str, Rule]
@@ -34,19 +34,19 @@ class Placement:
 
 
 def int8_products(matched: Mapping[str, Rule]) -> tuple[str, ...]:
-    """Return the layers with int8 kernels among those that rules were matched to."""
+    """Return the layers whose rules make their kernels int8."""
     return tuple(name for name, rule in matched.items() if rule.weights)
 
 
 def check_float_layers(float_layers: Iterable[str], matched: Mapping[str, Rule]) -> None:
-    """Hold the names of layers to leave in float to a network.
+    """Check the names of layers to leave in float.
 
     Args:
         float_layers: the names.
-        matched: the scheme's rules by layer, as `match_rules` gives them.
+        matched: the scheme's rules by layer, from `match_rules`.
 
     Raises:
-        ConfigError: a name is no int8 product of the scheme, or no product would be int8.
+        ConfigError: a name is not an int8 product of the scheme, or no product would be int8.
     """
     products = int8_products(matched)
     chosen = set(float_layers)
@@ -58,27 +58,24 @@ def check_float_layers(float_layers: Iterable[str], matched: Mapping[str, Rule])
     if products and chosen == set(products):
         raise ConfigError(
             f"received all {len(products)} int8 products to leave in float; expected to keep at least one of them: "
-            "a network without is the bundle's float.tflite"
+            "the network without int8 products is the bundle's float.tflite"
         )
 
 
 def place(model: Any, matched: Mapping[str, Rule], float_layers: Collection[str]) -> Placement:
-    """Decide where to quantize a network of which some products stay in float.
+    """Decide where to quantize a network with some products in float.
 
-    A product in float reads, computes and gives float. So its own output is not quantized, and neither is an
-    activation that it reads: the int8 products that read the same one quantize it for themselves, which makes one
-    quantization of the artifact. What an int8 product gives, a ReLU fused into it included, stays int8 for all readers.
+    A float product has float input and output. So its output is not quantized, and neither is an activation that it
+    reads: int8 products that read the same activation quantize it themselves, as one operator of the artifact. The
+    output of an int8 product, or of the ReLU fused into it, stays int8 for all its readers.
 
     Args:
         model: the float `tf_keras` network.
-        matched: the scheme's rules by layer, as `match_rules` gives them.
+        matched: the scheme's rules by layer, from `match_rules`.
         float_layers: the products to leave in float.
 
-    Returns:
-        Where it is quantized.
-
     Raises:
-        ConfigError: a name is no int8 product of the scheme, or no product would be int8.
+        ConfigError: a name is not an int8 product of the scheme, or no product would be int8.
     """
     check_float_layers(float_layers, matched)
     products = frozenset(int8_products(matched))
@@ -91,9 +88,8 @@ def place(model: Any, matched: Mapping[str, Rule], float_layers: Collection[str]
             continue
         del outputs[source]
         inputs |= {reader: source for reader in readers if reader not in float_layers}
-    return Placement(
-        outputs, inputs, tuple(name for name in float_layers if _is_between(model.get_layer(name), outputs))
-    )
+    between = tuple(name for name in float_layers if _is_between(model.get_layer(name), outputs))
+    return Placement(outputs, inputs, between)
 
 
 def _is_between(layer: Any, outputs: Container[str]) -> bool:
@@ -106,16 +102,16 @@ def _is_relu(layer: Any) -> bool:
 
 
 def source_of(layer: Any) -> Any:
-    """Return the layer whose values a layer with one input reads, past a padding between the two.
+    """Return the layer that a layer with one input reads, padding skipped.
 
-    Zeros around a tensor change nothing of its quantization, as every range has 0 in it and on its grid.
+    Zero padding does not change the quantization of a tensor, as 0 is a value of every range.
     """
     source = layer.inbound_nodes[0].inbound_layers
     return source_of(source) if _is_padding(source) else source
 
 
 def readers_of(layer: Any) -> list[Any]:
-    """Return the layers that read a layer's values, past a padding between."""
+    """Return the layers that read a layer's output, padding skipped."""
     readers = [node.outbound_layer for node in layer.outbound_nodes]
     return [each for reader in readers for each in (readers_of(reader) if _is_padding(reader) else [reader])]
 
@@ -125,7 +121,7 @@ def _is_padding(layer: Any) -> bool:
 
 
 def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
-    """Name the ReLU that a product's only reader is, if it is int8 too: converters fuse the two into one product."""
+    """Return the name of the int8 ReLU that is a product's only reader; converters fuse the two. Else `None`."""
     readers = readers_of(layer)
     fused = (
         len(readers) == 1
@@ -137,10 +133,10 @@ def fused_relu(layer: Any, quantized: Container[str]) -> str | None:
 
 
 class Int8InputConv2D(tf_keras.layers.Conv2D):
-    """A convolution that quantizes its input itself, to 256 values over a range."""
+    """A convolution that quantizes its own input, to 256 values over a range."""
 
     def __init__(self, input_range: Range, **options: Any) -> None:
-        """Take the range, and the options of a `Conv2D`."""
+        """Take the input's range and the options of a `Conv2D`."""
         super().__init__(**options)
         low, high = input_range
         self.input_range: Range = low, high
@@ -155,12 +151,12 @@ class Int8InputConv2D(tf_keras.layers.Conv2D):
 
 
 class FloatConv2D(tf_keras.layers.Conv2D):
-    """A convolution that stays float between two int8 tensors, the first of which a ReLU gave.
+    """A float convolution between two int8 tensors, the first of which is the output of a ReLU.
 
-    The converter would make it int8 of its own accord. So the absolute value comes between, which changes nothing of
-    what is not negative; the converter folds what changes nothing whatever it reads, such as a second ReLU.
+    The converter would make such a convolution int8. An absolute value before it prevents that, and does not change
+    the input, which is not negative. A second ReLU would not do, as the converter removes it.
     """
 
     def call(self, inputs: Any) -> Any:
-        """Convolve float32 `[B, H, W, C]`, not negative."""
+        """Convolve float32 `[B, H, W, C]`, 0 or more."""
         return super().call(tf.abs(inputs))

@@ -1,4 +1,4 @@
-"""LayerNorm in the few operations that a delegate runs where they stand."""
+"""LayerNorm in a few operators that delegates run without transposes."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ from export.quantize.rounding import fake_quantize
 
 
 class ChannelNorm(tf_keras.layers.LayerNormalization):
-    """LayerNorm over the last axis, `(x - E[x]) / sqrt(Var[x] + epsilon)`, then scale and offset if it has them.
+    """LayerNorm over the last axis, `(x - E[x]) / sqrt(Var[x] + epsilon)`, with optional scale and offset.
 
-    Keras' own computes it by a fused BatchNorm, for which converters transpose the tensor, take sums along its
-    slowest axis, and transpose it back.
+    Keras' LayerNorm is a fused BatchNorm, for which converters add two transposes and sums along the slowest axis.
     """
 
     def __init__(self, ranges: Mapping[str, Range] | None = None, **config: Any) -> None:
-        """Take LayerNormalization's arguments and, if the steps are int8 too, the range of each.
+        """Take LayerNormalization's arguments, and ranges if the inner tensors are int8.
 
         Args:
-            ranges: `(low, high)` by the step's name, as in `calibration.inner_tensors.norm_tensors`; none: float.
-            config: what Keras' own takes.
+            ranges: `(low, high)` by the tensor's name in `calibration.inner_tensors.norm_tensors`; none: float.
+            config: arguments of Keras' LayerNormalization.
         """
         super().__init__(**config)
         self._ranges = dict(ranges or {})
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Normalise each token of `inputs`, float32 `[..., C]`."""
-        mean = self._step("mean", tf.reduce_mean(inputs, axis=-1, keepdims=True))
-        centred = self._step("centred", inputs - mean)
-        square = self._step("square", centred * centred if self._ranges else tf.square(centred))
-        variance = self._step("variance", tf.reduce_mean(square, axis=-1, keepdims=True))
+        mean = self._rounded("mean", tf.reduce_mean(inputs, axis=-1, keepdims=True))
+        centred = self._rounded("centred", inputs - mean)
+        square = self._rounded("square", centred * centred if self._ranges else tf.square(centred))
+        variance = self._rounded("variance", tf.reduce_mean(square, axis=-1, keepdims=True))
         if not self._ranges:
             variance = variance + self.epsilon
         elif training:
-            # Int8 may round a variance to 0, whose rsqrt ends at its range's end; its gradient would not be finite.
+            # Int8 may round a variance to 0. Its rsqrt is clipped to the range, but the gradient would not be finite.
             variance = tf.maximum(variance, self.epsilon)
-        rsqrt = self._step("rsqrt", tf.math.rsqrt(variance))
+        rsqrt = self._rounded("rsqrt", tf.math.rsqrt(variance))
         x = centred * rsqrt
         if self.scale:
-            x = self._step("normalised", x) * self.gamma
-        return self._step("scaled", x) + self.beta if self.center else x
+            x = self._rounded("normalised", x) * self.gamma
+        return self._rounded("scaled", x) + self.beta if self.center else x
 
-    def _step(self, name: str, values: Any) -> Any:
+    def _rounded(self, name: str, values: Any) -> Any:
         return fake_quantize(values, self._ranges[name]) if self._ranges else values
 
     def get_config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Quantization-aware training: the fake-quantized network learns to say what the float one says.
+"""Quantization-aware training: the fake-quantized network learns the float network's predictions.
 
-It starts from calibrated ranges, with the float network as its teacher, and ends with the averaged weights that
-validated best; the calibrated network itself is among the candidates, so that training never makes it worse.
+Training starts from the calibrated network and keeps the averaged weights with the best validation. Epoch 0, the
+calibrated network itself, is among the candidates, so that training never makes the validated result worse.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from train.loop.augment import Augment
 from train.model.config import FocalNetConfig
 from train.model.recipe import TrainConfig, image_spec
 
-# What a training step may keep of its batch, and how much that is beside the outputs of the network's layers.
+# Memory of a training step, and its ratio to the memory of all layers' outputs.
 STEP_BYTES = 8 << 30
 STEP_COPIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
-    """How the fake-quantized network is fine-tuned.
+    """Recipe of quantization-aware training.
 
     Attributes:
-        epochs: passes over the training split; 0 leaves the calibrated network as it is (PTQ).
-        learning_rate: Adam's rate at the start; a cosine takes it to 0.
+        epochs: passes over the training split; 0 is calibration alone (PTQ).
+        learning_rate: Adam's initial rate; a cosine takes it to 0.
         clip_norm: gradients are scaled down to this global norm.
-        ema_momentum: what is validated and kept is a moving average of the weights, of this momentum per step; 0
-            takes the weights of the last step.
+        ema_momentum: momentum per step of the moving average of the weights, which is validated and kept; 0 keeps
+            the weights of the last step.
     """
 
     epochs: int = 1
@@ -52,10 +52,10 @@ class QatConfig:
     ema_momentum: float = 0.99
 
     def __post_init__(self) -> None:
-        """Reject a recipe that cannot run.
+        """Check the values.
 
         Raises:
-            ConfigError: naming what it received and expects.
+            ConfigError: a value is out of range.
         """
         rates = (self.learning_rate, self.clip_norm)
         if self.epochs < 0 or not all(0.0 < rate < math.inf for rate in rates) or not 0 <= self.ema_momentum < 1:
@@ -66,15 +66,15 @@ class QatConfig:
 
 
 def fitting_batch_size(model: Any, wanted: int) -> int:
-    """Return how many images a training step takes within `STEP_BYTES`, at most those that are wanted."""
+    """Return the number of images per training step that fits into `STEP_BYTES`, at most `wanted`."""
     return batch_within((layer.output for layer in model.layers), STEP_BYTES // STEP_COPIES, wanted)
 
 
 class LazyBatches:
-    """The training split's images in batches, shuffled and augmented as in training."""
+    """Batches of the training split's images, shuffled and augmented as in training."""
 
     def __init__(self, train: Split, config: FocalNetConfig, recipe: TrainConfig) -> None:
-        """Keep the split, resized as the recipe's crops need it."""
+        """Take the split; its images are resized for the recipe's crops."""
         images = resize_all(train.images, image_spec(config, recipe))
         batches = TrainBatches(train.labels, config.classes, recipe, images=images)
         self._batches = Ahead(batches) if train.streamed else batches
@@ -85,22 +85,23 @@ class LazyBatches:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """Return batch `index` of this epoch, float32 `[B, S, S, 3]` in 0..255; each call augments anew."""
+        """Return batch `index` of this epoch, float32 `[B, S, S, 3]` in 0..255; each call draws new augmentations."""
         inputs, targets = self._batches[index]
         images, _ = self._augment(inputs["raw"], targets)
         return np.asarray(images)
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch's order."""
+        """Draw the order of the next epoch."""
         self._batches.on_epoch_end()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
-    """How near a fake-quantized network is to its float original, on validation images.
+    """Difference between a fake-quantized network and its float original on validation images.
 
     Attributes:
-        divergence_nats: mean Kullback-Leibler divergence from the original's classes to its own.
+        divergence_nats: mean Kullback-Leibler divergence of the fake-quantized network's probabilities from the
+            original's.
         agreement: share of images with the same prediction, 0..1.
     """
 
@@ -114,8 +115,8 @@ class QatEpoch:
 
     Attributes:
         epoch: its number.
-        loss: mean over its batches, in nats; none of epoch 0.
-        val: of the averaged weights after it.
+        loss: mean over its batches, in nats; `None` for epoch 0.
+        val: validation of the averaged weights.
     """
 
     epoch: int
@@ -124,15 +125,15 @@ class QatEpoch:
 
 
 class Validator:
-    """Compares a fake-quantized network with its float original on validation images."""
+    """Comparison of a fake-quantized network with its float original on validation images."""
 
     def __init__(self, teacher: Any, images: Image) -> None:
-        """Let the float network classify the images, uint8 `[N, S, S, 3]` of its input size."""
+        """Take the float network and images, uint8 `[N, S, S, 3]` of its input size."""
         self._images = images
         self._target = logits(teacher, images)
 
     def __call__(self, student: Any) -> Validated:
-        """Compare a fake-quantized network, its kernels' ranges those of its present kernels."""
+        """Compare a fake-quantized network, after setting its kernels' ranges."""
         settle_weights(student)
         found = logits(student, self._images)
         return Validated(
@@ -146,21 +147,20 @@ def finetune(
 ) -> list[QatEpoch]:
     """Fine-tune a fake-quantized network on the logits of its float original.
 
-    The loss is the Kullback-Leibler divergence from the teacher's classes to the student's: what is
-    learned is to agree, and the labels are not needed.
+    The loss is the Kullback-Leibler divergence of the student's probabilities from the teacher's; labels are not used.
 
     Args:
-        student: the fake-quantized network, left with the weights of the epoch that `best_epoch` returns.
+        student: the fake-quantized network; it ends with the weights of the epoch that `best_epoch` returns.
         teacher: the float network.
         batches: augmented training images.
         validate: compares the student with the teacher.
         config: the recipe.
 
     Returns:
-        All epochs, the calibrated network first, as epoch 0.
+        All epochs; epoch 0 is the calibrated network.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is not finite.
     """
     weights = student.trainable_variables
     steps = config.epochs * len(batches)
@@ -176,7 +176,7 @@ def finetune(
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss of quantization-aware training became {loss} in epoch {epoch}; "
-                    "lower its learning rate, or take --qat-epochs 0"
+                    "lower --qat-learning-rate, or use --qat-epochs 0"
                 )
             trained = _values(weights)
             _assign(weights, [averages.average(weight) for weight in weights])
@@ -191,7 +191,7 @@ def finetune(
 
 
 def best_epoch(epochs: Sequence[QatEpoch]) -> QatEpoch:
-    """Return the epoch of the least validated divergence, the earliest of equals."""
+    """Return the epoch with the lowest validated divergence, the earliest if several are equal."""
     return min(epochs, key=lambda each: each.val.divergence_nats)
 
 
@@ -200,7 +200,7 @@ def _line(val: Validated) -> str:
 
 
 def _train_epoch(step: Any, batches: LazyBatches, bar: Any) -> float:
-    """Train on every batch, and return the mean loss."""
+    """Train on all batches, and return the mean loss."""
     total = 0.0
     for index in range(len(batches)):
         loss = float(step(tf.constant(batches[index])))
@@ -222,7 +222,7 @@ def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
 
 def _training_step(student: Any, teacher: Any, optimizer: Any, averages: Any) -> Any:
     divergence = tf_keras.losses.KLDivergence()
-    averages.apply(student.trainable_variables)  # makes them, from the weights as they are
+    averages.apply(student.trainable_variables)  # creates the averages
 
     @tf.function(autograph=False)
     def step(images: Any) -> Any:
@@ -238,7 +238,7 @@ def _training_step(student: Any, teacher: Any, optimizer: Any, averages: Any) ->
 
 
 def logits(model: Any, images: Image) -> NDArray[np.float32]:
-    """Return a network's logits, float32 `[N, K]`, for uint8 `[N, S, S, 3]` images of its input size."""
+    """Return a network's logits, float32 `[N, K]`, of images, uint8 `[N, S, S, 3]` of its input size."""
     size = eval_batch_size(images.shape[1])
     starts = range(0, len(images), size)
     return np.concatenate([model.predict_on_batch(images[i : i + size].astype(np.float32)) for i in starts])

@@ -1,4 +1,4 @@
-"""The size at which a network no longer fits into one artifact."""
+"""Check that a network fits into one artifact."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from safetensors import SafetensorError, safe_open
 
 from runtime.core.errors import ArtifactError, ConfigError
 
-# The offsets of a FlatBuffer are signed 32-bit numbers, and protobuf, of which ONNX files are, has the same limit.
+# FlatBuffer offsets are signed 32-bit numbers; protobuf, the format of ONNX files, has the same limit.
 LIMIT_BYTES = 1 << 31
 BYTES_PER_GB = 10**9
 
 
 def check_weights_fit(path: Path) -> None:
-    """Hold the weights of a safetensors file to what an artifact can hold; its header alone is read.
+    """Check that the weights of a safetensors file fit into an artifact; reads only the file's header.
 
     Raises:
         ArtifactError: the file is missing or damaged.
-        ConfigError: it has too many.
+        ConfigError: it has too many parameters.
     """
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -29,15 +29,15 @@ def check_weights_fit(path: Path) -> None:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; make it with `python -m train`") from error
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it anew") from error
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); replace it") from error
     check_parameters_fit(parameters)
 
 
 def check_parameters_fit(parameters: int) -> None:
-    """Hold a network to what an artifact can hold: even one that is to be int8 is float32 on the way.
+    """Check that a network fits into an artifact as float32, which an int8 artifact is converted from.
 
     Raises:
-        ConfigError: so many parameters are too many.
+        ConfigError: the network has too many parameters.
     """
     size_bytes = parameters * np.dtype(np.float32).itemsize
     if size_bytes > LIMIT_BYTES:

@@ -127,7 +127,7 @@ def test_int8_stays_close_to_float(network: Any, artifact: bytes) -> None:
 def test_a_relu_that_is_not_quantized_leaves_the_product_its_own_range(
     network: Any, ranges: dict[str, tuple[float, float]]
 ) -> None:
-    from export.quantize.fake_quant import PREFIX, build_fake_quant
+    from export.quantize.fake_quant import build_fake_quant
     from export.quantize.schemes import SELECTIVE
 
     rules = [
@@ -138,6 +138,6 @@ def test_a_relu_that_is_not_quantized_leaves_the_product_its_own_range(
     model = build_fake_quant(network, folded(TRAINED), ranges, scheme)
     alone = {layer.name for layer in model.layers if layer.name.endswith("mlp_act")}
     assert alone == {"stage0.block0.mlp_act", "stage1.block0.mlp_act"}
-    config = model.get_layer(f"{PREFIX}stage0.block0.expand").quantize_config
+    config = model.get_layer("quant_stage0.block0.expand").quantize_config
     assert config.output
-    assert not model.get_layer(f"{PREFIX}embed.conv0").quantize_config.output
+    assert not model.get_layer("quant_embed.conv0").quantize_config.output

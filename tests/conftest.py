@@ -76,11 +76,17 @@ def tiny_float(tiny_run: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_fake_quant(tiny_run: Path, tiny_float: Any) -> Any:
-    """The tiny run's network, fake-quantized, to read only."""
+def tiny_network(tiny_run: Path, tiny_float: Any) -> Any:
+    """The tiny run's network with its calibration and the selective scheme, to read only."""
     from calibration.calibration_file import read_calibration
-    from export.quantize.fake_quant import build_fake_quant
+    from export.quantize.network import QuantizedNetwork
     from export.quantize.schemes import SELECTIVE
     from tests.support.tiny_run import CONFIG
 
-    return build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    return QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+
+
+@pytest.fixture(scope="session")
+def tiny_fake_quant(tiny_network: Any) -> Any:
+    """The tiny run's network, fake-quantized, to read only."""
+    return tiny_network.fake_quant

@@ -1,7 +1,7 @@
-"""ONNX artifacts: the networks of the TFLite ones behind the same interface, converted by tf2onnx and then rewritten.
+"""Convert a network to an ONNX artifact, by tf2onnx and a rewrite.
 
-The int8 one is converted from the fake-quantized network that the TFLite one is. So both quantize the same tensors over
-the same ranges; only how a runtime rounds inside its kernels may differ.
+The int8 artifact is converted from the same fake-quantized network as the TFLite one. So both quantize the same tensors
+over the same ranges; only rounding inside a runtime's kernels may differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
 from tf2onnx.optimizer.identity_optimizer import IdentityOptimizer
 from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
 
-from export.onnx.merge_products import constant_node, numbers_of
+from export.onnx.merge_products import constant_node, values_of
 from export.onnx.rewrite import rewrite
 from export.quantize.interface import FloatMaps, ModelInterface
 from export.quantize.network import QuantizedNetwork
@@ -33,17 +33,17 @@ from train.model.config import FocalNetConfig
 
 CONVERTED_OPSET = 18  # the newest that tf2onnx knows
 OPSET = 20  # the first with Gelu
-# Not the one that moves transposes: the rewrite reads what they stand around.
+# Without the transpose optimizer: the rewrite's patterns contain the transposes.
 OPTIMIZERS = (ConstFoldOptimizer, MergeDuplicatedNodesOptimizer, IdentityOptimizer)
 
 
 def convert_float(model: Any, config: FocalNetConfig, properties: Mapping[str, Any]) -> bytes:
-    """Convert a float network, of `build_float`, to an ONNX artifact.
+    """Convert a float network of `build_float` to an ONNX artifact.
 
     Args:
         model: the network.
         config: its configuration.
-        properties: what to say of it in the file, as JSON, by name.
+        properties: metadata by name, stored as JSON.
 
     Returns:
         The file: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`, float32.
@@ -55,17 +55,17 @@ def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> by
     """Convert a network to an int8 ONNX artifact.
 
     Args:
-        network: what `export.tflite.convert.convert_int8` takes too.
-        properties: what to say of it in the file, as JSON, by name.
+        network: the network, as for `export.tflite.convert.convert_int8`.
+        properties: metadata by name, stored as JSON.
 
     Returns:
-        The file, as of `convert_float`: kernels are stored as int8, and activations quantized where the scheme says so.
+        The file, with the interface of `convert_float`; kernels are int8, and activations as the scheme says.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
-    round_all = network.scheme.integer_only
-    return _convert(network.interface, _names(network.model), properties, network.int8_kernels, round_all)
+    layers, round_all = _names(network.model), network.scheme.integer_only
+    return _convert(network.interface, layers, properties, network.int8_kernels, round_all)
 
 
 def _names(model: Any) -> list[str]:
@@ -101,7 +101,7 @@ def _convert(
 
 
 class _Classifier(tf_keras.Model):
-    """A model interface as tf2onnx takes it."""
+    """A model interface as a Keras model, for tf2onnx."""
 
     def __init__(self, interface: ModelInterface) -> None:
         super().__init__(name="focalnet")
@@ -112,7 +112,7 @@ class _Classifier(tf_keras.Model):
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Write TensorFlow's `erfc(x)`, which is in its GELU, as `1 - erf(x)`: ONNX has no other."""
+    """Convert `erfc(x)`, part of TensorFlow's GELU, to `1 - erf(x)`: ONNX has no `Erfc`."""
     (x,), outputs, shapes, dtypes = node.input, node.output, node.output_shapes, node.output_dtypes
     ctx.remove_node(name)
     erf = ctx.make_node("Erf", [x])
@@ -121,7 +121,7 @@ def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def _order(graph: ir.Graph) -> None:
-    """Order nodes and initializers by their use: tf2onnx goes by names, in which it counts a process' conversions."""
+    """Order nodes and initializers by use: tf2onnx orders by names, which number the conversions of a process."""
     ordered: dict[ir.Node, None] = {}
     stack = [output.producer() for output in reversed(graph.outputs)]
     while stack:
@@ -145,7 +145,7 @@ def _order(graph: ir.Graph) -> None:
 
 
 def _add_biases(graph: ir.Graph) -> None:
-    """Give back the biases that are 0, which TensorFlow leaves out: the rewrite knows products with a bias."""
+    """Add the zero biases that TensorFlow omits: the rewrite's patterns have biases."""
     nodes: list[Any] = list(graph)
     for node in nodes:
         if node.op_type == "Conv" and len(node.inputs) == 2 and node.attributes.get_int("group", 1) == 1:
@@ -156,12 +156,12 @@ def _add_biases(graph: ir.Graph) -> None:
 
 
 def _store_int8(graph: ir.Graph, convolutions: Collection[str]) -> None:
-    """Store the kernels of convolutions as int8, one scale per output channel, and their biases as int32."""
+    """Store convolution kernels as int8, one scale per output channel, and their biases as int32."""
     nodes: list[Any] = list(graph)
     for node in nodes:
         if node.op_type != "Conv" or node.name not in convolutions:
             continue
-        kernel, *bias = map(numbers_of, node.inputs[1:])  # [out, in, h, w]; [out]
+        kernel, *bias = map(values_of, node.inputs[1:])  # [out, in, h, w]; [out]
         scale = np.maximum(np.abs(kernel).max(axis=(1, 2, 3)) / np.float32(127.0), TINY)  # [out]
         stored = np.rint(kernel / scale[:, None, None, None]).astype(np.int8)
         node.replace_input_with(1, _dequantized(node, stored, scale))
@@ -171,7 +171,7 @@ def _store_int8(graph: ir.Graph, convolutions: Collection[str]) -> None:
 
 
 def _input_scales(node: Any) -> list[NDArray[np.float32]]:
-    """Return the scale of the int8 tensor that a convolution reads, past a transpose; none if it reads float."""
+    """Return the scale of a convolution's int8 input, transposes skipped; empty for a float input."""
     source = node.inputs[0].producer()
     if source is not None and source.op_type == "Transpose":
         source = source.inputs[0].producer()
@@ -181,8 +181,8 @@ def _input_scales(node: Any) -> list[NDArray[np.float32]]:
 
 
 def _dequantized(reader: Any, stored: NDArray[Any], scale: NDArray[np.float32]) -> ir.Value:
-    """Add constants and, before their reader, what dequantizes them along their first axis."""
-    # ONNX Runtime fuses no product whose zero points are left out.
+    """Insert constants, dequantized along their first axis, before their reader."""
+    # ONNX Runtime does not fuse a product without zero points.
     values = (stored, scale, np.zeros(scale.shape, stored.dtype))
     constants = [constant_node(each) for each in values]
     dequantize = ir.node("DequantizeLinear", [each.outputs[0] for each in constants], {"axis": 0})
@@ -192,7 +192,7 @@ def _dequantized(reader: Any, stored: NDArray[Any], scale: NDArray[np.float32]) 
 
 
 def _name(graph: ir.Graph) -> None:
-    """Name nodes apart, and values by numbers and without their shapes: they would be a fifth of a small artifact."""
+    """Give nodes unique names; number values and drop their shapes, which are a fifth of a small artifact."""
     seen: Counter[str] = Counter()
     for node in graph:
         layer, named, _ = (node.name or "").rpartition("/")

@@ -1,16 +1,16 @@
-"""The rewrite of a network as tf2onnx leaves it into the operators that ONNX runtimes are fast at.
+"""Rewrite a network from tf2onnx into operators that ONNX runtimes are fast at.
 
-tf2onnx, its transpose optimizer left out, gives a graph in `[1, H, W, C]` with a pair of transposes around each
-convolution and a LayerNorm of eight operators. The rules here, for onnxscript's rewriter, make of it:
+Without its transpose optimizer, tf2onnx gives a graph in `[1, H, W, C]` with a pair of transposes around each
+convolution, and LayerNorms of eight operators. The rules here, for onnxscript's rewriter, result in:
 
-1. `LayerNormalization` and `Gelu` of their parts;
-2. of each 1x1 convolution, a `Gemm` over tokens `[H*W, C]`, with its bias;
-3. what is between two of them over tokens too, so that a block leaves them for its depthwise convolutions alone;
-4. no transposes but those around convolutions that are wider than 1x1;
-5. no rounding of a product that is read as float, as runtimes' int8 products give float themselves;
-6. one product of those that read the same, as a block's query, context and gates do.
+1. `LayerNormalization` and `Gelu` operators;
+2. for each 1x1 convolution, a `Gemm` over tokens `[H*W, C]`, with its bias;
+3. tokens between two `Gemm`s, so that a block changes to grids for its depthwise convolutions only;
+4. no transposes but those around convolutions wider than 1x1;
+5. no rounding of a product that is read as float, as int8 products of runtimes give float;
+6. one product in place of several with the same input, such as a block's query, context and gates.
 
-A `Flatten` makes tokens of a grid `[1, H, W, C]`, and a `Reshape` to `[1, H, W, -1]` makes a grid of tokens.
+A `Flatten` makes tokens from a grid `[1, H, W, C]`, and a `Reshape` to `[1, H, W, -1]` a grid from tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
-from export.onnx.merge_products import join_products
+from export.onnx.merge_products import merge_products
 
 CHANNELS_FIRST = [0, 3, 1, 2]
 CHANNELS_LAST = [0, 2, 3, 1]
@@ -37,17 +37,17 @@ ACTIVATIONS = ("Relu", "Gelu")
 ROUNDINGS = ("QuantizeLinear", "DequantizeLinear")
 BROADCASTS = ("Add", "Mul")
 PRODUCTS = ("Conv", "Gemm")
-# Where an operator takes the zero point of its kernel.
+# Index of the input with the kernel's zero point.
 ZERO_POINTS = {"DequantizeLinear": 2, "MatMulInteger": 3}
 SHAPES = ("Flatten", "Reshape", "Transpose")
 
 
 def rewrite(model: ir.Model, round_all: bool) -> None:
-    """Rewrite a network in place; what no rule matches is left as it is.
+    """Rewrite a network in place; parts that no rule matches do not change.
 
     Args:
-        model: a network as tf2onnx leaves it, its int8 kernels stored as such.
-        round_all: keep every rounding, for what has no float.
+        model: a network from tf2onnx, with int8 kernels stored as int8.
+        round_all: keep all roundings, for integer-only networks.
     """
     ShapeInferencePass()(model)
     _apply(model, [*LAYER_NORMS, GELU])
@@ -56,7 +56,7 @@ def rewrite(model: ir.Model, round_all: bool) -> None:
     _apply(model, [*NORMS_OF_TOKENS, POOL_OF_TOKENS, TOKENS_OF_GRID, DEQUANTIZE_LAST, *GRID_LAST])
     if not round_all:
         _apply(model, [ROUNDED_FOR_FLOAT])
-    join_products(model.graph)
+    merge_products(model.graph)
     _apply(model, [DYNAMIC])
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     DeduplicateInitializersPass()(model)
@@ -64,9 +64,9 @@ def rewrite(model: ir.Model, round_all: bool) -> None:
 
 
 def _separate_zero_points(graph: ir.Graph) -> None:
-    """Give each int8 kernel a zero point of its own.
+    """Give each int8 kernel its own zero point.
 
-    Where a CPU's uint8 by int8 products may saturate, ONNX Runtime makes kernels uint8, and fails if two share one.
+    On CPUs whose uint8 by int8 products may saturate, ONNX Runtime makes kernels uint8, and fails if two share one.
     """
     taken: set[Any] = set()
     for node in graph:
@@ -83,7 +83,7 @@ def _separate_zero_points(graph: ir.Graph) -> None:
 
 
 def _apply(model: ir.Model, rules: Sequence[Any]) -> None:
-    # A round leaves what it replaced, as it may have other readers; the next would find it again.
+    # Replaced nodes stay, as they may have other readers; unused ones would match again in the next round.
     while RewriteRuleSet(rules).apply_to_model(model):
         IdentityEliminationPass()(model)
         RemoveUnusedNodesPass()(model)
@@ -100,7 +100,7 @@ def _layer_norm(op: Any, x: Any, epsilon: Any, of_mean: Any, axes: Any) -> Any:
 
 
 def _scaled_layer_norm(op: Any, x: Any, epsilon: Any, of_mean: Any, axes: Any, scale: Any) -> Any:
-    """Match the same with a scale, which TensorFlow multiplies by the reciprocal deviation first."""
+    """Match a LayerNorm whose scale TensorFlow multiplies by the reciprocal deviation first."""
     centred = op.Sub(x, op.ReduceMean(x, of_mean))
     return op.Mul(centred, op.Mul(_reciprocal_deviation(op, centred, epsilon, axes), scale))
 
@@ -140,7 +140,7 @@ NORM_OFFSET = _rule(
 
 
 def _gelu(op: Any, x: Any, half: Any, one: Any, root: Any) -> Any:
-    """Match `x/2 (1 - erf(-x/sqrt(2)))`, TensorFlow's form of it."""
+    """Match `x/2 (1 - erf(-x/sqrt(2)))`, TensorFlow's GELU."""
     return op.Mul(op.Mul(half, x), op.Sub(one, op.Erf(op.Mul(op.Neg(x), root))))
 
 
@@ -172,7 +172,7 @@ def _as_gemm(op: Any, x: Any, kernel: Any, bias: Any, product: Any) -> Any:
 
 
 def _as_matrix(op: Any, kernel: Any) -> Any:
-    """Turn a kernel `[out, in, 1, 1]`, which may be dequantized per output channel, into `[in, out]`."""
+    """Convert a kernel `[out, in, 1, 1]`, which may be dequantized per output channel, to `[in, out]`."""
     tensor = ir.convenience.get_const_tensor(kernel)
     if tensor is not None:
         return _constant(op, tensor.numpy()[:, :, 0, 0].T.copy())
@@ -218,7 +218,7 @@ TRANSPOSE_LAST = (*map(_activation_of_transpose, ACTIVATIONS), *map(_rounding_of
 
 
 def _is_grid(value: Any) -> bool:
-    """Tell whether a value is made of tokens."""
+    """Return whether a value is a grid made from tokens."""
     node = value.producer()
     return (
         node is not None
@@ -312,7 +312,7 @@ def _flatten_of_dequantized(op: Any, x: Any, scale: Any, zero_point: Any) -> Any
 
 
 def _dequantize_last(op: Any, x: Any, scale: Any, zero_point: Any) -> Any:
-    """Dequantize next to the product that reads it: runtimes fuse the two."""
+    """Dequantize right before the product: runtimes fuse the two."""
     return op.DequantizeLinear(op.Flatten(x, axis=3), scale, zero_point)
 
 
@@ -345,7 +345,7 @@ def _is_read_as_float(context: Any, rounded: Any, **_: Any) -> bool:
 
 
 def _reaches_product(value: Any) -> bool:
-    """Tell whether a product with an int8 kernel reads a value, as tokens or as a grid."""
+    """Return whether a product with an int8 kernel reads a value, as tokens or as a grid."""
     for use in value.uses():
         node, kernel = use.node, use.node.inputs[1].producer() if use.node.op_type in PRODUCTS else None
         if kernel is not None and kernel.op_type == "DequantizeLinear" and use.idx == 0:
@@ -368,7 +368,7 @@ def _reads_float(context: Any, x: Any, **_: Any) -> bool:
 
 
 def _dynamic(op: Any, x: Any, stored: Any, scale: Any, zero_point: Any, bias: Any, **_: Any) -> Any:
-    """Quantize what the product reads over the range that it finds."""
+    """Quantize a product's input at run time, over the range of that input."""
     read, read_scale, read_zero_point = op.DynamicQuantizeLinear(x, _outputs=3)
     total = op.Cast(op.MatMulInteger(read, stored, read_zero_point, zero_point), to=ir.DataType.FLOAT)
     return op.Add(op.Mul(total, op.Mul(read_scale, scale)), bias)
@@ -387,6 +387,6 @@ def _constant(op: Any, values: Any) -> Any:
 
 
 def _values(value: Any) -> list[Any]:
-    """Return a constant's values in a row; none of what is no constant."""
+    """Return a constant's values as a flat list; empty if the value is not a constant."""
     tensor = ir.convenience.get_const_tensor(value)
     return [] if tensor is None else tensor.numpy().flatten().tolist()

@@ -1,8 +1,8 @@
-"""Passes over a converted model: what the contract promises, and what the CPU delegate takes whole."""
+"""Graph passes over a TFLite model, for the artifact's interface and for one partition of the CPU delegate."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,34 @@ from runtime.engines.tflite_graph import layer_of
 HYBRID_CONV_VERSION = 5  # the first that reads float and has one scale per output channel
 
 
-def finish(flatbuffer: bytes, every_tensor: bool = False) -> bytes:
-    """Make a converted model what the contract promises and the CPU delegate takes whole.
+Pass = Callable[[Any], None]
+
+
+def run_passes(flatbuffer: bytes, passes: Iterable[Pass]) -> bytes:
+    """Run graph passes over a TFLite model.
 
     Args:
-        flatbuffer: a TFLite model with one signature, as the converter wrote it.
-        every_tensor: whether it is to have no float tensor: its outputs are int8 then, and so are its GELUs.
+        flatbuffer: a model with one graph and one signature, from the converter.
+        passes: functions that change the parsed model in place.
 
     Returns:
-        The same network, its inputs and outputs named by the signature, its pixels int8 from the start
-        where they are to be, and its GELUs in float.
+        The changed model.
 
     Raises:
-        ArtifactError: the model has not exactly one signature.
+        ArtifactError: the model does not have exactly one signature, or a pass does not find its layers.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
-    _name_inputs_and_outputs(model)
-    _read_pixels_as_int8(model)
-    if every_tensor:
-        _return_int8(model)
-    else:
-        _compute_gelu_in_float(model)
+    for each in passes:
+        each(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _name_inputs_and_outputs(model: Any) -> None:
-    """Name tensors as the signature does: converters call them `StatefulPartitionedCall:0` and the like."""
+def name_by_signature(model: Any) -> None:
+    """Name inputs and outputs by the signature; the converter calls them `StatefulPartitionedCall:0` and the like.
+
+    Raises:
+        ArtifactError: the model does not have exactly one signature.
+    """
     signatures = model.signatureDefs or []
     if len(signatures) != 1:
         raise ArtifactError(f"received a model with {len(signatures)} signatures; expected exactly one")
@@ -48,10 +50,10 @@ def _name_inputs_and_outputs(model: Any) -> None:
         model.subgraphs[0].tensors[each.tensorIndex].name = each.name
 
 
-def _read_pixels_as_int8(model: Any) -> None:
-    """Turn uint8 pixels that are cast, scaled and quantized to int8 into int8 ones by one operation.
+def read_pixels_as_int8(model: Any) -> None:
+    """Replace the cast, scaling and quantization of uint8 pixels by one QUANTIZE.
 
-    Where the scaling is the quantization's own scale, as 1/255 is, all three only subtract 128.
+    If the pixels are scaled by the scale of the quantization, such as 1/255, the three only subtract 128.
     """
     graph, builtin = model.subgraphs[0], schema.BuiltinOperator
     kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
@@ -75,20 +77,18 @@ def _read_pixels_as_int8(model: Any) -> None:
     graph.operators = graph.operators[2:]
 
 
-def quantize_weights(flatbuffer: bytes, layers: Collection[str]) -> bytes:
-    """Store the kernels of some products of a float model as int8; they quantize what they read as it comes.
+def store_kernels_as_int8(model: Any, layers: Collection[str]) -> None:
+    """Store the kernels of convolutions of a float model as int8; at run time these quantize their input.
+
+    The int8 kernels are symmetric, with one scale per output channel, `max |w| / 127`.
 
     Args:
-        flatbuffer: a float TFLite model.
-        layers: the names of the products, each a convolution.
-
-    Returns:
-        The model, these kernels symmetric, with one scale per output channel, `max |w| / 127`.
+        model: a parsed float model.
+        layers: the names of the convolutions.
 
     Raises:
-        ArtifactError: a layer has no convolution in the model.
+        ArtifactError: the model has no convolution of a layer.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
     graph, done = model.subgraphs[0], set()
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
@@ -101,7 +101,6 @@ def quantize_weights(flatbuffer: bytes, layers: Collection[str]) -> bytes:
         raise ArtifactError(f"the converted model has no convolution of {', '.join(missing)}; expected one of each")
     for index in set(range(len(model.buffers))) - _buffers_in_use(model):
         model.buffers[index].data = None
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _buffers_in_use(model: Any) -> set[int]:
@@ -115,7 +114,7 @@ def _store_as_int8(model: Any, kernel: Any) -> None:
     scale = np.where(reach > 0, reach / 127.0, 1.0).astype(np.float32)
     buffer = schema.BufferT()
     buffer.data = np.rint(values / scale).astype(np.int8).tobytes()
-    model.buffers.append(buffer)  # another kernel may have the same float values, and one buffer with this one
+    model.buffers.append(buffer)  # kernels with equal float values share a buffer
     kernel.buffer, kernel.type = len(model.buffers) - 1, schema.TensorType.INT8
     kernel.quantization = schema.QuantizationParametersT()
     kernel.quantization.scale = scale.ravel()
@@ -123,8 +122,8 @@ def _store_as_int8(model: Any, kernel: Any) -> None:
     kernel.quantization.quantizedDimension = 0
 
 
-def _return_int8(model: Any) -> None:
-    """Return int8 tensors in place of the float ones that they are dequantized to, under the same names."""
+def return_int8(model: Any) -> None:
+    """Return the int8 tensors that the outputs are dequantized from, under the outputs' names."""
     graph = model.subgraphs[0]
     kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
     last = {
@@ -145,12 +144,12 @@ def _return_int8(model: Any) -> None:
 
 
 def _drop_unused_tensors(model: Any) -> None:
-    """Leave out the tensors that no operator reads or gives any more, and number the others anew."""
+    """Remove the tensors that no operator reads or writes, and renumber the others."""
     graph = model.subgraphs[0]
     signature = [*model.signatureDefs[0].inputs, *model.signatureDefs[0].outputs]
     used = {int(i) for operator in graph.operators for i in (*operator.inputs, *operator.outputs)}
     kept = sorted(used | {int(i) for i in (*graph.inputs, *graph.outputs)})
-    numbers = {-1: -1} | {old: new for new, old in enumerate(kept)}  # -1 is an input that is left out, such as a bias
+    numbers = {-1: -1} | {old: new for new, old in enumerate(kept)}  # -1 is a missing input, such as a bias
     graph.tensors = [graph.tensors[i] for i in kept]
     for each in (graph, *graph.operators):
         each.inputs = [numbers[int(i)] for i in each.inputs]
@@ -159,22 +158,18 @@ def _drop_unused_tensors(model: Any) -> None:
         each.tensorIndex = numbers[each.tensorIndex]
 
 
-def _compute_gelu_in_float(model: Any) -> None:
-    """Put every int8 GELU between a dequantization and a quantization.
+def compute_gelu_in_float(model: Any) -> None:
+    """Put each int8 GELU between a DEQUANTIZE and a QUANTIZE.
 
-    Between two int8 tensors the converter makes the GELU int8, which XNNPACK does not take: each
-    would cut the delegate's partition in two. The values stay the same 256 ones on either side.
+    The converter makes a GELU between two int8 tensors int8. XNNPACK does not support that, so each would split the
+    delegate's partition in two. Input and output keep their 256 values.
     """
     graph = model.subgraphs[0]
     if all(code.builtinCode != schema.BuiltinOperator.GELU for code in model.operatorCodes):
         return
+    builtin = schema.BuiltinOperator
     gelu, dequantize, quantize = (
-        _operator_code(model, code)
-        for code in (
-            schema.BuiltinOperator.GELU,
-            schema.BuiltinOperator.DEQUANTIZE,
-            schema.BuiltinOperator.QUANTIZE,
-        )
+        _operator_code(model, code) for code in (builtin.GELU, builtin.DEQUANTIZE, builtin.QUANTIZE)
     )
     operators = []
     for operator in graph.operators:
@@ -191,7 +186,7 @@ def _compute_gelu_in_float(model: Any) -> None:
 
 
 def _operator_code(model: Any, builtin: int) -> int:
-    """Return the index of a builtin operator's code, added to the model if it is not there."""
+    """Return the index of a builtin operator's code, added to the model if missing."""
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin:
             return index
@@ -203,7 +198,7 @@ def _operator_code(model: Any, builtin: int) -> int:
 
 
 def _add_float_tensor(graph: Any, like: int) -> int:
-    """Add a float32 tensor of the shape of tensor `like`, and return its index."""
+    """Add a float32 tensor with the shape of tensor `like`, and return its index."""
     tensor = schema.TensorT()
     tensor.name = graph.tensors[like].name + b"/float"
     tensor.shape = graph.tensors[like].shape

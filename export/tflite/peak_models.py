@@ -1,12 +1,11 @@
-"""The two models of one matrix product that `runtime.parity.measures.peak_throughput` measures a machine's peak by.
+"""Build the two models that `runtime.parity.measures.peak_throughput` measures a machine's peak throughput with.
 
-`python -m export.tflite.peak_models` rebuilds them. All their weights are equal: the time of a product does not depend
-on the values, and files of one value compress to almost nothing.
+Each is one matrix product. All weights are equal: the time of a product does not depend on the values, and files of
+one value compress to almost nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,16 +15,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli
 from runtime.core.files import replacing
 from runtime.parity.measures.peak_throughput import PRODUCT_CHANNELS, PRODUCT_FILES, PRODUCT_SIDE
 
 
 def product_model(precision: str) -> bytes:
-    """Convert a 1 x 1 convolution, which is a matrix product, to TFLite.
+    """Convert a 1x1 convolution, which is a matrix product, to TFLite.
 
     Args:
-        precision: `"float32"` or `"int8"`, of its input, weights and output.
+        precision: `"float32"` or `"int8"`, of input, weights and output.
 
     Returns:
         The .tflite file.
@@ -53,8 +52,9 @@ def product_model(precision: str) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write both models."""
-    parser = argparse.ArgumentParser(prog="python -m export.tflite.peak_models", description=main.__doc__)
-    parser.add_argument("--out", type=Path, default=next(iter(PRODUCT_FILES.values())).parent, help="folder")
+    parser = command_parser("python -m export.tflite.peak_models", "Write the models that measure peak throughput.")
+    folder = next(iter(PRODUCT_FILES.values())).parent
+    parser.add_argument("--out", type=Path, default=folder, metavar="FOLDER", help="folder of the models")
     args = parser.parse_args(argv)
     for precision, file in PRODUCT_FILES.items():
         with replacing(args.out / file.name) as temporary:

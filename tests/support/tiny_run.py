@@ -1,4 +1,4 @@
-"""A run folder made in a second, for tests: a tiny FocalNet with drawn weights, and images of its own classes."""
+"""Write a tiny run folder in a second: a small FocalNet with random weights, and images of its classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.images.preprocess import Image
 from train.model.config import FocalNetConfig
-from train.model.focalnet import build_focalnet
+from train.model.focalnet import build_focalnet, overlay_tensors
 from train.model.recipe import TrainConfig
 from train.model.weights import Tensors, model_weights, weight_arrays, write_tensors
 from train.run import TEST_FILE, WEIGHTS_FILE, Run, write_run
@@ -26,7 +26,7 @@ CONFIG = FocalNetConfig(
     depths=(1, 1),
     focal_levels=(2, 1),
     focal_windows=(3, 3),
-    folded=True,  # its weights are drawn as an export finds them
+    folded=True,  # as export reads weights
 )
 RUN = Run(
     preset="tiny",
@@ -48,7 +48,7 @@ def soft_images(count: int, seed: int, size: int = CONFIG.input_size) -> Image:
 
 
 def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
-    """Draw weights that keep activations near 1, biases and norms that are not neutral included."""
+    """Draw weights that keep activations near 1, with biases and norms that have an effect."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in shapes.items():
@@ -65,10 +65,10 @@ def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
 
 
 def write_tiny_run(folder: Path, run: Run = RUN) -> None:
-    """Write config.json, float.safetensors and test.npz, as training would leave them.
+    """Write config.json, float.safetensors and test.npz, as training does.
 
-    The labels of the test images are the network's own predictions, so that its accuracy is 100%. The images are
-    so large that what the network sees of them is their centre, as it is.
+    The labels of the test images are the network's predictions, so its accuracy is 100%. The images are of the size
+    from which preprocessing takes the centre without resizing.
     """
     import keras
 
@@ -100,7 +100,7 @@ def write_tiny_run(folder: Path, run: Run = RUN) -> None:
 
 
 def spread_logits(weights: dict[str, Any], logits: NDArray[np.float32]) -> None:
-    """Scale the head so that every class is predicted and predictions differ from image to image."""
+    """Scale the head so that every class is predicted."""
     kernel, bias = (np.asarray(weights[f"logits/{kind}"]) for kind in ("kernel", "bias"))
     scale = 3.0 / logits.std(axis=0)
     weights["logits/kernel"].assign(kernel * scale)
@@ -108,13 +108,13 @@ def spread_logits(weights: dict[str, Any], logits: NDArray[np.float32]) -> None:
 
 
 def clearest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the indices of the images whose first class is furthest ahead of the second."""
+    """Return the indices of the images with the largest margin between the first class and the second."""
     ordered = np.sort(logits, axis=-1)
     return np.sort(np.argsort(ordered[:, -2] - ordered[:, -1])[:count])
 
 
 def write_image_folder(folder: Path) -> None:
-    """Write PNGs, a sub-folder a class, for the data set `folder`."""
+    """Write PNGs, a sub-folder a class, for the dataset `folder`."""
     images = soft_images(IMAGES_PER_CLASS * len(CLASSES), seed=3, size=20)
     for index, image in enumerate(images):
         path = folder / CLASSES[index % len(CLASSES)] / f"{index:03}.png"
@@ -122,8 +122,19 @@ def write_image_folder(folder: Path) -> None:
         cv2.imwrite(str(path), image)
 
 
+def keras_outputs(model: Any, prefix: str, images: Image) -> dict[str, NDArray[np.float32]]:
+    """Return the outputs of a tiny `tf_keras` network by name, with the modulator's norm by NumPy."""
+    import tf_keras
+
+    gates, modulator = overlay_tensors(model, CONFIG, prefix)
+    views = tf_keras.Model(model.input, {"logits": model.output, "gates": gates, "modulator": modulator})
+    outputs = views.predict_on_batch(images.astype(np.float32))
+    norms = np.linalg.norm(outputs["modulator"], axis=-1)
+    return {"logits": outputs["logits"], "gates": np.concatenate(outputs["gates"], axis=-1), "modulator": norms}
+
+
 def run_artifact(content: bytes, images: Image, interpreter_class: Any = None) -> dict[str, NDArray[np.float32]]:
-    """Run a .tflite file's content on images `[N, S, S, 3]`, and return its outputs `[N, ...]` by tensor name."""
+    """Run a TFLite model on images `[N, S, S, 3]`, and return its outputs `[N, ...]` by tensor name."""
     if interpreter_class is None:
         from ai_edge_litert.interpreter import Interpreter as interpreter_class  # noqa: N813
     interpreter = interpreter_class(model_content=content)

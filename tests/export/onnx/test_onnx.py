@@ -1,4 +1,4 @@
-"""The ONNX artifacts: the numbers of the networks they came from, and the operators that they were rewritten to."""
+"""ONNX artifacts: same outputs as Keras and TFLite, and the operators after the rewrite."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Outputs = dict[str, NDArray[np.float32]]
 
 
 def run(content: bytes, images: NDArray[np.uint8]) -> Outputs:
-    """What ONNX Runtime makes of images, stacked."""
+    """Return ONNX Runtime's outputs of images, stacked, by name."""
     options = onnxruntime.SessionOptions()
-    # What a CPU without VNNI needs; it changes nothing of what one that has it says.
+    # CPUs without VNNI need this; it changes no output of CPUs with VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
@@ -49,7 +49,7 @@ def kinds(content: bytes) -> Counter[str]:
 
 
 def fused_kinds(content: bytes, folder: Path) -> Counter[str]:
-    """The operators after ONNX Runtime's own fusions."""
+    """Count the operators after ONNX Runtime's fusions."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -74,8 +74,8 @@ def ranges(tiny_run: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def int8(tiny_float: Any, ranges: Any) -> bytes:
-    return convert_int8(QuantizedNetwork(tiny_float, CONFIG, ranges, SELECTIVE), PROPERTIES)
+def int8(tiny_network: QuantizedNetwork) -> bytes:
+    return convert_int8(tiny_network, PROPERTIES)
 
 
 def test_float_is_the_keras_network(exact: bytes, tiny_float: Any, images: NDArray[np.uint8]) -> None:
@@ -94,15 +94,15 @@ def test_it_is_rewritten(exact: bytes, tiny_float: Any) -> None:
 
     layers = tiny_float.layers
     found = kinds(exact)
-    # A block's query, context and gates read the same and are one.
-    joined = sum(depth * (levels + 2) for depth, levels in zip(CONFIG.depths, CONFIG.focal_levels, strict=True))
+    # A block's query, context and gates read the same tensor and are one product.
+    merged = sum(depth * (levels + 2) for depth, levels in zip(CONFIG.depths, CONFIG.focal_levels, strict=True))
     linear = sum(getattr(each, "kernel_size", None) == (1, 1) for each in layers)
-    assert (found["Split"], found["Gemm"]) == (sum(CONFIG.depths), linear - joined)
+    assert (found["Split"], found["Gemm"]) == (sum(CONFIG.depths), linear - merged)
     assert (
         found["LayerNormalization"] == sum(isinstance(each, tf_keras.layers.LayerNormalization) for each in layers) > 3
     )
     assert found["Gelu"] == sum(each.get_config().get("activation") == "gelu" for each in layers) > 3
-    # Of the parts that those were made of, what is left is the modulator's norm.
+    # Only the modulator's norm still has one of these operators.
     assert {name: found[name] for name in ("Erf", "Sqrt", "Sub", "Reciprocal")} == {
         "Erf": 0,
         "Sqrt": 1,

@@ -1,7 +1,8 @@
-"""The dynamic scheme: int8 weights in the products that it names, from the weights alone."""
+"""The dynamic scheme: int8 kernels in the products of its rules, without a calibration."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from export.audit import Listing, check_scheme, list_operators
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, match_rules
 from export.tflite.convert import convert_float, convert_int8
-from export.tflite.passes import quantize_weights
+from export.tflite.passes import run_passes, store_kernels_as_int8
 from runtime.core.errors import ArtifactError
 from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG, run_artifact
@@ -31,7 +32,7 @@ def listing(artifact: bytes, tiny_float: Any) -> Listing:
 
 
 def kernels(content: bytes) -> dict[str, tuple[NDArray[Any], Any]]:
-    """Values and tensor of every convolution's kernel, by the kernel's name."""
+    """Return the values and the tensor of each convolution's kernel, by the name of the output."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     graph, found = model.subgraphs[0], {}
     for operator in graph.operators:
@@ -43,7 +44,7 @@ def kernels(content: bytes) -> dict[str, tuple[NDArray[Any], Any]]:
     return found
 
 
-def test_the_products_that_it_names_have_int8_weights_and_no_others(listing: Listing, tiny_float: Any) -> None:
+def test_exactly_the_products_of_its_rules_have_int8_kernels(listing: Listing, tiny_float: Any) -> None:
     named = set(match_rules(DYNAMIC.rules, [layer.name for layer in tiny_float.layers]))
     assert {"logits", "embed.proj", "stage0.block0.query", "stage1.embed.proj"} <= named
     assert {each.layer for each in listing.operators if each.weights == "int8"} == named
@@ -51,7 +52,7 @@ def test_the_products_that_it_names_have_int8_weights_and_no_others(listing: Lis
     check_scheme(listing, DYNAMIC)
 
 
-def test_the_delegate_takes_it_whole(listing: Listing) -> None:
+def test_the_delegate_takes_it_in_one_partition(listing: Listing) -> None:
     assert listing.partitions == 1
     assert [each.name for each in listing.operators if each.partition is None] == ["CAST"]
 
@@ -72,7 +73,7 @@ def test_weights_are_rounded_to_their_channels_scale(artifact: bytes, tiny_float
     assert rounded == 3 + 2 * 6
 
 
-def test_it_says_nearly_what_the_float_network_says(artifact: bytes, tiny_float: Any, tiny_run: Path) -> None:
+def test_its_logits_are_near_the_float_networks(artifact: bytes, tiny_float: Any, tiny_run: Path) -> None:
     images = read_split(tiny_run / "test.npz").images[:60]
     expected = tiny_float.predict_on_batch(images.astype(np.float32))
     noise = run_artifact(artifact, images)["logits"] - expected
@@ -80,7 +81,7 @@ def test_it_says_nearly_what_the_float_network_says(artifact: bytes, tiny_float:
     assert 10 * np.log10((expected**2).sum() / (noise**2).sum()) > 20
 
 
-def test_float_weights_are_not_kept_beside_the_int8_ones(artifact: bytes, tiny_float: Any) -> None:
+def test_the_float_kernels_are_not_stored_too(artifact: bytes, tiny_float: Any) -> None:
     saved = sum(3 * values.size for values, _ in kernels(artifact).values() if values.dtype == np.int8)
     scales = sum(8 * len(values) for values, _ in kernels(artifact).values())
     assert len(artifact) < len(convert_float(tiny_float, CONFIG)) - saved + 3 * scales
@@ -97,6 +98,6 @@ def test_a_channel_of_zeros_stays_zeros(tiny_float: Any, tiny_run: Path) -> None
     np.testing.assert_allclose(logits[:, 0], weights["logits/bias"][0], rtol=1e-6)
 
 
-def test_refuses_a_product_that_is_not_there(tiny_float: Any) -> None:
+def test_refuses_an_unknown_product(tiny_float: Any) -> None:
     with pytest.raises(ArtifactError, match=r"no convolution of softmax; expected one of each"):
-        quantize_weights(convert_float(tiny_float, CONFIG), ["logits", "softmax"])
+        run_passes(convert_float(tiny_float, CONFIG), [partial(store_kernels_as_int8, layers=["logits", "softmax"])])

@@ -1,4 +1,4 @@
-"""The integer-only scheme: no float anywhere, and still the network's answers, gates and modulator."""
+"""The integer-only scheme: no float tensors, and the network's predictions, gates and modulator."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import TFLiteEngine
 from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from runtime.evaluation.split_file import read_split
-from tests.support.tiny_run import CONFIG
-from train.model.focalnet import overlay_tensors
+from tests.support.tiny_run import CONFIG, keras_outputs
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -46,16 +45,6 @@ def manifest(tiny_export: Path) -> Manifest:
 @pytest.fixture(scope="module")
 def images(tiny_run: Path) -> NDArray[np.uint8]:
     return read_split(tiny_run / "test.npz").images
-
-
-def keras_outputs(model: Any, prefix: str, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    import tf_keras
-
-    gates, modulator = overlay_tensors(model, CONFIG, prefix)
-    views = tf_keras.Model(model.input, {"logits": model.output, "gates": gates, "modulator": modulator})
-    outputs = views.predict_on_batch(images.astype(np.float32))
-    norms = np.linalg.norm(outputs["modulator"], axis=-1)
-    return {"logits": outputs["logits"], "gates": np.concatenate(outputs["gates"], axis=-1), "modulator": norms}
 
 
 def engine_outputs(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

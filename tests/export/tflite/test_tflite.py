@@ -1,4 +1,4 @@
-"""The TFLite artifacts: the numbers of the networks they came from, their names, types and delegate partitions."""
+"""TFLite artifacts: same outputs as Keras, names, types and delegate partitions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-import export.tflite.passes
 from calibration.calibration_file import read_calibration
 from export.quantize.fake_quant import build_float
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE
-from export.tflite.convert import convert_int8
-from export.tflite.passes import finish
+from export.tflite.convert import PASSES, convert, convert_int8
+from export.tflite.passes import Pass, compute_gelu_in_float, read_pixels_as_int8, run_passes
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from runtime.evaluation.split_file import read_split
-from tests.support.tiny_run import CONFIG, run_artifact
-from train.model.focalnet import overlay_tensors
+from tests.support.tiny_run import CONFIG, keras_outputs, run_artifact
 from train.model.weights import read_tensors
 
-# Deprecated, yet all that some devices have.
+# Deprecated, but some devices have no other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 
 SHAPES = {"logits": [1, 3], "gates": [1, 8, 8, 3], "modulator": [1, 8, 8]}
-Outputs = dict[str, NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +44,15 @@ def images(tiny_run: Path) -> NDArray[np.uint8]:
     return read_split(tiny_run / "test.npz").images
 
 
+def converted_without(network: QuantizedNetwork, left_out: Pass) -> bytes:
+    """Convert a network without one of the graph passes."""
+    return convert(network.interface, [each for each in PASSES if each is not left_out], quantize=True)
+
+
 @pytest.fixture(scope="module")
-def unmended(tiny_float: Any, tiny_run: Path) -> bytes:
-    """The int8 artifact as the converter makes it, its GELUs between int8 tensors in int8."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.tflite.passes, "_compute_gelu_in_float", lambda model: None)
-        return convert_int8(QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE))
-
-
-def keras_outputs(model: Any, prefix: str, images: NDArray[np.uint8]) -> Outputs:
-    """What a `tf_keras` network says, its modulator reduced to a norm by NumPy."""
-    import tf_keras
-
-    gates, modulator = overlay_tensors(model, CONFIG, prefix)
-    joined = tf_keras.layers.Concatenate()(gates)
-    views = tf_keras.Model(model.input, {"logits": model.output, "gates": joined, "modulator": modulator})
-    outputs = {name: np.asarray(v) for name, v in views.predict_on_batch(images.astype(np.float32)).items()}
-    return outputs | {"modulator": np.linalg.norm(outputs["modulator"], axis=-1)}
+def with_int8_gelus(tiny_network: QuantizedNetwork) -> bytes:
+    """The int8 artifact with the converter's int8 GELUs."""
+    return converted_without(tiny_network, compute_gelu_in_float)
 
 
 def parsed(content: bytes) -> Any:
@@ -94,7 +83,7 @@ def is_int8(tensor: Any) -> bool:
 
 
 def partitions(content: bytes) -> int:
-    """Return into how many partitions the XNNPACK delegate cuts a model."""
+    """Return the number of XNNPACK delegate partitions of a model."""
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     return [operator["op_name"] for operator in interpreter._get_ops_details()].count("DELEGATE")
@@ -109,7 +98,7 @@ def interpreter_class(request: pytest.FixtureRequest) -> Any:
     return tensorflow.lite.Interpreter
 
 
-def test_float_says_what_keras_says(
+def test_float_outputs_equal_keras(
     interpreter_class: Any, float_artifact: bytes, tiny_float: Any, images: NDArray[np.uint8]
 ) -> None:
     found = run_artifact(float_artifact, images[:60], interpreter_class)
@@ -121,7 +110,7 @@ def test_float_says_what_keras_says(
     assert (found["gates"] > 0).any()
 
 
-def test_int8_says_what_the_fake_quantized_network_says(
+def test_int8_outputs_equal_the_fake_quantized_network(
     interpreter_class: Any,
     int8_artifact: bytes,
     tiny_fake_quant: Any,
@@ -139,7 +128,7 @@ def test_int8_says_what_the_fake_quantized_network_says(
     assert len(images) == 200
     assert (found["logits"].argmax(axis=-1) == expected["logits"].argmax(axis=-1)).mean() >= 0.99
     logits = steps("logits", found["logits"] - expected["logits"])
-    # One value rounded the other way early on reaches every logit: the head magnifies.
+    # One value rounded the other way in an early layer changes every logit.
     assert np.mean(logits) <= 2.0
     assert np.max(logits) <= 12.0
     for level in range(3):
@@ -150,7 +139,7 @@ def test_int8_says_what_the_fake_quantized_network_says(
 
 
 @pytest.mark.parametrize("artifact", ["float_artifact", "int8_artifact"])
-def test_the_face_is_the_contracts(artifact: str, request: pytest.FixtureRequest) -> None:
+def test_the_interface_is_the_documented_one(artifact: str, request: pytest.FixtureRequest) -> None:
     interpreter = Interpreter(model_content=request.getfixturevalue(artifact))
     interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
@@ -196,36 +185,34 @@ def test_the_delegate_takes_everything_in_one_partition(artifact: str, request: 
     assert partitions(request.getfixturevalue(artifact)) == 1
 
 
-def test_int8_gelus_would_cut_the_partition(unmended: bytes) -> None:
-    assert partitions(unmended) > 1
+def test_int8_gelus_would_split_the_partition(with_int8_gelus: bytes) -> None:
+    assert partitions(with_int8_gelus) > 1
 
 
 def test_float_gelus_change_no_value_by_more_than_a_step(
-    unmended: bytes, int8_artifact: bytes, tiny_run: Path, images: NDArray[np.uint8]
+    with_int8_gelus: bytes, int8_artifact: bytes, tiny_run: Path, images: NDArray[np.uint8]
 ) -> None:
-    assert any(name == "GELU" and is_int8(inputs[0]) for name, inputs, _ in operators(unmended))
-    before, after = run_artifact(unmended, images[:60]), run_artifact(int8_artifact, images[:60])
+    assert any(name == "GELU" and is_int8(inputs[0]) for name, inputs, _ in operators(with_int8_gelus))
+    before, after = run_artifact(with_int8_gelus, images[:60]), run_artifact(int8_artifact, images[:60])
     low, high = read_calibration(tiny_run).ranges["logits"]
     step = (high - low) / 255.0
     assert np.abs(before["logits"] - after["logits"]).max() <= 1.01 * step
     np.testing.assert_array_equal(before["gates"], after["gates"])
 
 
-def test_a_finished_model_is_left_as_it_is(int8_artifact: bytes) -> None:
+def test_running_the_passes_twice_changes_nothing(int8_artifact: bytes) -> None:
     names = [name for name, _, _ in operators(int8_artifact)]
-    assert [name for name, _, _ in operators(finish(int8_artifact))] == names
+    assert [name for name, _, _ in operators(run_passes(int8_artifact, PASSES))] == names
 
 
 @pytest.fixture(scope="module")
-def reading_floats(tiny_float: Any, tiny_run: Path) -> bytes:
-    """The int8 artifact as the converter makes it, its pixels cast, scaled and quantized."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.tflite.passes, "_read_pixels_as_int8", lambda model: None)
-        return convert_int8(QuantizedNetwork(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE))
+def with_float_pixels(tiny_network: QuantizedNetwork) -> bytes:
+    """The int8 artifact with pixels that are cast, scaled and quantized."""
+    return converted_without(tiny_network, read_pixels_as_int8)
 
 
-def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes) -> None:
-    before, after = ([name for name, _, _ in operators(content)] for content in (reading_floats, int8_artifact))
+def test_pixels_become_int8_by_one_operator(with_float_pixels: bytes, int8_artifact: bytes) -> None:
+    before, after = ([name for name, _, _ in operators(content)] for content in (with_float_pixels, int8_artifact))
     assert before[:4] == ["CAST", "MUL", "QUANTIZE", "CONV_2D"]
     assert after == before[2:]
     _, (source,), (target,) = operators(int8_artifact)[0]
@@ -234,17 +221,17 @@ def test_pixels_become_int8_at_once(reading_floats: bytes, int8_artifact: bytes)
     assert list(source.quantization.scale) == list(target.quantization.scale) == pytest.approx([1 / 255])
 
 
-def test_no_pixel_is_another_for_it(
-    interpreter_class: Any, reading_floats: bytes, int8_artifact: bytes, images: NDArray[np.uint8]
+def test_no_output_changes_by_it(
+    interpreter_class: Any, with_float_pixels: bytes, int8_artifact: bytes, images: NDArray[np.uint8]
 ) -> None:
     extremes = np.stack([np.full_like(images[0], value) for value in (0, 1, 127, 128, 254, 255)])
     seen = np.concatenate([images[:40], extremes])
-    before, after = (run_artifact(content, seen, interpreter_class) for content in (reading_floats, int8_artifact))
+    before, after = (run_artifact(content, seen, interpreter_class) for content in (with_float_pixels, int8_artifact))
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values, err_msg=name)
 
 
-def test_pixels_that_need_more_than_their_scale_stay_float(tiny_float: Any, tiny_run: Path) -> None:
+def test_pixels_with_another_normalisation_stay_float(tiny_float: Any, tiny_run: Path) -> None:
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
     model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
     content = convert_int8(QuantizedNetwork(model, config, read_calibration(tiny_run).ranges, SELECTIVE))
@@ -267,4 +254,4 @@ def test_refuses_a_model_without_its_one_signature(copies: int, float_artifact: 
     model = parsed(float_artifact)
     model.signatureDefs = model.signatureDefs * copies
     with pytest.raises(ArtifactError, match=rf"{copies} signatures; expected exactly one"):
-        finish(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+        run_passes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), PASSES)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from export.artifacts import ARTIFACTS_FOLDER, measure_accuracy, print_closing_lines, write_artifacts
-from export.audit import layer_names
 from export.quantize.fake_quant import build_fake_quant, fake_quant_weights
 from export.quantize.float_layers import check_float_layers
 from export.quantize.qat import (
@@ -26,6 +25,7 @@ from export.quantize.qat import (
 )
 from export.quantize.schemes import SCHEMES, SELECTIVE, find_scheme, match_rules, write_scheme
 from export.run_files import QAT_WEIGHTS_FILE, RunFiles, read_run_files
+from export.tflite.operators import layer_names
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.files import write_json
 from train.data.dataset import Dataset, resident, resize_all

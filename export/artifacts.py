@@ -10,12 +10,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from export.audit import Listing, check_scheme, list_operators, summarise
 from export.onnx import convert as onnx
 from export.quantize.network import QuantizedNetwork
 from export.quantize.qat import logits
 from export.run_files import RunFiles
 from export.tflite.convert import convert_float, convert_int8
+from export.tflite.operators import Listing, check_scheme, list_operators, summarise
 from runtime.bundle.manifest import (
     PRECISIONS,
     Accuracy,

@@ -14,18 +14,17 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from export.artifacts import write_artifacts
-from export.audit import (
+from export.audit import describe, main
+from export.quantize.schemes import INTERFACE, SELECTIVE, FloatOps, Scheme
+from export.run_files import read_run_files
+from export.tflite.operators import (
     Listing,
     Operator,
     check_scheme,
-    describe,
     list_operators,
-    main,
     summarise,
     unlisted_float,
 )
-from export.quantize.schemes import INTERFACE, SELECTIVE, FloatOps, Scheme
-from export.run_files import read_run_files
 from runtime.bundle.manifest import read_manifest, write_manifest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError

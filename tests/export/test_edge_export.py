@@ -93,8 +93,8 @@ def test_no_norm_is_left_but_those_before_the_modulations(artifact: bytes) -> No
 
 
 def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
-    from export.audit import check_scheme, list_operators
     from export.quantize.schemes import SELECTIVE
+    from export.tflite.operators import check_scheme, list_operators
 
     listing = list_operators(artifact, [layer.name for layer in network.layers])
     check_scheme(listing, SELECTIVE)

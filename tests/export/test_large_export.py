@@ -13,13 +13,13 @@ import pytest
 
 from calibration.inner_tensors import inner_tensors
 from export.artifacts import convert_audited
-from export.audit import Listing, check_scheme
 from export.onnx import convert as onnx
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights, quantized_ranges
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SELECTIVE, match_rules
 from export.sensitivity.switchable import build_switchable
+from export.tflite.operators import Listing, check_scheme
 from runtime.core.errors import ArtifactError
 from tests.support.published_networks import LARGE
 from tests.support.tiny_run import draw_weights, run_artifact, soft_images

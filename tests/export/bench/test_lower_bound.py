@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.audit import list_operators
 from export.bench.lower_bound import ProductsAlone, make_lower_bound, product_macs, products_alone
+from export.tflite.operators import list_operators
 from runtime.core.errors import ArtifactError
 
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.audit import Listing, check_scheme, list_operators
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, match_rules
 from export.tflite.convert import convert_float, convert_int8
+from export.tflite.operators import Listing, check_scheme, list_operators
 from export.tflite.passes import run_passes, store_kernels_as_int8
 from runtime.core.errors import ArtifactError
 from runtime.evaluation.split_file import read_split

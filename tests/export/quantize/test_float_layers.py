@@ -12,12 +12,12 @@ import pytest
 from calibration.calibration_file import read_calibration
 from calibration.observers import Range
 from export.artifacts import convert_audited
-from export.audit import Listing, check_scheme
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE, match_rules
 from export.sensitivity.switchable import build_switchable
+from export.tflite.operators import Listing, check_scheme
 from runtime.core.errors import ArtifactError, ConfigError
 from tests.support.tiny_run import CONFIG, draw_weights, run_artifact, soft_images
 from train.model.config import FocalNetConfig

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.calibration_file import read_calibration
-from export.audit import check_scheme, list_operators
 from export.quantize.fake_quant import build_fake_quant
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import INTEGER_ONLY, SELECTIVE
 from export.tflite.convert import convert_int8
+from export.tflite.operators import check_scheme, list_operators
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import TFLiteEngine

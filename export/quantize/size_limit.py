@@ -16,21 +16,29 @@ BYTES_PER_GB = 10**9
 
 
 def check_weights_fit(path: Path) -> None:
-    """Check that the weights of a safetensors file fit into an artifact; reads only the file's header.
+    """Check that the weights of a safetensors file fit into an artifact.
 
     Raises:
         ArtifactError: the file is missing or damaged.
         ConfigError: it has too many parameters.
     """
+    check_parameters_fit(count_parameters(path))
+
+
+def count_parameters(path: Path) -> int:
+    """Return the number of parameters in a safetensors file, from its header alone.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
     try:
         with safe_open(path, framework="numpy") as tensors:
             names = tensors.keys()
-            parameters = sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; make it with `python -m train`") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file ({error}); replace it") from error
-    check_parameters_fit(parameters)
 
 
 def check_parameters_fit(parameters: int) -> None:

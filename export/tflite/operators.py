@@ -136,8 +136,8 @@ def check_scheme(listing: Listing, scheme: Scheme) -> None:
     int8 = [each.layer for each in listing.operators if each.name in PRODUCT_OPS and not each.is_float]
     if strays := [layer for layer in scheme.float_layers if layer in int8]:
         raise ArtifactError(
-            f"the int8 artifact computes {', '.join(strays[:NAMED_IN_ERRORS])} in int8; expected float, as the scheme "
-            f"{scheme.name!r} leaves these layers in float; rebuild it with `make export`"
+            f"the int8 artifact computes {', '.join(strays[:NAMED_IN_ERRORS])} in int8, but the scheme "
+            f"{scheme.name!r} leaves them in float; rebuild it with `make export`"
         )
     unlisted = unlisted_float(listing, scheme)
     if not unlisted:
@@ -145,6 +145,6 @@ def check_scheme(listing: Listing, scheme: Scheme) -> None:
     shown = ", ".join(f"{each.name} ({each.layer})" for each in unlisted[:NAMED_IN_ERRORS])
     more = f" and {len(unlisted) - NAMED_IN_ERRORS} more" if len(unlisted) > NAMED_IN_ERRORS else ""
     raise ArtifactError(
-        f"the int8 artifact computes {shown}{more} in float; expected only what the scheme {scheme.name!r} lists; "
+        f"the int8 artifact computes {shown}{more} in float, and the scheme {scheme.name!r} lists none of them; "
         "give the layers a rule in export/quantize/schemes.py that makes them int8, or add them to its float_ops"
     )

@@ -1,4 +1,4 @@
-"""The audit: operators, types and partitions against the interpreter's own account, and what it must refuse."""
+"""The audit: operators, types and partitions against the interpreter's list, and artifacts that it refuses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def layers(tiny_float: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def contents(tiny_export: Path, tiny_float: Any) -> dict[str, bytes]:
-    """The tiny run's artifacts, and what TensorFlow's own full-integer quantization makes of its network."""
+    """The tiny run's artifacts, and TensorFlow's full-integer quantization of its network."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(tiny_float)
@@ -64,11 +64,11 @@ def listings(contents: dict[str, bytes], layers: list[str]) -> dict[str, Listing
 
 
 def left_by_the_delegate(content: bytes) -> list[str]:
-    """The operators that the interpreter itself runs: those that the graph's outputs depend on through no partition."""
+    """Return the operators that the interpreter runs outside the delegate's partitions."""
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
-    # A partition's node comes after all operators, and takes the place of those that gave its outputs.
+    # A partition's node comes after all operators, and replaces the producers of its outputs.
     makers = {tensor: node for node in nodes for tensor in node["outputs"].tolist()}
     pending = [detail["index"] for detail in interpreter.get_output_details()]
     run: dict[int, str] = {}
@@ -81,7 +81,7 @@ def left_by_the_delegate(content: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_lists_what_an_interpreter_without_delegates_runs(
+def test_lists_the_operators_of_an_interpreter_without_delegates(
     name: str, contents: dict[str, bytes], listings: dict[str, Listing]
 ) -> None:
     interpreter = Interpreter(
@@ -95,7 +95,7 @@ def test_lists_what_an_interpreter_without_delegates_runs(
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_the_operators_outside_are_those_the_interpreter_runs_itself(
+def test_the_interpreter_runs_the_operators_outside(
     name: str, contents: dict[str, bytes], listings: dict[str, Listing]
 ) -> None:
     outside = [each.name for each in listings[name].operators if each.partition is None]
@@ -104,7 +104,7 @@ def test_the_operators_outside_are_those_the_interpreter_runs_itself(
     assert inside == set(range(listings[name].partitions))
 
 
-def test_the_stock_int8_artifact_is_cut_to_pieces_and_ours_is_not(listings: dict[str, Listing]) -> None:
+def test_the_stock_int8_artifact_has_many_partitions_and_ours_one(listings: dict[str, Listing]) -> None:
     assert listings["stock"].partitions > 5
     assert Counter(each.name for each in listings["stock"].operators if each.partition is None)["GELU"] > 1
     assert listings["int8"].partitions == listings["float"].partitions == 1
@@ -120,15 +120,15 @@ def test_operators_have_the_layers_of_their_network(listings: dict[str, Listing]
         assert {layer for name, layer in found if name == "DEPTHWISE_CONV_2D"} == depthwise
         assert {layer for name, layer in found if name == "RSQRT"} >= {"embed.norm", "stage1.block0.norm2"}
     for name in ("float", "int8"):
-        face = [each.name for each in listings[name].operators if each.layer == INTERFACE]
-        assert {"SQRT", "SUM"} <= set(face) <= {"CAST", "QUANTIZE", "SQUARE", "SUM", "SQRT", "MUL", "ADD"}
+        interface = [each.name for each in listings[name].operators if each.layer == INTERFACE]
+        assert {"SQRT", "SUM"} <= set(interface) <= {"CAST", "QUANTIZE", "SQUARE", "SUM", "SQRT", "MUL", "ADD"}
 
 
 def operator(name: str, inputs: str, output: str, layer: str = "stage0.block0.add1") -> Operator:
     return Operator(name, layer, (inputs,) if inputs else (), (output,), 0)
 
 
-def test_types_are_told_in_short() -> None:
+def test_types_in_short() -> None:
     assert operator("ADD", "int8", "int8").dtype == "int8"
     assert operator("QUANTIZE", "float32", "int8").dtype == "float32 -> int8"
     assert operator("FILL", "", "float32").dtype == "float32"
@@ -150,17 +150,17 @@ def test_an_operator_that_touches_float_is_float(inputs: str, output: str, is_fl
     assert operator("ANY", inputs, output).is_float is is_float
 
 
-def test_our_int8_artifact_keeps_to_its_scheme_and_the_float_one_would_not(listings: dict[str, Listing]) -> None:
+def test_our_int8_artifact_fits_its_scheme_and_the_float_one_does_not(listings: dict[str, Listing]) -> None:
     check_scheme(listings["int8"], SELECTIVE)
     with pytest.raises(ArtifactError, match=r"CONV_2D \(embed\.proj\), .* and \d+ more in float"):
         check_scheme(listings["float"], SELECTIVE)
 
 
-# The image may come in without float arithmetic, and this network has no LayerNorm within its modulations.
+# This network reads the image without float arithmetic, and has no LayerNorm within its modulations.
 @pytest.mark.parametrize(
     "allowed", [each for each in SELECTIVE.float_ops if each.pattern not in ("normalise", r".+\.modulated")]
 )
-def test_every_entry_of_the_scheme_is_needed(allowed: FloatOps, listings: dict[str, Listing]) -> None:
+def test_all_entries_of_the_scheme_are_needed(allowed: FloatOps, listings: dict[str, Listing]) -> None:
     stricter = dataclasses.replace(SELECTIVE, float_ops=tuple(e for e in SELECTIVE.float_ops if e is not allowed))
     unlisted = unlisted_float(listings["int8"], stricter)
     assert unlisted
@@ -172,7 +172,7 @@ def test_no_entry_of_the_scheme_lists_a_product() -> None:
     assert not listed & {"CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
 
 
-def test_an_entry_holds_for_its_layers_and_its_operators_alone() -> None:
+def test_an_entry_allows_its_layers_and_operators_only() -> None:
     scheme = Scheme("s", "a test", (), (FloatOps(r"a\d", frozenset({"ADD", "MUL"}), "why"),))
     assert scheme.allows_float("ADD", "a1")
     assert not scheme.allows_float("SUB", "a1")
@@ -181,7 +181,7 @@ def test_an_entry_holds_for_its_layers_and_its_operators_alone() -> None:
 
 
 @pytest.mark.parametrize(("count", "ending"), [(1, "(a0) in float"), (6, "(a5) in float"), (9, "(a5) and 3 more in")])
-def test_a_refusal_names_up_to_six(count: int, ending: str) -> None:
+def test_an_error_names_up_to_six_operators(count: int, ending: str) -> None:
     operators = tuple(operator("ADD", "float32", "float32", f"a{index}") for index in range(count))
     with pytest.raises(ArtifactError, match=r"the scheme 'strict' lists none.*float_ops") as caught:
         check_scheme(Listing("test", 1, operators), Scheme("strict", "a test", (), ()))
@@ -189,7 +189,7 @@ def test_a_refusal_names_up_to_six(count: int, ending: str) -> None:
     assert str(caught.value).count("ADD (") == min(count, 6)
 
 
-def test_a_product_left_in_float_is_refused_and_the_bundle_stays(
+def test_an_unlisted_float_product_is_refused_and_the_bundle_unchanged(
     tiny_run: Path, tiny_export: Path, tmp_path: Path
 ) -> None:
     rules = tuple(
@@ -205,7 +205,7 @@ def test_a_product_left_in_float_is_refused_and_the_bundle_stays(
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 
-def test_the_manifest_carries_the_audit(tiny_export: Path, listings: dict[str, Listing]) -> None:
+def test_the_manifest_has_the_audit(tiny_export: Path, listings: dict[str, Listing]) -> None:
     manifest = read_manifest(tiny_export / "artifacts")
     for name, precision in (("float", "float32"), ("int8", "int8")):
         audit = manifest.artifact(precision).audit
@@ -293,7 +293,7 @@ def test_the_command_refuses_an_int8_artifact_that_is_float(
     assert captured.out.count("CONV_2D              float32") == 2
 
 
-def test_bytes_that_are_no_model_are_refused(layers: list[str]) -> None:
+def test_bytes_of_no_model_are_refused(layers: list[str]) -> None:
     with pytest.raises(ArtifactError, match="cannot open the TFLite model"):
         list_operators(b"no model at all", layers)
 

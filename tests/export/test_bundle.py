@@ -1,4 +1,4 @@
-"""Bundles: what the manifest vouches for, artifacts made anew, and damage that `runtime.compare` must see."""
+"""Bundles: manifest, rebuilt artifacts, and damage that `runtime.compare` detects."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def test_accuracy_is_an_independent_count(
 
 
 @pytest.mark.slow
-def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path, bundle: Path, tmp_path: Path) -> None:
+def test_an_accuracy_is_kept_for_the_same_bytes_only(tiny_export: Path, bundle: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_export, tmp_path / "run"))
     target = run / "artifacts"
-    # As if the weights of another fine-tuning had got into this run.
+    # Weights as of another fine-tuning.
     weights = read_tensors(run / "float.safetensors")
     weights["logits/kernel"] = np.roll(weights["logits/kernel"], 1, axis=-1)
     write_tensors(run / "qat.safetensors", weights)
@@ -124,7 +124,7 @@ def test_accuracies_stay_with_the_bytes_they_were_measured_on(tiny_export: Path,
 
 
 @pytest.mark.slow
-def test_made_anew_elsewhere_and_in_another_process(
+def test_rebuilt_in_another_folder_and_process(
     tiny_export: Path, bundle: Path, images: LabelledImages, tmp_path: Path
 ) -> None:
     target = tmp_path / "models" / "mine"
@@ -145,13 +145,13 @@ def test_made_anew_elsewhere_and_in_another_process(
     assert "blobs test top-1 100.00%" in finished.stdout
     assert finished.stdout.count("delegate partitions: 1, operators outside: ") == 2
     assert "times as fast as float32 on this machine" in finished.stdout.splitlines()[-1]
-    # It holds all that it can be made from again, and no test images.
+    # It has all files to rebuild it from, and no test images.
     for name in ("config.json", "float.safetensors", "calibration.json"):
         assert (target / name).read_bytes() == (tiny_export / name).read_bytes()
     assert not (target / "test.npz").exists()
 
 
-def test_the_report_is_copied_and_stale_weights_are_not_kept(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_report_is_copied_and_stale_weights_are_deleted(tiny_run: Path, tmp_path: Path) -> None:
     run, target = Path(shutil.copytree(tiny_run, tmp_path / "run")), tmp_path / "bundle"
     (run / "report").mkdir()
     (run / "report" / "report.json").write_text("{}")
@@ -168,8 +168,8 @@ def test_the_report_is_copied_and_stale_weights_are_not_kept(tiny_run: Path, tmp
 
 
 @pytest.mark.parametrize(("float32_ms", "int8_ms", "warned"), [(2.0, 1.0, False), (1.0, 1.0, True), (1.0, 1.5, True)])
-def test_warns_of_an_int8_artifact_that_is_not_faster(float32_ms: float, int8_ms: float, warned: bool) -> None:
-    # The other figures say the opposite, and must not count.
+def test_warns_if_int8_is_not_faster(float32_ms: float, int8_ms: float, warned: bool) -> None:
+    # The other figures say the opposite, and have no effect.
     float32, int8 = Latency(float32_ms, int8_ms, int8_ms), Latency(int8_ms, float32_ms, float32_ms)
     warning = latency_warning(float32, int8, "tflite")
     assert (warning is not None) is warned
@@ -224,7 +224,7 @@ def test_a_damaged_source_is_one_line_and_exit_code_2(
     assert not list(run.glob("*.tflite"))
 
 
-def test_two_sources_do_not_go_into_one_bundle(
+def test_two_sources_for_one_bundle_are_refused(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli(main, ["--source", str(tiny_run), str(tiny_run), "--out", str(tmp_path / "b")]) == 2
@@ -240,7 +240,7 @@ def compare(bundle: Path, data: Path, out: Path) -> int:
 
 
 def rewrite_int8(bundle: Path, damage: Callable[[Any], None]) -> None:
-    """Damage the int8 artifact's flatbuffer, and let the manifest vouch for the result."""
+    """Damage the int8 artifact's flatbuffer, and update the manifest to it."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     path = bundle / "int8.tflite"
@@ -260,7 +260,7 @@ def rewrite_int8(bundle: Path, damage: Callable[[Any], None]) -> None:
 
 
 def convolution_kernels(model: Any) -> list[Any]:
-    """Return the kernels of the convolutions, in the order of the graph, as tensors of the flatbuffer."""
+    """Return the flatbuffer tensors of the convolutions' kernels, in the order of the graph."""
     graph = model.subgraphs[0]
     kinds = [code.builtinCode for code in model.operatorCodes]
     return [graph.tensors[operator.inputs[1]] for operator in graph.operators if kinds[operator.opcodeIndex] == 3]
@@ -286,7 +286,7 @@ def scale_the_first_class(model: Any) -> None:
         if len(operator.inputs) == 3:
             bias_of[operator.inputs[1]] = graph.tensors[operator.inputs[2]]
     (place,) = [i for i, tensor in enumerate(graph.tensors) if i in bias_of and tensor.shape[0] == len(CLASSES)]
-    # Bias and kernel scales belong together, and interpreters hold them to it.
+    # Interpreters check that bias and kernel scales fit.
     for tensor in (graph.tensors[place], bias_of[place]):
         tensor.quantization.scale = [4.0 * tensor.quantization.scale[0], *tensor.quantization.scale[1:]]
 
@@ -305,7 +305,7 @@ def zero_the_embedding(model: Any) -> None:
         (zero_the_embedding, 1),
     ],
 )
-def test_compare_passes_what_is_sound_and_fails_what_is_damaged(
+def test_compare_passes_a_sound_artifact_and_fails_damaged_ones(
     damage: Callable[[Any], None], code: int, tiny_export: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
@@ -330,9 +330,7 @@ def test_int8_is_a_third_of_float_for_edge_nano(tmp_path: Path) -> None:
     config = PRESETS["edge-nano"].model
     model = build_focalnet(config, tf_keras)
     ranges = {layer.name: (-4.0, 4.0) for layer in model.layers}
-    float_bytes, int8_bytes = (
-        len(convert_float(model, config)),
-        len(convert_int8(QuantizedNetwork(model, config, ranges, SELECTIVE))),
-    )
+    float_bytes = len(convert_float(model, config))
+    int8_bytes = len(convert_int8(QuantizedNetwork(model, config, ranges, SELECTIVE)))
     assert float_bytes > 4 * PRESETS["edge-nano"].parameters
     assert int8_bytes <= 0.35 * float_bytes

@@ -1,4 +1,4 @@
-"""A network that sees the centre of an image alone: every stage shows it that, and nobody shows it more."""
+"""A network that sees only the centre of an image: each stage crops the same way."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_manifest_says_what_the_network_sees(run: Path) -> None:
+def test_the_manifest_describes_the_crop(run: Path) -> None:
     assert read_manifest(run / "artifacts").input_spec == SEEN
     written = json.loads((run / "artifacts" / "manifest.json").read_text())["input"]
     assert (written["crop_fraction"], written["interpolation"]) == (0.5, "bicubic")
 
 
-def test_the_export_measures_on_what_the_network_sees(run: Path) -> None:
-    """The labels are what the network says about the centres; about whole images it says something else."""
+def test_the_export_measures_on_the_crop(run: Path) -> None:
+    """The labels are the network's predictions of the centres; predictions of whole images differ."""
     manifest = read_manifest(run / "artifacts")
     for engine in ENGINES:
         assert manifest.artifact("float32", engine).accuracy.top1 == 1.0  # type: ignore[union-attr]
@@ -58,7 +58,7 @@ def test_the_export_measures_on_what_the_network_sees(run: Path) -> None:
         assert manifest.artifact("int8", engine).accuracy.fake_quant_agreement > 0.9  # type: ignore[union-attr,operator]
 
 
-def test_onnx_artifacts_say_it_in_words(run: Path) -> None:
+def test_onnx_artifacts_describe_the_crop(run: Path) -> None:
     import onnx
 
     said = {each.key: each.value for each in onnx.load(run / "artifacts" / "float.onnx").metadata_props}
@@ -73,14 +73,14 @@ def compared(run: Path, out: Path, *subjects: str, layer_images: int = 0) -> dic
     return dict(json.loads((out / "report.json").read_text()))
 
 
-def test_the_report_compares_on_what_the_network_sees(run: Path, tmp_path: Path) -> None:
+def test_the_report_compares_on_the_crop(run: Path, tmp_path: Path) -> None:
     report = compared(run, tmp_path, "--bundle", str(run / "artifacts"))
     assert report["accuracy"]["reference"]["top1"] == 1.0
     assert report["accuracy"]["candidate"]["top1"] > 0.9
 
 
 @pytest.mark.parametrize(("field", "comparable"), [("crop_fraction", True), ("dims", False)])
-def test_a_bundle_of_before_a_field_is_the_same_network(
+def test_an_older_bundle_without_a_field_is_the_same_network(
     run: Path, tmp_path: Path, field: str, comparable: bool
 ) -> None:
     older = tmp_path / "older"
@@ -96,11 +96,11 @@ def test_a_bundle_of_before_a_field_is_the_same_network(
     assert ("different networks" in report["missing"].get("layer_error", "")) != comparable
 
 
-def test_a_image_is_classified_by_what_the_network_sees(run: Path) -> None:
+def test_an_image_is_classified_by_its_crop(run: Path) -> None:
     images, classifier = read_split(run / "test.npz"), Classifier(run / "artifacts", precision="float32")
     for image, label in zip(images.images[:20], images.labels, strict=False):
         assert classifier(image).top(1)[0][0] == images.class_names[label]
-        # What surrounds the centre is of no account.
+        # The border has no effect.
         surrounded = np.full_like(image, 255)
         surrounded[8:-8, 8:-8] = image[8:-8, 8:-8]
         np.testing.assert_array_equal(classifier(surrounded).probabilities, classifier(image).probabilities)
@@ -119,7 +119,7 @@ def test_training_crops_from_whole_images() -> None:
     np.testing.assert_array_equal(LazyBatches(dataset.train, config, RECIPE)._batches._images, whole)
 
 
-def test_validation_is_on_what_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_on_the_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Shown(Exception):  # noqa: N818
         pass
 
@@ -134,7 +134,7 @@ def test_validation_is_on_what_the_network_sees(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(caught.value.args[0], dataset.val.images[:, 2:-2, 2:-2])
 
 
-def test_keras_classifies_what_the_network_sees() -> None:
+def test_keras_classifies_the_crop() -> None:
     class Echo:
         def predict(self, images: np.ndarray, **_: Any) -> np.ndarray:
             self.images = images

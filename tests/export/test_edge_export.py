@@ -1,4 +1,4 @@
-"""A network of the edge presets' kind: its norms folded away, its ReLUs inside the int8 products."""
+"""A network like the edge presets: norms folded, ReLUs fused into the int8 products."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def artifact(network: Any, ranges: dict[str, tuple[float, float]]) -> bytes:
 
 
 def operators(content: bytes) -> list[tuple[str, str, str]]:
-    """Every operator's kind, fused activation and type of output."""
+    """Return each operator's kind, fused activation and output type."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -78,7 +78,7 @@ def operators(content: bytes) -> list[tuple[str, str, str]]:
     ]
 
 
-def test_a_relu_after_an_int8_product_is_part_of_it(artifact: bytes) -> None:
+def test_a_relu_after_an_int8_product_is_fused(artifact: bytes) -> None:
     found = Counter(operators(artifact))
     # Two of the stem's three convolutions, and the expansion of each block's MLP.
     assert found["CONV_2D", "RELU", "INT8"] == 4
@@ -86,13 +86,13 @@ def test_a_relu_after_an_int8_product_is_part_of_it(artifact: bytes) -> None:
     assert found["DEPTHWISE_CONV_2D", "RELU", "FLOAT32"] == 4
 
 
-def test_no_norm_is_left_but_those_before_the_modulations(artifact: bytes) -> None:
+def test_only_the_norms_before_the_modulations_are_left(artifact: bytes) -> None:
     kinds = Counter(kind for kind, _, _ in operators(artifact))
     assert kinds["RSQRT"] == 2
     assert kinds["GELU"] == 0
 
 
-def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
+def test_the_audit_accepts_it_in_one_partition(network: Any, artifact: bytes) -> None:
     from export.quantize.schemes import SELECTIVE
     from export.tflite.operators import check_scheme, list_operators
 
@@ -100,7 +100,7 @@ def test_the_audit_passes_it_whole(network: Any, artifact: bytes) -> None:
     check_scheme(listing, SELECTIVE)
     assert listing.partitions == 1
     int8 = [each.layer for each in listing.operators if each.name == "CONV_2D" and not each.is_float]
-    # A ReLU that is part of a product leaves it the product's name.
+    # A product with a fused ReLU has the product's name.
     assert {"embed.conv0", "embed.conv1", "stage1.block0.expand"} <= set(int8)
     assert len(int8) == len(set(int8)) == sum(hasattr(layer, "kernel") for layer in network.layers)
 
@@ -109,7 +109,7 @@ def logits(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(model.predict_on_batch(images.astype(np.float32)))
 
 
-def test_the_artifact_computes_what_the_fake_quantized_network_does(quantized: Any, artifact: bytes) -> None:
+def test_logits_are_near_the_fake_quantized_networks(quantized: Any, artifact: bytes) -> None:
     images = soft_images(60, seed=2)
     expected, found = logits(quantized, images), run_artifact(artifact, images)["logits"]
     assert (expected.argmax(axis=1) == found.argmax(axis=1)).mean() >= 0.95
@@ -124,9 +124,7 @@ def test_int8_stays_close_to_float(network: Any, artifact: bytes) -> None:
     assert sqnr_db > 20
 
 
-def test_a_relu_that_is_not_quantized_leaves_the_product_its_own_range(
-    network: Any, ranges: dict[str, tuple[float, float]]
-) -> None:
+def test_a_product_before_a_float_relu_has_its_own_range(network: Any, ranges: dict[str, tuple[float, float]]) -> None:
     from export.quantize.fake_quant import build_fake_quant
     from export.quantize.schemes import SELECTIVE
 

@@ -1,4 +1,4 @@
-"""`python -m export`: from a calibrated run to measured artifacts, with and without fine-tuning."""
+"""`python -m export`: measured artifacts of a calibrated run, with and without fine-tuning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARTIFACTS = ("float.tflite", "int8.tflite", "float.onnx", "int8.onnx")
 EPOCH = QatEpoch(epoch=0, loss=None, val=Validated(divergence_nats=0.0, agreement=1.0))
 
 
-def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
+def test_writes_a_measured_bundle(tiny_export: Path) -> None:
     bundle = tiny_export / "artifacts"
     assert {path.name for path in bundle.iterdir()} == {*ARTIFACTS, "manifest.json"}
     reached = {artifact.precision: artifact.accuracy for artifact in read_manifest(bundle).artifacts}
@@ -34,17 +34,17 @@ def test_leaves_a_measured_bundle(tiny_export: Path) -> None:
         "test",
         200,
     )
-    # The labels are the float network's own predictions.
+    # The labels are the float network's predictions.
     assert reached["float32"].top1 == 1.0
     assert 0.98 <= reached["int8"].top1 <= 1.0
 
 
-def test_json_is_the_manifest_and_nothing_else(tiny_export: Path) -> None:
+def test_json_prints_the_manifest_only(tiny_export: Path) -> None:
     manifest = (tiny_export / "artifacts" / "manifest.json").read_text()
     assert json.loads((tiny_export / "stdout.txt").read_text()) == json.loads(manifest)
 
 
-def test_fine_tunes_and_goes_back(
+def test_fine_tunes_and_returns_to_ptq(
     tiny_run: Path,
     tiny_export: Path,
     image_folder: Path,
@@ -68,7 +68,7 @@ def test_fine_tunes_and_goes_back(
     assert divergences[figures["chosen_epoch"]] == min(divergences)
     floats, tuned = read_tensors(run / "float.safetensors"), read_tensors(run / "qat.safetensors")
     assert floats.keys() == tuned.keys()
-    # Biases are rounded to what int32 holds, fine-tuned or not.
+    # Biases are rounded to int32, fine-tuned or not.
     changed = any(not np.array_equal(tuned[name], value) for name, value in floats.items() if name.endswith("/kernel"))
     assert changed == (figures["chosen_epoch"] == 1)
     bundle, ptq = run / "artifacts", tiny_export / "artifacts"
@@ -82,7 +82,7 @@ def test_fine_tunes_and_goes_back(
     assert f"{bundle / 'int8.tflite'}  {(bundle / 'int8.tflite').stat().st_size} bytes" in capsys.readouterr().out
 
 
-def test_says_by_how_many_images_it_fine_tunes(
+def test_prints_a_smaller_batch_size(
     tiny_run: Path,
     image_folder: Path,
     tmp_path: Path,
@@ -131,7 +131,7 @@ def test_a_run_without_calibration_is_refused(
 
 
 @pytest.mark.slow
-def test_layers_left_in_float_are_recorded_and_made_anew(
+def test_float_layers_are_recorded_and_reproduced(
     tiny_run: Path, tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, layers = Path(shutil.copytree(tiny_run, tmp_path / "run")), ["stage0.block0.gate0", "logits"]
@@ -156,12 +156,12 @@ def test_layers_left_in_float_are_recorded_and_made_anew(
     assert read_manifest(shipped).scheme == manifest.scheme
 
 
-def test_by_default_nothing_is_left_in_float(tiny_export: Path) -> None:
+def test_by_default_no_layer_is_left_in_float(tiny_export: Path) -> None:
     assert json.loads((tiny_export / "scheme.json").read_text()) == {"scheme": "selective", "float_layers": []}
     assert read_manifest(tiny_export / "artifacts").scheme == AppliedScheme("selective", ())
 
 
-def test_a_refused_layer_leaves_the_run_as_it_was(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_layer_leaves_the_run_unchanged(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in tiny_run.iterdir())
     assert run_cli(main, ["--run", str(tiny_run), "--qat-epochs", "0", "--float-layers", "head.pool"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -197,7 +197,7 @@ def test_the_dynamic_scheme_needs_no_calibration(tiny_run: Path, tmp_path: Path)
     assert read_manifest(run / "artifacts").calibration_sha256 is None
 
 
-def test_nothing_of_integer_only_can_be_left_in_float(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_integer_only_has_no_float_layers(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--run", str(tiny_run), "--qat-epochs", "0", "--scheme", "integer-only", "--float-layers", "logits"]
     assert run_cli(main, options) == 2
     assert "expected none with scheme 'integer-only'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A network with all that the large published ones have, through both int8 artifacts."""
+"""A small network with all features of the large public ones, as both int8 artifacts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGES = soft_images(64, 1, LARGE.input_size)
 
 
 def deployed(config: FocalNetConfig) -> tuple[Any, Ranges]:
-    """The float network with drawn weights, and the ranges of its layers and of the steps inside them."""
+    """Return the float network with drawn weights, and the ranges of its layers and inner tensors."""
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(config, keras)).items()}
     weights = fold_weights(draw_weights(shapes, seed=4), config)
     model = build_focalnet(folded(config), keras)
@@ -63,11 +63,11 @@ def ranges(large: tuple[Any, Ranges]) -> Ranges:
 
 @pytest.fixture(scope="module")
 def artifacts(network: Any, ranges: Ranges) -> Artifacts:
-    """By the scheme's name: what is converted, the artifact and its operators."""
+    """By the scheme's name: the network, the artifact and its operators."""
     made = {}
     for scheme in (SELECTIVE, DYNAMIC):
         quantized = QuantizedNetwork(network, folded(LARGE), ranges, scheme)
-        made[scheme.name] = quantized, *convert_audited(quantized)  # refuses what the scheme does not list
+        made[scheme.name] = quantized, *convert_audited(quantized)
     return made
 
 
@@ -84,7 +84,7 @@ def test_it_is_one_partition_and_close_to_float_in_both_formats(
     for found in (by_tflite, by_onnx):
         assert np.abs(found - expected).max() < 0.15 * expected.std()
         assert not np.array_equal(found, expected)
-    # What is left is how two runtimes round inside their kernels.
+    # The rest is the rounding inside two runtimes' kernels.
     assert (by_tflite - by_onnx).std() < 0.03 * expected.std()
 
 
@@ -99,16 +99,16 @@ def student(network: Any, ranges: Ranges) -> Any:
     return build_fake_quant(network, folded(LARGE), ranges, SELECTIVE)
 
 
-def test_it_says_what_the_fake_quantized_network_says(network: Any, student: Any, artifacts: Artifacts) -> None:
+def test_logits_are_near_the_fake_quantized_networks(network: Any, student: Any, artifacts: Artifacts) -> None:
     found = run_artifact(artifacts["selective"][1], IMAGES)["logits"]
     simulated, exact = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (student, network))
     assert (found.argmax(axis=-1) == simulated.argmax(axis=-1)).mean() >= 0.95
-    # The interpreter rounds in its own way, by less than int8 itself changes.
+    # The interpreter rounds differently, by less than the effect of int8.
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
 
 
 @pytest.mark.parametrize(("name", "source"), [("embed.proj", "normalise"), ("stage1.embed.proj", "stage1.embed.input")])
-def test_biases_behind_a_padding_are_what_int32_holds(
+def test_biases_behind_a_padding_are_int32_values(
     name: str, source: str, network: Any, ranges: Ranges, student: Any
 ) -> None:
     kept, exact = fake_quant_weights(student)[f"{name}/bias"], model_weights(network)[f"{name}/bias"].numpy()
@@ -132,7 +132,7 @@ def test_products_behind_a_padding_can_be_switched(network: Any, ranges: Ranges,
 
 
 @pytest.mark.parametrize(("name", "source"), [("embed.proj", "normalise"), ("stage1.embed.proj", "stage1.embed.input")])
-def test_a_product_behind_a_padding_left_in_float_reads_what_was_never_rounded(
+def test_a_float_product_behind_a_padding_reads_an_unrounded_input(
     name: str, source: str, network: Any, ranges: Ranges
 ) -> None:
     matched = match_rules(SELECTIVE.rules, [layer.name for layer in network.layers])
@@ -154,7 +154,7 @@ def test_a_product_behind_a_padding_left_in_float_reads_what_was_never_rounded(
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
 
 
-def test_with_patches_that_do_not_overlap_every_tensor_can_be_an_integer() -> None:
+def test_without_overlapping_patches_every_tensor_can_be_an_integer() -> None:
     config = dataclasses.replace(LARGE, stem="patch")
     network, ranges = deployed(config)
     content, listing = convert_audited(QuantizedNetwork(network, folded(config), ranges, INTEGER_ONLY))
@@ -167,11 +167,9 @@ def test_with_patches_that_do_not_overlap_every_tensor_can_be_an_integer() -> No
     found = (stored - np.rint(-128.0 - low / scale)) * scale
     expected = network.predict_on_batch(IMAGES.astype(np.float32))
     signal, noise = (expected - expected.mean(axis=0)), (found - expected)
-    assert 10 * np.log10((signal**2).sum() / (noise**2).sum()) > 15  # weights drawn at random magnify
+    assert 10 * np.log10((signal**2).sum() / (noise**2).sum()) > 15  # random weights amplify errors
 
 
-def test_images_normalised_before_a_padding_are_refused_where_every_tensor_is_an_integer(
-    network: Any, ranges: Ranges
-) -> None:
+def test_integer_only_refuses_images_normalised_before_a_padding(network: Any, ranges: Ranges) -> None:
     with pytest.raises(ArtifactError, match=r"computes .*normalise.* in float, and the scheme 'integer-only' lists"):
         convert_audited(QuantizedNetwork(network, folded(LARGE), ranges, INTEGER_ONLY))

@@ -1,4 +1,4 @@
-"""The shipped bundles: whole, described by their own reports, and what today's export writes."""
+"""The shipped bundles: complete, in agreement with their reports, and reproduced by export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.video.sample_clip import sample_frames
 from tests.support.paths import MODELS
 
 BUNDLES = sorted(path.parent for path in MODELS.glob("*/manifest.json"))
-QUICK = "edge-pico-cifar10"  # to make anew; the others take longer
+QUICK = "edge-pico-cifar10"  # the others take longer to rebuild
 
 
 def test_the_demo_has_its_default_bundle() -> None:
@@ -26,7 +26,7 @@ def test_the_demo_has_its_default_bundle() -> None:
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
-def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -> None:
+def test_a_bundle_is_complete_and_its_report_is_about_these_bytes(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     report = json.loads((bundle / "report.json").read_text())
     assert report["schema_version"] == SCHEMA_VERSION and report["verdict"]["passed"]
@@ -45,7 +45,7 @@ def test_a_bundle_is_whole_and_its_report_is_on_these_very_bytes(bundle: Path) -
     "bundle",
     [pytest.param(path, id=path.name, marks=() if path.name == QUICK else pytest.mark.slow) for path in BUNDLES],
 )
-def test_a_bundle_is_what_the_export_writes_today(bundle: Path, tmp_path: Path) -> None:
+def test_export_reproduces_a_bundle(bundle: Path, tmp_path: Path) -> None:
     from export.artifacts import write_artifacts
     from export.run_files import read_run_files
 
@@ -54,5 +54,5 @@ def test_a_bundle_is_what_the_export_writes_today(bundle: Path, tmp_path: Path) 
         shipped, fresh = (open_engine(folder, precision=precision, engine=engine) for folder in (bundle, tmp_path))
         for frame in islice(sample_frames(), 0, 120, 10):
             image = preprocess(frame, shipped.input_spec)
-            # Another machine's converter may fold constants in another order, so not to the last bit.
+            # Another machine's converter may fold constants in another order.
             np.testing.assert_allclose(shipped.run(image).logits, fresh.run(image).logits, atol=1e-4)

@@ -1,4 +1,4 @@
-"""`--engine ort` in every command that opens an artifact, on a bundle that the export made."""
+"""`--engine ort` in all commands that open an artifact, on an exported bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tiny_bundle import write_budget
 
 
 def negate_the_heads_kernel(bundle: Path) -> None:
-    """Damage int8.onnx, and let the manifest vouch for the result."""
+    """Damage int8.onnx, and update the manifest to it."""
     path = bundle / "int8.onnx"
     model = onnx.load(str(path))
     makers = {node.output[0]: node for node in model.graph.node}
@@ -39,7 +39,7 @@ def negate_the_heads_kernel(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_compare_passes_what_is_sound_and_fails_what_is_damaged(
+def test_compare_passes_a_sound_artifact_and_fails_a_damaged_one(
     damaged: bool, tiny_export: Path, tmp_path: Path
 ) -> None:
     bundle = Path(shutil.copytree(tiny_export / "artifacts", tmp_path / "bundle"))
@@ -76,7 +76,7 @@ def test_camera_demo(precision: str, tiny_export: Path, tmp_path: Path, capsys: 
     assert summary["non_finite_frames"] == 0 and output.stat().st_size > 0
 
 
-def test_the_manifest_vouches_for_both_formats(tiny_export: Path) -> None:
+def test_the_manifest_describes_both_formats(tiny_export: Path) -> None:
     manifest = read_manifest(tiny_export / "artifacts")
     floats = [manifest.artifact("float32", engine).accuracy for engine in ("tflite", "ort")]
     assert floats[0] == floats[1]

@@ -40,8 +40,8 @@ def run(content: bytes, images: NDArray[np.uint8]) -> Outputs:
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
-    said = [session.run(names, {"image": image[np.newaxis]}) for image in images]
-    return {name: np.concatenate(values) for name, values in zip(names, zip(*said, strict=True), strict=True)}
+    outputs = [session.run(names, {"image": image[np.newaxis]}) for image in images]
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*outputs, strict=True), strict=True)}
 
 
 def kinds(content: bytes) -> Counter[str]:
@@ -89,7 +89,7 @@ def test_float_is_the_keras_network(exact: bytes, tiny_float: Any, images: NDArr
     np.testing.assert_allclose(received["logits"], expected, atol=1e-4)
 
 
-def test_it_is_rewritten(exact: bytes, tiny_float: Any) -> None:
+def test_operators_are_rewritten(exact: bytes, tiny_float: Any) -> None:
     import tf_keras
 
     layers = tiny_float.layers
@@ -112,7 +112,7 @@ def test_it_is_rewritten(exact: bytes, tiny_float: Any) -> None:
 
 
 @pytest.mark.parametrize("artifact", ["exact", "int8"])
-def test_transposes_stand_around_wide_convolutions_alone(artifact: str, request: pytest.FixtureRequest) -> None:
+def test_transposes_are_around_wide_convolutions_only(artifact: str, request: pytest.FixtureRequest) -> None:
     graph = onnx.load_from_string(request.getfixturevalue(artifact)).graph
     makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[Any]] = {}
@@ -132,7 +132,7 @@ def test_transposes_stand_around_wide_convolutions_alone(artifact: str, request:
         assert reaches(node, made_by) or reaches(node, read_by), node.name
 
 
-def test_it_says_what_it_is(exact: bytes) -> None:
+def test_the_file_describes_itself(exact: bytes) -> None:
     model = onnx.load_from_string(exact)
     onnx.checker.check_model(model, full_check=True)
     assert [(each.domain, each.version) for each in model.opset_import if each.domain == ""] == [("", OPSET)]
@@ -146,7 +146,7 @@ def test_it_says_what_it_is(exact: bytes) -> None:
 
 
 def stored_channels(content: bytes) -> Counter[bytes]:
-    """The int8 weights of each output channel."""
+    """Count the int8 weights of output channels, as bytes."""
     graph = onnx.load_from_string(content).graph
     constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     made = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -175,18 +175,18 @@ def tflite_channels(content: bytes) -> Counter[bytes]:
     return channels
 
 
-def test_int8_kernels_are_tflites_to_the_bit(int8: bytes, tiny_export: Path) -> None:
+def test_int8_kernels_equal_tflites(int8: bytes, tiny_export: Path) -> None:
     channels = stored_channels(int8)
     assert channels.total() > 100
     assert channels == tflite_channels((tiny_export / "artifacts" / "int8.tflite").read_bytes())
 
 
-def test_int8_says_what_tflite_says(int8: bytes, exact: bytes, tiny_export: Path, images: NDArray[np.uint8]) -> None:
+def test_int8_outputs_are_near_tflites(int8: bytes, exact: bytes, tiny_export: Path, images: NDArray[np.uint8]) -> None:
     other = run_artifact((tiny_export / "artifacts" / "int8.tflite").read_bytes(), images)
     received, floats = run(int8, images), run(exact, images)
     assert (received["logits"].argmax(axis=-1) == other["logits"].argmax(axis=-1)).mean() >= 0.98
     errors = received["logits"] - floats["logits"], other["logits"] - floats["logits"]
-    # It rounds less, as what products give is read as float; what it does round, it rounds alike.
+    # It rounds less, as outputs of products are read as float; the rest it rounds alike.
     assert np.abs(errors[0]).mean() < np.abs(errors[1]).mean()
     assert np.corrcoef(errors[0].ravel(), errors[1].ravel())[0, 1] > 0.25
     for name in ("gates", "modulator"):
@@ -221,7 +221,7 @@ def test_the_other_schemes(
         assert kinds(content)["Split"] == 0
 
 
-def test_what_is_left_in_float_is_float(tiny_float: Any, ranges: Any) -> None:
+def test_float_layers_are_float(tiny_float: Any, ranges: Any) -> None:
     layers = ("stage0.block0.query", "stage1.block0.contract")
     content = convert_int8(QuantizedNetwork(tiny_float, CONFIG, ranges, SELECTIVE.leaving_float(layers)), PROPERTIES)
     graph = onnx.load_from_string(content).graph
@@ -231,7 +231,7 @@ def test_what_is_left_in_float_is_float(tiny_float: Any, ranges: Any) -> None:
 
 
 def untrained(config: FocalNetConfig) -> Any:
-    """A float network of drawn weights; its biases are 0."""
+    """Return a float network with initial weights; its biases are 0."""
     import tf_keras
 
     drawn = model_weights(build_focalnet(config, tf_keras))
@@ -243,16 +243,14 @@ def test_int8_is_a_third_of_float_for_an_edge_network() -> None:
     network = untrained(config)
     names = [layer.name for layer in network.layers]
     ranges = dict.fromkeys(names, (-1.0, 1.0)) | {name: (0.0, 1.0) for name in names if name.endswith("_act")}
-    small, large = (
-        convert_int8(QuantizedNetwork(network, config, ranges, SELECTIVE), {}),
-        convert_float(network, config, {}),
-    )
+    small = convert_int8(QuantizedNetwork(network, config, ranges, SELECTIVE), {})
+    large = convert_float(network, config, {})
     assert len(small) <= 0.35 * len(large)
     assert kinds(small)["Gemm"] == kinds(large)["Gemm"] == 11
 
 
 @pytest.mark.slow
-def test_a_published_network_exports_and_runs() -> None:
+def test_a_public_network_exports_and_runs() -> None:
     import tf_keras
 
     config = PRESETS["focalnet_tiny_srf"].model

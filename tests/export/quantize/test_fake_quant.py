@@ -1,4 +1,4 @@
-"""The fake-quantized network: int8 exactly where the scheme says, over exactly the calibrated ranges."""
+"""The fake-quantized network: int8 in the layers of the scheme, over the calibrated ranges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weights(tiny_run: Path) -> Tensors:
 
 @pytest.fixture(scope="module")
 def outputs(tiny_fake_quant: Any) -> dict[str, NDArray[np.float32]]:
-    """What every quantized layer reads ("name/input") and gives ("name") for 40 images."""
+    """The input ("name/input") and output ("name") of each quantized layer for 40 images."""
     import tf_keras
 
     quantized = [layer for layer in tiny_fake_quant.layers if layer.name.startswith(QUANTIZED_PREFIX)]
@@ -78,7 +78,7 @@ def test_kernels_are_int8_per_channel(
 
 
 @pytest.mark.parametrize("name", ["stage0.block0.query", "stage1.block0.gate1", "stage1.block0.contract"])
-def test_a_products_output_is_numpys(
+def test_a_products_output_equals_numpys(
     name: str,
     weights: Tensors,
     ranges: dict[str, tuple[float, float]],
@@ -88,7 +88,7 @@ def test_a_products_output_is_numpys(
     low, high = ranges[name]
     step = (high - low) / 255.0
     expected = np.clip(outputs[f"{name}/input"].astype(np.float64) @ kernel[0, 0] + bias, low, high)
-    # Half a step of rounding, and up to half of one for the shift that puts 0 on the grid.
+    # Half a step of rounding, and up to half a step for the shift that makes 0 a value of the range.
     assert np.abs(outputs[name] - expected).max() <= 1.01 * step
 
 
@@ -115,7 +115,7 @@ def test_the_residual_stream_is_float(outputs: dict[str, NDArray[np.float32]]) -
         assert len(np.unique(outputs[name])) > 2000, name
 
 
-def test_the_image_loses_nothing(tiny_fake_quant: Any) -> None:
+def test_image_values_are_exact(tiny_fake_quant: Any) -> None:
     import tf_keras
 
     normalise = tf_keras.Model(tiny_fake_quant.input, tiny_fake_quant.get_layer("quant_normalise").output)
@@ -143,14 +143,14 @@ def test_the_float_network_is_unchanged(tiny_run: Path, tiny_float: Any, tiny_fa
     assert not {id(variable) for variable in tiny_float.variables} & set(student)
 
 
-def test_predicts_nearly_as_float(tiny_float: Any, tiny_fake_quant: Any) -> None:
+def test_predictions_are_nearly_the_float_networks(tiny_float: Any, tiny_fake_quant: Any) -> None:
     images = soft_images(200, seed=4).astype(np.float32)
     exact, quantized = (model.predict_on_batch(images) for model in (tiny_float, tiny_fake_quant))
     assert (exact.argmax(axis=-1) == quantized.argmax(axis=-1)).mean() >= 0.9
     assert 0 < np.abs(exact - quantized).mean() < 0.2 * exact.std()
 
 
-def test_weights_come_back_by_the_float_names(weights: Tensors, tiny_fake_quant: Any) -> None:
+def test_weights_have_the_float_names(weights: Tensors, tiny_fake_quant: Any) -> None:
     kept = fake_quant_weights(tiny_fake_quant)
     assert set(kept) == set(weights)
     for name, value in weights.items():
@@ -158,7 +158,7 @@ def test_weights_come_back_by_the_float_names(weights: Tensors, tiny_fake_quant:
         np.testing.assert_allclose(kept[name], value, atol=1e-3 if name.endswith("/bias") else 0, err_msg=name)
 
 
-def test_biases_are_what_int32_holds(tiny_fake_quant: Any, ranges: dict[str, tuple[float, float]]) -> None:
+def test_biases_are_int32_values(tiny_fake_quant: Any, ranges: dict[str, tuple[float, float]]) -> None:
     kept = fake_quant_weights(tiny_fake_quant)
     low, high = ranges["head.pool"]
     largest = np.abs(kept["logits/kernel"]).max(axis=(0, 1, 2))
@@ -179,13 +179,13 @@ def test_kernel_ranges_follow_the_kernels(tiny_float: Any, ranges: dict[str, tup
     np.testing.assert_allclose(by_name["kernel_min:0"], -largest, rtol=1e-6)
 
 
-def test_a_layer_that_is_always_zero_does_no_harm(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
+def test_a_layer_that_is_always_zero_is_finite(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     name = "stage1.block0.gate1"
     student = build_fake_quant(tiny_float, CONFIG, ranges | {name: (0.0, 0.0)}, SELECTIVE)
     assert np.isfinite(student.predict_on_batch(soft_images(2, seed=4).astype(np.float32))).all()
 
 
-def test_refuses_a_calibration_that_lacks_a_range(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
+def test_refuses_a_calibration_without_a_range(tiny_float: Any, ranges: dict[str, tuple[float, float]]) -> None:
     lacking = {name: ends for name, ends in ranges.items() if name not in ("logits", "stage0.block0.gate1")}
     with pytest.raises(ArtifactError, match=r"no range for logits, stage0\.block0\.gate1; run `python -m cal"):
         build_fake_quant(tiny_float, CONFIG, lacking, SELECTIVE)

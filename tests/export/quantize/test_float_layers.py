@@ -1,4 +1,4 @@
-"""Products left in float: float in the artifact, nothing rounded for their sake, and refused where there are none."""
+"""Products left in float: float in the artifact with float inputs, and errors for other names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STEM = dataclasses.replace(
     norm="batch",
 )
 BLOCK = "stage0.block0"
-# Of the network with GELUs, and of that with ReLUs, each of which is part of the product before it.
+# Float layers of a network with GELUs, and of one with ReLUs, which are fused into products.
 SELECTIONS = (
     ("gelu", (f"{BLOCK}.query", "logits")),
     (
@@ -55,7 +55,7 @@ def ranges(tiny_run: Path) -> dict[str, Range]:
 
 
 def relu_network() -> tuple[Any, dict[str, Range]]:
-    """A network with ReLUs and a convolutional stem, and the ranges of what it gives."""
+    """Return a network with ReLUs and a convolutional stem, and the ranges of its layers."""
     import tf_keras
 
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(STEM, tf_keras)).items()}
@@ -73,7 +73,7 @@ def networks(tiny_float: Any, ranges: dict[str, Range]) -> dict[str, tuple[Any, 
 
 @pytest.fixture(scope="module")
 def artifacts(networks: dict[str, Any]) -> dict[tuple[str, tuple[str, ...]], tuple[bytes, Listing]]:
-    """The artifact of every selection, with its operators."""
+    """The artifact of each selection, with its operators."""
     made = {}
     for network, layers in SELECTIONS:
         model, config, ranges = networks[network]
@@ -84,7 +84,7 @@ def artifacts(networks: dict[str, Any]) -> dict[tuple[str, tuple[str, ...]], tup
 
 
 def producers(content: bytes) -> list[tuple[str, str, bool, str]]:
-    """The convolutions of an artifact, in order: layers' path, its input's producer, whether it is float, and whose."""
+    """Return for each convolution: path, its input's producer, whether it is float, and the producer before."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -109,7 +109,7 @@ def producers(content: bytes) -> list[tuple[str, str, bool, str]]:
 
 
 @pytest.mark.parametrize(("network", "float_layers"), SELECTIONS)
-def test_exactly_these_products_are_float_and_nothing_is_rounded_for_them(
+def test_exactly_these_products_are_float_with_unrounded_inputs(
     network: str, float_layers: tuple[str, ...], networks: dict[str, Any], artifacts: dict[Any, Any]
 ) -> None:
     model, config, ranges = networks[network]
@@ -117,16 +117,16 @@ def test_exactly_these_products_are_float_and_nothing_is_rounded_for_them(
     convolutions = [each for each in listing.operators if each.name == "CONV_2D"]
     assert {each.layer for each in convolutions if each.is_float} == set(float_layers)
     assert len(convolutions) == len({each.layer for each in convolutions})
-    # The converter may hold a float kernel as int8 or float16, which would be another network.
+    # The converter may store a float kernel as int8 or float16, which would be another network.
     in_file = producers(content)
     assert sum(is_float for _, _, is_float, _ in in_file) == len(float_layers)
-    # What a float product reads is float, or what an int8 product gives; it was never quantized on the way.
+    # The input of a float product is float, or the output of an int8 product, without a quantization between.
     assert all(before in ("", "CONV_2D", "MUL") for _, _, is_float, before in in_file if is_float)
     layers = {each.layer for each in listing.operators if each.name == "QUANTIZE"}
     assert not layers & set(float_layers)
     assert listing.partitions == 1
 
-    # The interpreter rounds in its own way, by less than int8 itself changes.
+    # The interpreter rounds differently, by less than the effect of int8.
     switched = build_switchable(model, config, ranges, SELECTIVE.rules)
     switched.switch([name for name in switched.products if name not in float_layers])
     simulated = switched.model.predict_on_batch(IMAGES.astype(np.float32))
@@ -135,7 +135,7 @@ def test_exactly_these_products_are_float_and_nothing_is_rounded_for_them(
     assert np.abs(found - simulated).mean() < 0.5 * np.abs(exact - simulated).mean()
 
 
-def test_one_quantization_serves_the_readers_that_are_int8(artifacts: dict[Any, Any]) -> None:
+def test_int8_readers_share_one_quantization(artifacts: dict[Any, Any]) -> None:
     _, listing = artifacts[SELECTIONS[0]]
     readers = {f"{BLOCK}.{name}" for name in ("norm1", "query", "context", "gate0", "gate1", "gate2")}
     (quantization,) = [each for each in listing.operators if each.name == "QUANTIZE" and each.layer in readers]
@@ -158,7 +158,7 @@ def test_the_fake_quantized_network_is_the_switched_one(
     exact = {name: variable.numpy() for name, variable in model_weights(model).items()}
     kept = fake_quant_weights(student)
     assert kept.keys() == exact.keys()
-    # Biases are rounded to what int32 holds.
+    # Biases are rounded to int32.
     assert all(np.allclose(kept[name], value, atol=1e-3 * name.endswith("/bias")) for name, value in exact.items())
 
 
@@ -183,7 +183,7 @@ def test_a_product_with_its_relu_stays_int8_for_a_float_reader(networks: dict[st
         ([""], r"to leave in float; expected int8 products"),
     ],
 )
-def test_refuses_what_is_no_int8_product(float_layers: list[str], complaint: str, networks: dict[str, Any]) -> None:
+def test_refuses_names_of_other_layers(float_layers: list[str], complaint: str, networks: dict[str, Any]) -> None:
     model, config, ranges = networks["gelu"]
     with pytest.raises(ConfigError, match=complaint):
         build_fake_quant(model, config, ranges, SELECTIVE.leaving_float(float_layers))
@@ -196,7 +196,7 @@ def test_refuses_to_leave_all_in_float(networks: dict[str, Any]) -> None:
         build_fake_quant(model, config, ranges, SELECTIVE.leaving_float(products))
 
 
-def test_the_audit_holds_an_artifact_to_what_is_left_in_float(artifacts: dict[Any, Any]) -> None:
+def test_the_audit_checks_the_float_layers(artifacts: dict[Any, Any]) -> None:
     _, left = SELECTIONS[0]
     _, listing = artifacts[SELECTIONS[0]]
     check_scheme(listing, SELECTIVE.leaving_float(left))
@@ -204,5 +204,5 @@ def test_the_audit_holds_an_artifact_to_what_is_left_in_float(artifacts: dict[An
         check_scheme(listing, SELECTIVE.leaving_float(left[:1]))
     with pytest.raises(ArtifactError, match=r"CONV_2D \(stage0\.block0\.query\), MUL \(stage0\.block0\.modulate\)"):
         check_scheme(listing, SELECTIVE.leaving_float(left[1:]))
-    with pytest.raises(ArtifactError, match=r"computes stage1\.block0\.query in int8, .* leave them in float"):
+    with pytest.raises(ArtifactError, match=r"computes stage1\.block0\.query in int8, .* leaves them in float"):
         check_scheme(listing, SELECTIVE.leaving_float([*left, "stage1.block0.query"]))

@@ -49,15 +49,15 @@ def images(tiny_run: Path) -> NDArray[np.uint8]:
 
 def engine_outputs(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     engine = TFLiteEngine(artifact, manifest, precision="int8", threads=1)
-    said = [engine.run(image[np.newaxis]) for image in images]
-    return {name: np.stack([getattr(each, name) for each in said]) for name in ("logits", "gates", "modulator")}
+    outputs = [engine.run(image[np.newaxis]) for image in images]
+    return {name: np.stack([getattr(each, name) for each in outputs]) for name in ("logits", "gates", "modulator")}
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     return float((first * second).sum() / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def test_every_operator_reads_and_gives_integers(artifact: Path, tiny_float: Any) -> None:
+def test_all_inputs_and_outputs_of_operators_are_integers(artifact: Path, tiny_float: Any) -> None:
     listing = list_operators(artifact.read_bytes(), [layer.name for layer in tiny_float.layers])
     types = {each for operator in listing.operators for each in (*operator.inputs, *operator.outputs)}
     assert types == {"uint8", "int8"}
@@ -66,7 +66,7 @@ def test_every_operator_reads_and_gives_integers(artifact: Path, tiny_float: Any
     check_scheme(listing, INTEGER_ONLY)
 
 
-def test_there_is_no_float_tensor_in_the_file(artifact: Path) -> None:
+def test_the_file_has_no_float_tensor(artifact: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
@@ -94,32 +94,31 @@ def test_depthwise_kernels_have_a_scale_per_channel(artifact: Path) -> None:
         assert len(set(kernel.quantization.scale)) == kernel.shape[3]
 
 
-def test_it_says_what_the_fake_quantized_network_says(
+def test_its_logits_are_near_the_fake_quantized_networks(
     artifact: Path, manifest: Manifest, tiny_float: Any, ranges: Ranges, images: NDArray[np.uint8]
 ) -> None:
-    expected = keras_outputs(build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY), QUANTIZED_PREFIX, images)[
-        "logits"
-    ]
+    student = build_fake_quant(tiny_float, CONFIG, ranges, INTEGER_ONLY)
+    expected = keras_outputs(student, QUANTIZED_PREFIX, images)["logits"]
     found = engine_outputs(artifact, manifest, images)["logits"]
     low, high = ranges["logits"]
     steps = np.abs(found - expected) / (high - low) * 255.0
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1)).mean() >= 0.95
-    # One value rounded the other way early on reaches every logit: the head magnifies.
+    # One value rounded the other way in an early layer changes every logit.
     assert steps.mean() <= 4.0
 
 
-def test_it_says_nearly_what_the_float_network_says(
+def test_its_outputs_are_near_the_float_networks(
     artifact: Path, manifest: Manifest, tiny_float: Any, images: NDArray[np.uint8]
 ) -> None:
     expected, found = keras_outputs(tiny_float, "", images), engine_outputs(artifact, manifest, images)
     noise = found["logits"] - expected["logits"]
-    assert 10 * np.log10((expected["logits"] ** 2).sum() / (noise**2).sum()) > 15  # weights drawn at random magnify
+    assert 10 * np.log10((expected["logits"] ** 2).sum() / (noise**2).sum()) > 15  # random weights amplify errors
     for level in range(3):
         assert cosine(found["gates"][..., level], expected["gates"][..., level]) > 0.99, f"gate {level}"
     assert cosine(found["modulator"], expected["modulator"]) > 0.99
 
 
-def test_images_of_one_colour_are_no_exception(artifact: Path, manifest: Manifest) -> None:
+def test_outputs_of_images_of_one_colour_are_finite(artifact: Path, manifest: Manifest) -> None:
     plain = np.stack([np.full((16, 16, 3), value, np.uint8) for value in (0, 127, 255)])
     assert all(np.isfinite(values).all() for values in engine_outputs(artifact, manifest, plain).values())
 
@@ -140,10 +139,10 @@ def test_outputs_are_dequantized(artifact: Path, manifest: Manifest, images: NDA
         np.testing.assert_allclose(outputs[detail["name"]], expected, rtol=1e-6)
 
 
-def test_refuses_a_calibration_without_steps(tiny_float: Any, ranges: Ranges) -> None:
+def test_refuses_a_calibration_without_inner_tensors(tiny_float: Any, ranges: Ranges) -> None:
     layers = {layer.name for layer in tiny_float.layers}
     of_layers = {name: ends for name, ends in ranges.items() if name in layers}
-    with pytest.raises(ArtifactError, match=r"no range for embed\.norm's steps; run `python -m calibration`"):
+    with pytest.raises(ArtifactError, match=r"no range for the tensors inside embed\.norm; run `python -m cal"):
         build_fake_quant(tiny_float, CONFIG, of_layers, INTEGER_ONLY)
     build_fake_quant(tiny_float, CONFIG, of_layers, SELECTIVE)
 

@@ -1,4 +1,4 @@
-"""The export's LayerNorm against Keras' own."""
+"""The export's LayerNorm against Keras' LayerNorm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from export.quantize.layer_norm import ChannelNorm, lower_layer_norms
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("epsilon", [1e-7, 1e-3, 0.5])
-def test_computes_what_keras_does(epsilon: float, affine: bool) -> None:
+def test_equals_keras(epsilon: float, affine: bool) -> None:
     import tf_keras
 
     fields: dict[str, Any] = {"epsilon": epsilon, "center": affine, "scale": affine, "name": "norm"}
@@ -26,7 +26,7 @@ def test_computes_what_keras_does(epsilon: float, affine: bool) -> None:
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_lowered_network_is_a_copy_with_the_same_weights() -> None:
+def test_lowering_copies_the_network_with_its_weights() -> None:
     import tf_keras
 
     layers = tf_keras.layers

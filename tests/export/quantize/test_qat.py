@@ -1,4 +1,4 @@
-"""Quantization-aware training: it keeps what validated best, and says when it cannot train."""
+"""Quantization-aware training keeps the best epoch, and reports a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from train.model.weights import model_weights
 
 @pytest.fixture
 def student(tiny_run: Path, tiny_float: Any) -> Any:
-    """A student whose kernels have been disturbed."""
+    """A student with disturbed kernels."""
     model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
@@ -46,7 +46,7 @@ def validate(tiny_float: Any) -> Validator:
 
 
 def divergence(teacher: Any, student: Any) -> float:
-    """Mean Kullback-Leibler divergence on images apart from the training ones, in NumPy."""
+    """Return the mean Kullback-Leibler divergence on the validation images, in NumPy."""
     images = VALIDATION.astype(np.float32)
     target, found = (log_softmax(model.predict_on_batch(images)) for model in (teacher, student))
     return float((np.exp(target) * (target - found)).sum(axis=-1).mean())
@@ -95,7 +95,7 @@ def test_averages_move_less_than_the_weights(
         assert all(np.allclose(after[name], value, rtol=1e-6) for name, value in seen[-1].items())
         return float(sum(np.abs(after[name] - value).sum() for name, value in before.items()))
 
-    # 4 steps of equal size, of which an average of momentum 0.9 has followed but a part.
+    # An average of momentum 0.9 follows a part of 4 equal steps.
     assert 0.1 < moved(0.9) / moved(0.0) < 0.4
 
 
@@ -115,7 +115,7 @@ def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any
     assert not any(np.allclose(after[name], value, rtol=1e-6) for name, value in seen[3].items() if "kernel" in name)
 
 
-def test_training_that_only_harms_leaves_the_calibrated_network(
+def test_training_that_only_harms_keeps_the_calibrated_network(
     tiny_run: Path, tiny_float: Any, batches: LazyBatches, validate: Validator
 ) -> None:
     student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_is_an_error(
 ) -> None:
     kernel = model_weights(student)["stage0.block0.focal0/kernel"]
     kernel.assign(kernel * np.nan)
-    with pytest.raises(TrainingError, match=r"became nan in epoch 1; lower its learning rate"):
+    with pytest.raises(TrainingError, match=r"became nan in epoch 1; lower --qat-learning-rate"):
         finetune(student, tiny_float, batches, validate, QatConfig(epochs=2))
 
 

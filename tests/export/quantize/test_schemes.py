@@ -27,7 +27,7 @@ from train.model.focalnet import build_focalnet
 from train.model.fold_norms import folded
 from train.model.presets import PRESETS
 
-# One of each family: those of a family differ in widths, depths and levels.
+# One preset per family: presets of a family differ in widths, depths and levels only.
 FAMILIES = (
     "seed-cifar10",
     "edge-nano",
@@ -40,7 +40,7 @@ FAMILIES = (
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def layers(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The layers of a preset's network by name, its widths and depths cut down to build it fast."""
+    """The layers of a preset's network by name, with small widths and depths to build it fast."""
     import keras
 
     config = folded(PRESETS[request.param].model)
@@ -57,7 +57,7 @@ def kind(layer: Any) -> str:
     return type(layer).__name__
 
 
-def test_int8_kernels_are_exactly_those_of_the_matrix_products(layers: dict[str, Any]) -> None:
+def test_exactly_the_matrix_products_have_int8_kernels(layers: dict[str, Any]) -> None:
     matched = match_rules(SELECTIVE.rules, layers)
     int8 = {name for name, rule in matched.items() if rule.weights}
     assert int8 == {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
@@ -77,7 +77,7 @@ def test_depthwise_convolutions_sums_and_the_norms_of_the_stream_stay_float(laye
 
 
 def source(layer: Any) -> str:
-    """Name what a layer reads; padding, which computes nothing, is stepped over."""
+    """Return the name of the layer that a layer reads, padding skipped."""
     read = layer.input._keras_history.operation
     return source(read) if kind(read) == "ZeroPadding2D" else str(read.name)
 
@@ -89,7 +89,7 @@ def test_every_matrix_product_reads_int8(layers: dict[str, Any]) -> None:
     assert [(name, source) for name, source in sources.items() if source not in matched] == []
 
 
-def test_integer_only_leaves_out_nothing_that_computes(layers: dict[str, Any]) -> None:
+def test_integer_only_has_all_layers_that_compute(layers: dict[str, Any]) -> None:
     matched = match_rules(INTEGER_ONLY.rules, layers)
     assert {kind(layer) for name, layer in layers.items() if name not in matched} <= {
         "InputLayer",
@@ -101,7 +101,7 @@ def test_integer_only_leaves_out_nothing_that_computes(layers: dict[str, Any]) -
     assert kernels == {name for name, layer in layers.items() if kind(layer) in ("Conv2D", "DepthwiseConv2D")}
 
 
-def test_dynamic_names_products_alone_and_not_the_gates(layers: dict[str, Any]) -> None:
+def test_dynamic_has_all_products_but_the_gates(layers: dict[str, Any]) -> None:
     matched = match_rules(DYNAMIC.rules, layers)
     products = {name for name, layer in layers.items() if kind(layer) == "Conv2D"}
     assert set(matched) == {name for name in products if ".gate" not in name}
@@ -111,7 +111,7 @@ def test_dynamic_names_products_alone_and_not_the_gates(layers: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("scheme", "place"), [(scheme, place) for scheme in SCHEMES.values() for place in range(len(scheme.rules))]
 )
-def test_a_rule_that_matches_nothing_is_named(scheme: Scheme, place: int, layers: dict[str, Any]) -> None:
+def test_an_error_names_a_rule_without_layers(scheme: Scheme, place: int, layers: dict[str, Any]) -> None:
     rules = scheme.rules
     stale = dataclasses.replace(rules[place], pattern=f"old_({rules[place].pattern})")
     with pytest.raises(ConfigError, match="matches no layer") as caught:
@@ -129,12 +129,12 @@ def test_schemes_are_found_by_name() -> None:
         find_scheme("int4")
 
 
-def test_the_first_rule_that_matches_holds() -> None:
+def test_the_first_matching_rule_applies() -> None:
     first, second = Rule("a.*", True, "first"), Rule(".*b", False, "second")
     assert match_rules([first, second], ["ab", "b", "ac", "c"]) == {"ab": first, "ac": first, "b": second}
 
 
-def test_a_rule_matches_whole_names_alone() -> None:
+def test_a_rule_matches_whole_names() -> None:
     with pytest.raises(ConfigError, match="matches no layer"):
         match_rules([Rule("logits", True, "the head")], ["logits2", "my.logits"])
 

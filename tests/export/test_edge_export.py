@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from export.quantize.fake_quant import build_fake_quant, build_float
+from export.quantize.network import QuantizedNetwork
+from export.quantize.schemes import SELECTIVE
+from export.tflite.convert import convert_int8
+from export.tflite.operators import check_scheme, list_operators
 from tests.support.tiny_run import draw_weights, run_artifact, soft_images
+from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
 from train.model.presets import PRESETS
+from train.model.weights import model_weights
 
 TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes=5, dims=(8, 16), depths=(1, 1))
 
@@ -20,10 +27,6 @@ TRAINED = dataclasses.replace(PRESETS["edge-nano"].model, input_size=16, classes
 @pytest.fixture(scope="module")
 def network() -> Any:
     import keras
-
-    from export.quantize.fake_quant import build_float
-    from train.model.focalnet import build_focalnet
-    from train.model.weights import model_weights
 
     shapes = {name: tuple(v.shape) for name, v in model_weights(build_focalnet(TRAINED, keras)).items()}
     return build_float(folded(TRAINED), fold_weights(draw_weights(shapes, seed=4), TRAINED), "test")
@@ -40,20 +43,13 @@ def ranges(network: Any) -> dict[str, tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def quantized(network: Any, ranges: dict[str, tuple[float, float]]) -> Any:
-    from export.quantize.fake_quant import build_fake_quant
-    from export.quantize.schemes import SELECTIVE
-
-    return build_fake_quant(network, folded(TRAINED), ranges, SELECTIVE)
+def quantized(network: Any, ranges: dict[str, tuple[float, float]]) -> QuantizedNetwork:
+    return QuantizedNetwork(network, folded(TRAINED), ranges, SELECTIVE)
 
 
 @pytest.fixture(scope="module")
-def artifact(network: Any, ranges: dict[str, tuple[float, float]]) -> bytes:
-    from export.quantize.network import QuantizedNetwork
-    from export.quantize.schemes import SELECTIVE
-    from export.tflite.convert import convert_int8
-
-    return convert_int8(QuantizedNetwork(network, folded(TRAINED), ranges, SELECTIVE))
+def artifact(quantized: QuantizedNetwork) -> bytes:
+    return convert_int8(quantized)
 
 
 def operators(content: bytes) -> list[tuple[str, str, str]]:
@@ -93,9 +89,6 @@ def test_only_the_norms_before_the_modulations_are_left(artifact: bytes) -> None
 
 
 def test_the_audit_accepts_it_in_one_partition(network: Any, artifact: bytes) -> None:
-    from export.quantize.schemes import SELECTIVE
-    from export.tflite.operators import check_scheme, list_operators
-
     listing = list_operators(artifact, [layer.name for layer in network.layers])
     check_scheme(listing, SELECTIVE)
     assert listing.partitions == 1
@@ -109,9 +102,9 @@ def logits(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(model.predict_on_batch(images.astype(np.float32)))
 
 
-def test_logits_are_near_the_fake_quantized_networks(quantized: Any, artifact: bytes) -> None:
+def test_logits_are_near_the_fake_quantized_networks(quantized: QuantizedNetwork, artifact: bytes) -> None:
     images = soft_images(60, seed=2)
-    expected, found = logits(quantized, images), run_artifact(artifact, images)["logits"]
+    expected, found = logits(quantized.fake_quant, images), run_artifact(artifact, images)["logits"]
     assert (expected.argmax(axis=1) == found.argmax(axis=1)).mean() >= 0.95
     assert np.abs(found - expected).max() < 0.1 * expected.std()
 
@@ -125,9 +118,6 @@ def test_int8_stays_close_to_float(network: Any, artifact: bytes) -> None:
 
 
 def test_a_product_before_a_float_relu_has_its_own_range(network: Any, ranges: dict[str, tuple[float, float]]) -> None:
-    from export.quantize.fake_quant import build_fake_quant
-    from export.quantize.schemes import SELECTIVE
-
     rules = [
         dataclasses.replace(rule, pattern=r"embed\.act\d+") if "mlp_act" in rule.pattern else rule
         for rule in SELECTIVE.rules

@@ -14,7 +14,7 @@ import pytest
 from calibration.inner_tensors import inner_tensors
 from export.artifacts import convert_audited
 from export.onnx import convert as onnx
-from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights, quantized_ranges
+from export.quantize.fake_quant import build_float, fake_quant_weights, quantized_ranges
 from export.quantize.float_layers import place
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, INTEGER_ONLY, SELECTIVE, match_rules
@@ -95,8 +95,8 @@ def test_overlapping_patches_are_padded_in_int8_before_int8_products(artifacts: 
 
 
 @pytest.fixture(scope="module")
-def student(network: Any, ranges: Ranges) -> Any:
-    return build_fake_quant(network, folded(LARGE), ranges, SELECTIVE)
+def student(artifacts: Artifacts) -> Any:
+    return artifacts["selective"][0].fake_quant
 
 
 def test_logits_are_near_the_fake_quantized_networks(network: Any, student: Any, artifacts: Artifacts) -> None:

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calibration.calibration_file import read_calibration
 from export.onnx.convert import OPSET, convert_float, convert_int8
 from export.quantize.fake_quant import build_float
 from export.quantize.network import QuantizedNetwork
@@ -66,11 +65,6 @@ def images(tiny_run: Path) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def exact(tiny_float: Any) -> bytes:
     return convert_float(tiny_float, CONFIG, PROPERTIES)
-
-
-@pytest.fixture(scope="module")
-def ranges(tiny_run: Path) -> Any:
-    return read_calibration(tiny_run).ranges
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from tensorflow.lite.tools import flatbuffer_utils
 
+from export.quantize.fake_quant import build_float
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import DYNAMIC, match_rules
 from export.tflite.convert import convert_float, convert_int8
 from export.tflite.operators import Listing, check_scheme, list_operators
 from export.tflite.passes import run_passes, store_kernels_as_int8
 from runtime.core.errors import ArtifactError
-from runtime.evaluation.split_file import read_split
+from runtime.images.preprocess import Image
 from tests.support.tiny_run import CONFIG, run_artifact
+from train.model.weights import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ def test_weights_are_rounded_to_their_channels_scale(artifact: bytes, tiny_float
     assert rounded == 3 + 2 * 6
 
 
-def test_its_logits_are_near_the_float_networks(artifact: bytes, tiny_float: Any, tiny_run: Path) -> None:
-    images = read_split(tiny_run / "test.npz").images[:60]
+def test_its_logits_are_near_the_float_networks(artifact: bytes, tiny_float: Any, images: Image) -> None:
+    images = images[:60]
     expected = tiny_float.predict_on_batch(images.astype(np.float32))
     noise = run_artifact(artifact, images)["logits"] - expected
     assert np.abs(noise).max() > 1e-3
@@ -87,14 +89,11 @@ def test_the_float_kernels_are_not_stored_too(artifact: bytes, tiny_float: Any) 
     assert len(artifact) < len(convert_float(tiny_float, CONFIG)) - saved + 3 * scales
 
 
-def test_a_channel_of_zeros_stays_zeros(tiny_float: Any, tiny_run: Path) -> None:
-    from export.quantize.fake_quant import build_float
-    from train.model.weights import read_tensors
-
+def test_a_channel_of_zeros_stays_zeros(tiny_run: Path, images: Image) -> None:
     weights = read_tensors(tiny_run / "float.safetensors")
     weights["logits/kernel"] = weights["logits/kernel"] * np.array([0.0, 1.0, 1.0], np.float32)
     content = convert_int8(QuantizedNetwork(build_float(CONFIG, weights, "test"), CONFIG, {}, DYNAMIC))
-    logits = run_artifact(content, read_split(tiny_run / "test.npz").images[:5])["logits"]
+    logits = run_artifact(content, images[:5])["logits"]
     np.testing.assert_allclose(logits[:, 0], weights["logits/bias"][0], rtol=1e-6)
 
 

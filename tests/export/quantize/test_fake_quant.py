@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibration_file import read_calibration
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights, settle_weights
 from export.quantize.schemes import SELECTIVE, Rule, match_rules
 from runtime.core.errors import ArtifactError, ConfigError
@@ -18,11 +17,6 @@ from runtime.engines.tflite_graph import QUANTIZED_PREFIX
 from tests.support.tiny_run import CONFIG, draw_weights, soft_images
 from train.model.config import FocalNetConfig
 from train.model.weights import Tensors, model_weights, read_tensors
-
-
-@pytest.fixture(scope="module")
-def ranges(tiny_run: Path) -> dict[str, tuple[float, float]]:
-    return read_calibration(tiny_run).ranges
 
 
 @pytest.fixture(scope="module")

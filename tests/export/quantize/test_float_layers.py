@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from calibration.calibration_file import read_calibration
 from calibration.observers import Range
 from export.artifacts import convert_audited
 from export.quantize.fake_quant import build_fake_quant, build_float, fake_quant_weights
@@ -47,11 +45,6 @@ SELECTIONS = (
     ("relu", ("embed.conv1", f"{BLOCK}.contract")),
     ("relu", ("embed.conv0", "embed.conv1", f"{BLOCK}.expand")),
 )
-
-
-@pytest.fixture(scope="module")
-def ranges(tiny_run: Path) -> dict[str, Range]:
-    return read_calibration(tiny_run).ranges
 
 
 def relu_network() -> tuple[Any, dict[str, Range]]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibration_file import read_calibration
 from export.quantize.fake_quant import build_fake_quant
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import INTEGER_ONLY, SELECTIVE
@@ -19,15 +18,9 @@ from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite import TFLiteEngine
 from runtime.engines.tflite_graph import QUANTIZED_PREFIX
-from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG, keras_outputs
 
 Ranges = dict[str, tuple[float, float]]
-
-
-@pytest.fixture(scope="module")
-def ranges(tiny_run: Path) -> Ranges:
-    return read_calibration(tiny_run).ranges
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +33,6 @@ def artifact(tiny_float: Any, ranges: Ranges, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def manifest(tiny_export: Path) -> Manifest:
     return read_manifest(tiny_export / "artifacts")
-
-
-@pytest.fixture(scope="module")
-def images(tiny_run: Path) -> NDArray[np.uint8]:
-    return read_split(tiny_run / "test.npz").images
 
 
 def engine_outputs(artifact: Path, manifest: Manifest, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

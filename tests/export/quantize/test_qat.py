@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibration_file import read_calibration
+from calibration.observers import Range
 from export.quantize.fake_quant import build_fake_quant, fake_quant_weights, settle_weights
 from export.quantize.qat import LazyBatches, QatConfig, QatEpoch, Validated, Validator, best_epoch, finetune, logits
 from export.quantize.schemes import SELECTIVE
@@ -20,9 +19,9 @@ from train.model.weights import model_weights
 
 
 @pytest.fixture
-def student(tiny_run: Path, tiny_float: Any) -> Any:
+def student(ranges: dict[str, Range], tiny_float: Any) -> Any:
     """A student with disturbed kernels."""
-    model = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    model = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE)
     rng = np.random.default_rng(0)
     for name, variable in model_weights(model).items():
         if name.endswith("/kernel"):
@@ -78,10 +77,10 @@ def test_learns_to_agree_with_the_teacher(
 
 @pytest.mark.slow
 def test_averages_move_less_than_the_weights(
-    tiny_float: Any, tiny_run: Path, batches: LazyBatches, validate: Validator
+    tiny_float: Any, ranges: dict[str, Range], batches: LazyBatches, validate: Validator
 ) -> None:
     def moved(ema_momentum: float) -> float:
-        student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+        student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE)
         before = fake_quant_weights(student)
         seen: list[dict[str, NDArray[np.float32]]] = []
 
@@ -116,9 +115,9 @@ def test_an_epoch_that_validates_worse_is_not_kept(student: Any, tiny_float: Any
 
 
 def test_training_that_only_harms_keeps_the_calibrated_network(
-    tiny_run: Path, tiny_float: Any, batches: LazyBatches, validate: Validator
+    ranges: dict[str, Range], tiny_float: Any, batches: LazyBatches, validate: Validator
 ) -> None:
-    student = build_fake_quant(tiny_float, CONFIG, read_calibration(tiny_run).ranges, SELECTIVE)
+    student = build_fake_quant(tiny_float, CONFIG, ranges, SELECTIVE)
     before, logits_before = fake_quant_weights(student), logits(student, VALIDATION)
     config = QatConfig(epochs=2, learning_rate=1.0, ema_momentum=0.0)
     epochs = finetune(student, tiny_float, batches, validate, config)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibration_file import read_calibration
 from calibration.observers import Range
 from export.quantize.fake_quant import build_fake_quant, build_float
 from export.quantize.schemes import SELECTIVE
@@ -23,11 +22,6 @@ from train.model.weights import read_tensors
 IMAGES = soft_images(120, seed=11)
 LABELS = np.zeros(len(IMAGES), np.int64)
 RELU = dataclasses.replace(CONFIG, activation="relu")
-
-
-@pytest.fixture(scope="module")
-def ranges(tiny_run: Path) -> dict[str, Range]:
-    return read_calibration(tiny_run).ranges
 
 
 @pytest.fixture(scope="module")

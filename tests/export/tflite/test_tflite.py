@@ -11,7 +11,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from calibration.calibration_file import read_calibration
+from calibration.observers import Range
 from export.quantize.fake_quant import build_float
 from export.quantize.network import QuantizedNetwork
 from export.quantize.schemes import SELECTIVE
@@ -19,7 +19,6 @@ from export.tflite.convert import PASSES, convert, convert_int8
 from export.tflite.passes import Pass, compute_gelu_in_float, read_pixels_as_int8, run_passes
 from runtime.core.errors import ArtifactError
 from runtime.engines.tflite_graph import QUANTIZED_PREFIX
-from runtime.evaluation.split_file import read_split
 from tests.support.tiny_run import CONFIG, keras_outputs, run_artifact
 from train.model.weights import read_tensors
 
@@ -37,11 +36,6 @@ def float_artifact(tiny_export: Path) -> bytes:
 @pytest.fixture(scope="module")
 def int8_artifact(tiny_export: Path) -> bytes:
     return (tiny_export / "artifacts" / "int8.tflite").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def images(tiny_run: Path) -> NDArray[np.uint8]:
-    return read_split(tiny_run / "test.npz").images
 
 
 def converted_without(network: QuantizedNetwork, left_out: Pass) -> bytes:
@@ -114,12 +108,11 @@ def test_int8_outputs_equal_the_fake_quantized_network(
     interpreter_class: Any,
     int8_artifact: bytes,
     tiny_fake_quant: Any,
-    tiny_run: Path,
+    ranges: dict[str, Range],
     images: NDArray[np.uint8],
 ) -> None:
     found = run_artifact(int8_artifact, images, interpreter_class)
     expected = keras_outputs(tiny_fake_quant, QUANTIZED_PREFIX, images)
-    ranges = read_calibration(tiny_run).ranges
 
     def steps(name: str, difference: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = ranges[name]
@@ -190,11 +183,11 @@ def test_int8_gelus_would_split_the_partition(with_int8_gelus: bytes) -> None:
 
 
 def test_float_gelus_change_no_value_by_more_than_a_step(
-    with_int8_gelus: bytes, int8_artifact: bytes, tiny_run: Path, images: NDArray[np.uint8]
+    with_int8_gelus: bytes, int8_artifact: bytes, ranges: dict[str, Range], images: NDArray[np.uint8]
 ) -> None:
     assert any(name == "GELU" and is_int8(inputs[0]) for name, inputs, _ in operators(with_int8_gelus))
     before, after = run_artifact(with_int8_gelus, images[:60]), run_artifact(int8_artifact, images[:60])
-    low, high = read_calibration(tiny_run).ranges["logits"]
+    low, high = ranges["logits"]
     step = (high - low) / 255.0
     assert np.abs(before["logits"] - after["logits"]).max() <= 1.01 * step
     np.testing.assert_array_equal(before["gates"], after["gates"])
@@ -231,10 +224,10 @@ def test_no_output_changes_by_it(
         np.testing.assert_array_equal(after[name], values, err_msg=name)
 
 
-def test_pixels_with_another_normalisation_stay_float(tiny_float: Any, tiny_run: Path) -> None:
+def test_pixels_with_another_normalisation_stay_float(tiny_run: Path, ranges: dict[str, Range]) -> None:
     config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.6), std=(0.2, 0.2, 0.3))
     model = build_float(config, read_tensors(tiny_run / "float.safetensors"), "test")
-    content = convert_int8(QuantizedNetwork(model, config, read_calibration(tiny_run).ranges, SELECTIVE))
+    content = convert_int8(QuantizedNetwork(model, config, ranges, SELECTIVE))
     names = [name for name, _, _ in operators(content)]
     assert names[0] == "CAST"
     assert names.index("QUANTIZE") > 1

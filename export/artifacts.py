@@ -66,7 +66,7 @@ def write_artifacts(files: RunFiles, target: Path, *, with_onnx: bool = True) ->
     int8_tflite, listing = convert_audited(network)
     contents = {("float32", "tflite"): float_tflite, ("int8", "tflite"): int8_tflite}
     audits = {
-        ("float32", "tflite"): summarise(list_operators(float_tflite, [layer.name for layer in model.layers])),
+        ("float32", "tflite"): summarise(list_operators(float_tflite, network.layers)),
         ("int8", "tflite"): summarise(listing),
     }
     if with_onnx:
@@ -98,7 +98,7 @@ def convert_audited(network: QuantizedNetwork) -> tuple[bytes, Listing]:
         ConfigError: a layer to leave in float is not an int8 product of the network.
     """
     content = convert_int8(network)
-    listing = list_operators(content, [layer.name for layer in network.model.layers])
+    listing = list_operators(content, network.layers)
     check_scheme(listing, network.scheme)
     return content, listing
 

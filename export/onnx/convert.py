@@ -48,7 +48,8 @@ def convert_float(model: Any, config: FocalNetConfig, properties: Mapping[str, A
     Returns:
         The file: input `image` uint8 `[1, S, S, 3]`; outputs `logits`, `gates`, `modulator`, float32.
     """
-    return _convert(ModelInterface(model, config, FloatMaps()), _names(model), properties, (), round_all=False)
+    layers = [layer.name for layer in model.layers]
+    return _convert(ModelInterface(model, config, FloatMaps()), layers, properties, (), round_all=False)
 
 
 def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> bytes:
@@ -64,12 +65,8 @@ def convert_int8(network: QuantizedNetwork, properties: Mapping[str, Any]) -> by
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
     """
-    layers, round_all = _names(network.model), network.scheme.integer_only
-    return _convert(network.interface, layers, properties, network.int8_kernels, round_all)
-
-
-def _names(model: Any) -> list[str]:
-    return [layer.name for layer in model.layers]
+    round_all = network.scheme.integer_only
+    return _convert(network.interface, network.layers, properties, network.int8_kernels, round_all)
 
 
 def _convert(

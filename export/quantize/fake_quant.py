@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -23,23 +24,21 @@ from train.model.focalnet import build_focalnet
 from train.model.weights import Tensors, assign_weights, model_weights
 
 
+@dataclass(frozen=True, eq=False)
 class Int8Config(QuantizeConfig):
-    """Quantization of one layer: its output, and its kernel per channel.
+    """Quantization of one layer, for tfmot.
 
-    Example:
-        quantize_annotate_layer(layer, Int8Config(weights=True, low=-3.0, high=2.5))
+    Attributes:
+        weights: the kernel is int8, per output channel.
+        low: lower end of the output's range.
+        high: upper end of the output's range.
+        output: the output is int8.
     """
 
-    def __init__(self, weights: bool, low: float, high: float, output: bool = True) -> None:
-        """Set what is int8.
-
-        Args:
-            weights: the kernel is int8.
-            low: lower end of the output's range.
-            high: upper end of the output's range.
-            output: the output is int8.
-        """
-        self.weights, self.low, self.high, self.output = weights, low, high, output
+    weights: bool
+    low: float
+    high: float
+    output: bool = True
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """Return the kernel and its quantizer: symmetric, one scale per output channel."""
@@ -78,7 +77,7 @@ class Int8Config(QuantizeConfig):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"weights": self.weights, "low": self.low, "high": self.high, "output": self.output}
+        return asdict(self)
 
 
 class DepthwiseKernelQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
@@ -95,26 +94,22 @@ class DepthwiseKernelQuantizer(default_8bit_quantizers.Default8BitConvWeightsQua
         return tf.reshape(super().__call__(channels_last, training, weights, **kwargs), inputs.shape)
 
 
-class AnnotatedOnly(QuantizeScheme, QuantizeRegistry):
+class _AnnotatedOnly(QuantizeScheme, QuantizeRegistry):
     """A tfmot scheme that quantizes annotated layers only.
 
     tfmot's default scheme also quantizes the input and the residual additions before annotated layers.
     """
 
     def get_layout_transformer(self) -> Any:
-        """Return a transformer that changes no layers."""
         return _NoTransform()
 
     def get_quantize_registry(self) -> Any:
-        """Return the registry of layers with a default configuration, which is empty."""
         return self
 
     def supports(self, layer: Any) -> bool:
-        """Return False: no layer is quantized by default."""
         return False
 
     def get_quantize_config(self, layer: Any) -> Any:
-        """Return no configuration; tfmot asks only for supported layers."""
         return None
 
 
@@ -197,7 +192,7 @@ def build_fake_quant(model: Any, config: FocalNetConfig, ranges: Mapping[str, Ra
         copy = tf_keras.models.clone_model(model, clone_function=copied)
         copy.set_weights(model.get_weights())
         annotated = tf_keras.models.clone_model(copy, clone_function=annotate)
-        quantized = quantization.quantize_apply(annotated, AnnotatedOnly(), QUANTIZED_PREFIX)
+        quantized = quantization.quantize_apply(annotated, _AnnotatedOnly(), QUANTIZED_PREFIX)
     settle_weights(quantized)
     return quantized
 

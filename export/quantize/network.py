@@ -32,6 +32,11 @@ class QuantizedNetwork:
     ranges: Mapping[str, Range]
     scheme: Scheme
 
+    @property
+    def layers(self) -> list[str]:
+        """The names of the network's layers, in order."""
+        return [layer.name for layer in self.model.layers]
+
     @cached_property
     def fake_quant(self) -> Any:
         """The fake-quantized `tf_keras` network.
@@ -60,6 +65,6 @@ class QuantizedNetwork:
         Raises:
             ConfigError: a layer to leave in float is not an int8 product.
         """
-        matched = match_rules(self.scheme.rules, [layer.name for layer in self.model.layers])
+        matched = match_rules(self.scheme.rules, self.layers)
         check_float_layers(self.scheme.float_layers, matched)
         return set(int8_products(matched)) - set(self.scheme.float_layers)

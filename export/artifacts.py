@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from export.onnx import convert as onnx
 from export.quantize.network import QuantizedNetwork
@@ -62,17 +63,21 @@ def write_artifacts(files: RunFiles, target: Path, *, with_onnx: bool = True) ->
         ConfigError: a layer to leave in float is not an int8 product of the network.
     """
     run, model, network = files.run, files.float_model, files.network
-    float_tflite = convert_float(model, run.deployed)
-    int8_tflite, listing = convert_audited(network)
-    contents = {("float32", "tflite"): float_tflite, ("int8", "tflite"): int8_tflite}
-    audits = {
-        ("float32", "tflite"): summarise(list_operators(float_tflite, network.layers)),
-        ("int8", "tflite"): summarise(listing),
-    }
-    if with_onnx:
-        properties = onnx_properties(run)
-        contents["float32", "ort"] = onnx.convert_float(model, run.deployed, properties)
-        contents["int8", "ort"] = onnx.convert_int8(network, properties)
+    contents: dict[tuple[str, str], bytes] = {}
+    audits: dict[tuple[str, str], Audit] = {}
+    with tqdm(total=4 if with_onnx else 2, desc="converting", unit="artifact", disable=None, leave=False) as bar:
+        contents["float32", "tflite"] = convert_float(model, run.deployed)
+        audits["float32", "tflite"] = summarise(list_operators(contents["float32", "tflite"], network.layers))
+        bar.update()
+        contents["int8", "tflite"], listing = convert_audited(network)
+        audits["int8", "tflite"] = summarise(listing)
+        bar.update()
+        if with_onnx:
+            properties = onnx_properties(run)
+            contents["float32", "ort"] = onnx.convert_float(model, run.deployed, properties)
+            bar.update()
+            contents["int8", "ort"] = onnx.convert_int8(network, properties)
+            bar.update()
     known = _known_accuracies(target)
     for kind, content in contents.items():
         with replacing(target / FILES[kind]) as temporary:

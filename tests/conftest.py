@@ -29,7 +29,7 @@ def tiny_bundle(tiny_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PNGs for the data set `folder`, to read only."""
+    """PNGs for the dataset `folder`, to read only."""
     from tests.support.tiny_run import write_image_folder
 
     folder = tmp_path_factory.mktemp("images")

@@ -60,7 +60,7 @@ def images() -> LabelledImages:
 
 @dataclass
 class FakeEngine:
-    """Reads the label from the first pixel and the gates from the others."""
+    """Engine that reads the label from the first pixel and the gates from the others."""
 
     precision: str
     damage: Callable[[Outputs, int], Outputs] = lambda outputs, index: outputs
@@ -319,7 +319,7 @@ def test_corruptions_are_counted_on_the_same_images(manifest, images):
     assert report["extra_drop_pp"] == pytest.approx(grown)
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------
 
 
 def test_a_damaged_float_reference_is_bad_input(manifest, images):
@@ -508,7 +508,7 @@ def test_data_of_another_bundle_is_bad_input(command, tmp_path, images, capsys):
 
 
 class Page(HTMLParser):
-    """Collects figures, references, images and text, and checks that elements nest."""
+    """Parser that collects figures, references and text, and checks that elements nest."""
 
     VOID = ("meta", "img", "br", "link")
 
@@ -663,7 +663,7 @@ def test_estimates_lie_within_their_intervals_on_one_scale():
 
 
 def colours(path):
-    """Images in which the colour of the label is brighter than the others."""
+    """Write images in which the colour of the label is the brightest."""
     generator = np.random.default_rng(3)
     labels = np.arange(201, dtype=np.int64) % 3
     images = generator.integers(0, 128, (201, 20, 24, 3), dtype=np.uint8)

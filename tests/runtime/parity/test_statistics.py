@@ -58,7 +58,7 @@ def test_the_interval_is_the_bootstrap_over_images(lost: int, gained: int, image
     ("only_reference", "only_candidate", "images"),
     [(0.02, 0.01, 500), (0.003, 0.003, 1000), (0.05, 0.0, 200), (0.0026, 0.0024, 10_000)],
 )
-def test_intervals_hold_the_true_drop_as_often_as_they_say(
+def test_95_percent_of_the_intervals_hold_the_true_drop(
     only_reference: float, only_candidate: float, images: int
 ) -> None:
     generator = np.random.default_rng(7)
@@ -111,13 +111,13 @@ def test_wilson_is_as_in_scipy() -> None:
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
+def test_holm_multiplies_by_the_remaining_number_and_never_falls() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_cross_entropy_is_scipys(logits: np.ndarray, labels: np.ndarray) -> None:
+def test_cross_entropy_is_as_in_scipy(logits: np.ndarray, labels: np.ndarray) -> None:
     log_p = special.log_softmax(logits, axis=1)
     assert cross_entropy_nats(logits, labels) == pytest.approx(-log_p[np.arange(300), labels].mean())
 
@@ -154,6 +154,6 @@ def test_calibration_error_is_counted_by_hand() -> None:
     assert expected_calibration_error(calibration_bins(np.full((1, 2), np.nan), np.array([0]))) is None
 
 
-def test_confusion_counts_and_leaves_out_what_has_no_class() -> None:
+def test_confusion_leaves_out_images_without_a_prediction() -> None:
     found = confusion(np.array([0, 0, 1, 2]), np.array([0, 2, 1, -1]), 3)
     assert found.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]

@@ -73,7 +73,7 @@ def test_no_rule_passes_on_few_images_without_a_warning(rule: str) -> None:
     assert outcomes == ["warn", "pass"]
 
 
-def test_a_rule_of_another_engine_is_not_required_but_something_must_be() -> None:
+def test_a_rule_of_another_engine_is_skipped_but_not_all_rules() -> None:
     layers = Limit(6.0, None, ("tflite",))
     both = judge(report(0.1), {"max_drop_pp": Limit(0.5), "min_layer_sqnr_db": layers}, "ort")
     assert [each["outcome"] for each in both["rules"]] == ["pass", "skip"]
@@ -146,7 +146,7 @@ def test_the_largest_drop_may_be_given_separately() -> None:
             with_largest_drop(limits, wrong)
 
 
-def test_junit_has_a_case_a_rule() -> None:
+def test_junit_has_one_case_per_rule() -> None:
     content = report(0.4)
     limits = {
         "max_drop_pp": Limit(0.5, 0.3),
@@ -170,7 +170,7 @@ def test_junit_has_a_case_a_rule() -> None:
     assert "int8 <new>" in str(suites.get("name"))
 
 
-def test_junit_leaves_out_what_xml_cannot_hold() -> None:
+def test_junit_replaces_characters_that_xml_cannot_hold() -> None:
     content = report(0.4)
     content["artifacts"]["candidate"]["name"] = "a\x00b\x1b\udcff"
     content["verdict"] = judge(content, {"max_drop_pp": Limit(0.5)}, "tflite")

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 import cv2
 
-from runtime.bundle.precisions import Artifacts
+from runtime.bundle.precisions import Precisions
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
 from runtime.demo.controls import Controls, Settings, layout_for, level_for
@@ -169,14 +169,14 @@ def parse_level(text: str, focal_levels: int) -> int:
     return levels[text]
 
 
-def _open_artifacts(args: argparse.Namespace) -> tuple[Artifacts, str]:
+def _open_artifacts(args: argparse.Namespace) -> tuple[Precisions, str]:
     """Open the bundle with the chosen engine, or with the fastest one here; returns the precision too."""
     engine, precision, threads = args.engine, args.precision, args.threads
     if engine == AUTO:
         from runtime.engine_choice import choose_engine
 
         engine, precision, threads = choose_engine(args.bundle, log=lambda line: print(line, file=sys.stderr))
-    return Artifacts(args.bundle, precision=precision, engine=engine, threads=threads), precision
+    return Precisions(args.bundle, precision=precision, engine=engine, threads=threads), precision
 
 
 def _open_outlets(

@@ -19,19 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# As a command it multiplies no large matrices in NumPy, whose pool of threads takes a sixth of the whole start to make.
+# The command multiplies no large matrices in NumPy; creating NumPy's thread pool would take a sixth of its start.
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import PRECISIONS, read_manifest
-from runtime.core.cli import run_cli
+from runtime.bundle.manifest import read_manifest
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, DataError
 from runtime.engines.engine import open_engine
-from runtime.engines.registry import ENGINES
+from runtime.engines.options import engine_options
 from runtime.evaluation.metrics import softmax
 from runtime.images.preprocess import Image, preprocess, read_image
 from runtime.video.opencv_log import silence_opencv
@@ -41,13 +40,13 @@ BAR_DELAY_S = 5.0
 
 @dataclass(frozen=True)
 class Classification:
-    """What the network says about one image.
+    """The prediction and maps of one image.
 
     Attributes:
         labels: the K class names.
         probabilities: float64 `[K]`, 0..1, summing to 1, in the order of `labels`.
         gates: float32 `[h, w, L+1]`, linear and signed; the last map is the global gate.
-        modulator: float32 `[h, w]`, its norm over the channels, >= 0.
+        modulator: float32 `[h, w]`, L2 norm over the channels, >= 0.
     """
 
     labels: tuple[str, ...]
@@ -56,23 +55,23 @@ class Classification:
     modulator: NDArray[np.float32]
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return the likeliest classes and their probabilities (0..1), the likeliest first.
+        """Return the most likely classes and their probabilities (0..1), the most likely first.
 
         Args:
-            count: how many, 1 or more; all, if there are fewer.
+            count: how many classes, 1 or more.
 
         Raises:
             ConfigError: `count` is less than 1.
         """
         if count < 1:
             raise ConfigError(f"received a top of {count} classes; give 1 or more")
-        # Stable, so that the lowest index wins a tie, as everywhere.
+        # Stable: the lowest index wins a tie, as in all of this project.
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.labels[index], float(self.probabilities[index])) for index in order]
 
 
 class Classifier:
-    """An opened bundle that takes image files or arrays of any size."""
+    """An open bundle that classifies image files or arrays of any size."""
 
     def __init__(
         self, bundle: str | Path, *, precision: str = "int8", engine: str | None = None, threads: int = 1
@@ -82,7 +81,7 @@ class Classifier:
         Args:
             bundle: folder with manifest.json and artifacts.
             precision: `"int8"` or `"float32"`.
-            engine: `"tflite"` or `"ort"`; by default that of the manifest's first artifact of the precision.
+            engine: `"tflite"` or `"ort"`; by default the engine of the manifest's first artifact of the precision.
             threads: CPU threads, 1 or more.
 
         Raises:
@@ -93,14 +92,14 @@ class Classifier:
         self.engine = open_engine(Path(bundle), precision=precision, engine=engine, threads=threads)
 
     def __call__(self, source: str | Path | Image) -> Classification:
-        """Classify one image: its centred square, or what of that the network was made to see.
+        """Classify one image: its centred square, or the part of it that the manifest specifies.
 
         Args:
             source: a file that OpenCV can decode (colour, grey or with transparency), or uint8 `[H, W, 3]` RGB.
 
         Raises:
             DataError: the file cannot be read, or the array has another dtype or shape.
-            FocalEdgeError: the network gave logits that are not finite.
+            FocalEdgeError: the logits are not finite.
         """
         image = read_image(str(source)) if isinstance(source, str | Path) else _checked(source)
         outputs = self.engine.run(preprocess(image, self.engine.input_spec))
@@ -112,7 +111,7 @@ def _checked(image: Image) -> Image:
         received = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"received an image of {received}; expected uint8 [H, W, 3] in RGB, or a path")
     if image.size == 0:
-        raise DataError(f"received an image of shape {list(image.shape)}; expected one pixel or more")
+        raise DataError(f"received an image of shape {list(image.shape)}; expected 1 pixel or more")
     return image
 
 
@@ -123,8 +122,8 @@ def find_images(specs: Iterable[str]) -> Iterator[Path]:
         specs: files, folders (searched through) and patterns such as `"shots/**/*.jpg"`.
 
     Yields:
-        Each file once for each spec that names it, those of one spec in the order of their names. A spec that
-        names nothing is yielded as it is, for the reader to complain of.
+        Each file once for each spec that names it, the files of one spec sorted by name. A spec that names nothing
+        is yielded unchanged; reading it gives the error.
     """
     for spec in specs:
         path = Path(spec)
@@ -137,7 +136,7 @@ def find_images(specs: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    # Imported here: one image needs neither cameras nor videos.
+    # Imported here: a single image needs neither cameras nor videos.
     from runtime.video.sources import IMAGE_SUFFIXES
 
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -146,15 +145,15 @@ def _images_in(folder: Path) -> list[Path]:
 def classify_all(
     classifier: Classifier, paths: Sequence[Path], *, bar: bool
 ) -> Iterator[tuple[Path, Classification | DataError]]:
-    """Classify files one by one; one that cannot be read gives its error, and the others go on.
+    """Classify files one by one; an unreadable file gives its error and does not stop the others.
 
     Args:
-        classifier: the opened bundle.
+        classifier: the open bundle.
         paths: the files.
         bar: show a progress bar on stderr, if it takes longer than 5 seconds.
 
     Yields:
-        Each path with its result, or with why it cannot be read.
+        Each path with its result, or with the error of an unreadable file.
     """
     for path in _with_bar(paths) if bar else paths:
         try:
@@ -164,7 +163,7 @@ def classify_all(
 
 
 def _with_bar(paths: Sequence[Path]) -> Iterable[Path]:
-    # Imported here, as it would be a tenth of the time that one image takes.
+    # Imported here: the import takes a tenth of the time of one image.
     from tqdm import tqdm
 
     bar: Iterable[Path] = tqdm(paths, desc="classify", unit="image", disable=None, leave=False, delay=BAR_DELAY_S)
@@ -183,19 +182,18 @@ def _as_text(path: Path, result: Classification, count: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.classify",
-        description="Say what is on images.",
-        epilog="Exit code: 0 if at least one image was read, 2 if none was, or on bad input.",
+    parser = command_parser(
+        "python -m runtime.classify",
+        "Classify images.",
+        parents=[
+            engine_options("--bundle", "--precision", "--engine", "--threads"),
+            shared_options("--json", json="print the results as JSON"),
+        ],
     )
+    parser.epilog = "Exit code: 0 if at least one image was read, 2 if none was, or on bad input."
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes, e.g. 'shots/**/*.jpg'")
-    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
-    add("--precision", choices=PRECISIONS, default="int8", help="default: %(default)s")
-    add("--engine", choices=ENGINES, help="TFLite or ONNX Runtime (default: the manifest's first)")
-    add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    add("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
-    add("--json", action="store_true", help="print the results as JSON")
+    add("--top", type=int, default=5, metavar="N", help="number of classes to print, 1 or more")
     return parser
 
 
@@ -221,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             results.append(_as_json(path, result, args.top))
         else:
-            # At once: someone may wait for it at the other end of a pipe.
+            # Flushed, because a pipe's reader may wait for it.
             print(_as_text(path, result, args.top), flush=True)
     if args.json:
         engine = classifier.engine

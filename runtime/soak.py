@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime.bundle.precisions import Artifacts
+from runtime.bundle.precisions import Precisions
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
 from runtime.core.machine import memory_bytes, peak_memory_bytes
@@ -68,7 +68,7 @@ class Soak:
 
 
 def soak(
-    artifacts: Artifacts, source: str, frames: int, settings: Settings, warm_up_frames: int = WARM_UP_FRAMES
+    artifacts: Precisions, source: str, frames: int, settings: Settings, warm_up_frames: int = WARM_UP_FRAMES
 ) -> Soak:
     """Run the pipeline on frames, and draw every panel.
 
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None, warm_up_frames: int = WARM_UP_FRAMES
     settings = Settings(
         level=0 if layout == "grid" else 1, layout=layout, precision=args.precision, compare=args.compare
     )
-    artifacts = Artifacts(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
+    artifacts = Precisions(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
     if args.source:
         measured = soak(artifacts, args.source, args.frames, settings, warm_up_frames)
     else:

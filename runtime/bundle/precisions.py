@@ -1,4 +1,4 @@
-"""The artifacts of one bundle that a running demo switches between, each opened when it is first asked for."""
+"""The float32 and int8 engines of one bundle, between which a running demo switches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from runtime.engines.engine import Engine, open_engine
 WARM_UP_RUNS = 5
 
 
-class Artifacts:
-    """Both precisions of a bundle for one kind of engine.
+class Precisions:
+    """Both precisions of a bundle for one kind of engine, each opened when first used.
 
-    An open engine goes on, whatever becomes of its file; but whoever switches to an artifact gets the one that
-    the manifest described when the bundle was opened, or an error.
+    An open engine keeps running if its file changes. Switching checks the file against the manifest of the start.
     """
 
     def __init__(self, folder: Path, *, precision: str = "int8", engine: str | None = None, threads: int = 1) -> None:
@@ -24,8 +23,8 @@ class Artifacts:
 
         Args:
             folder: the bundle.
-            precision: which artifact to begin with.
-            engine: what runs them; by default what the manifest names first for `precision`.
+            precision: the artifact to begin with.
+            engine: what runs them; by default the engine of the manifest's first artifact of `precision`.
             threads: CPU threads, 1 or more.
 
         Raises:
@@ -40,19 +39,19 @@ class Artifacts:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions there are for this kind of engine."""
-        there = {artifact.precision for artifact in self.manifest.artifacts if artifact.engine == self._kind}
-        return tuple(precision for precision in PRECISIONS if precision in there)
+        """The precisions that the bundle has for this kind of engine."""
+        present = {artifact.precision for artifact in self.manifest.artifacts if artifact.engine == self._kind}
+        return tuple(precision for precision in PRECISIONS if precision in present)
 
     def engine(self, precision: str) -> Engine:
-        """Return the engine of an artifact that was switched to."""
+        """Return the open engine of a precision."""
         return self._engines[precision]
 
     def switch_to(self, precision: str) -> None:
-        """Check an artifact's file against the manifest of the beginning, and open it unless it is open.
+        """Check an artifact's file against the manifest, and open it unless it is open.
 
         Raises:
-            ArtifactError: the file is not the one that the manifest described, or cannot be opened.
+            ArtifactError: the file does not match the manifest or cannot be opened.
         """
         verified_file(self._folder, self.manifest.artifact(precision, self._kind))
         if precision not in self._engines:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from runtime.bundle.precisions import Artifacts
+from runtime.bundle.precisions import Precisions
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.demo.controls import Command, Controls, Settings, changed
 from runtime.demo.counts import FrameCounts
@@ -109,7 +109,7 @@ class Pipeline:
 
     def __init__(
         self,
-        artifacts: Artifacts,
+        artifacts: Precisions,
         source: Source,
         controls: Controls,
         *,

@@ -1,6 +1,6 @@
 """Preprocessing: colour order, crop and size of images, the same for training, calibration and camera.
 
-Artifacts take uint8 RGB pixels and normalise inside the graph. Crop and size are the network's `InputSpec`, which is
+Precisions take uint8 RGB pixels and normalise inside the graph. Crop and size are the network's `InputSpec`, which is
 part of its configuration in training and of the bundle's manifest on a device.
 """
 

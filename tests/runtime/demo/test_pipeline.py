@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.bundle.precisions import Artifacts
+from runtime.bundle.precisions import Precisions
 from runtime.core.errors import ArtifactError
 from runtime.demo.controls import Command, Controls, Settings
 from runtime.demo.pipeline import Pipeline, Result, TimedOutputs
@@ -36,7 +36,7 @@ def pipeline_of(
 ) -> tuple[Pipeline, Controls]:
     controls = Controls()
     settings = settings or Settings()
-    artifacts = Artifacts(bundle, precision=settings.precision)
+    artifacts = Precisions(bundle, precision=settings.precision)
     return Pipeline(artifacts, Source(iter(shown), fps), controls, settings=settings), controls
 
 
@@ -131,7 +131,7 @@ def test_record_and_snapshot_are_left_to_the_caller(tiny_bundle: Path) -> None:
 
     controls = Controls()
     pipeline = Pipeline(
-        Artifacts(tiny_bundle), Source(iter(frames("red")), 30.0), controls, settings=Settings(), perform=perform
+        Precisions(tiny_bundle), Source(iter(frames("red")), 30.0), controls, settings=Settings(), perform=perform
     )
     controls.put(Command("record", "on"))
     controls.put(Command("snapshot"))
@@ -163,7 +163,7 @@ def test_agreement_of_two_artifacts(tiny_bundle: Path) -> None:
         return TimedOutputs(Outputs(logits, np.ones((CELLS, CELLS, 3), np.float32), maps), 0.0, 2.0)
 
     source = Source(iter(frames(*["red"] * 4)), 30.0)
-    pipeline = Pipeline(Artifacts(tiny_bundle), source, Controls(), settings=Settings(compare=True), classify=classify)
+    pipeline = Pipeline(Precisions(tiny_bundle), source, Controls(), settings=Settings(compare=True), classify=classify)
     results = list(pipeline)
     assert [result.status.agreement for result in results] == [1.0, 0.5, pytest.approx(2 / 3), 0.5]
     assert [view.title for view in results[0].views] == ["float32", "int8"]
@@ -211,7 +211,7 @@ def test_a_stalled_source_is_a_note_and_commands_still_work(tiny_bundle: Path) -
         yield Frame(image("red"), "camera:0", stalled="reconnecting")
         yield Frame(image("blue"), "camera:1")
 
-    pipeline = Pipeline(Artifacts(tiny_bundle), Source(stalling(), 30.0, live=True), controls, settings=Settings())
+    pipeline = Pipeline(Precisions(tiny_bundle), Source(stalling(), 30.0, live=True), controls, settings=Settings())
     results = list(pipeline)
     assert [result.status.note for result in results] == ["", "reconnecting", ""]
     assert [result.repeated for result in results] == [False, True, False]
@@ -227,7 +227,7 @@ def test_quit_and_stop_end_a_source_without_frames(tiny_bundle: Path) -> None:
     for quit_by_command in (True, False):
         controls, stopped = Controls(), threading.Event()
         source = Source(never(), 30.0, live=True)
-        pipeline = Pipeline(Artifacts(tiny_bundle), source, controls, settings=Settings(), stopped=stopped)
+        pipeline = Pipeline(Precisions(tiny_bundle), source, controls, settings=Settings(), stopped=stopped)
         if quit_by_command:
             controls.put(Command("quit"))
         else:
@@ -277,7 +277,7 @@ def test_an_artifact_replaced_under_a_running_demo(tiny_model: bytes, tmp_path: 
 def test_overwriting_an_artifact_does_not_affect_the_open_one(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model, tiny_onnx())
     for engine, file in (("tflite", "int8.tflite"), ("ort", "int8.onnx")):
-        artifacts = Artifacts(tmp_path, engine=engine)
+        artifacts = Precisions(tmp_path, engine=engine)
         results = iter(Pipeline(artifacts, Source(iter(frames(*["blue"] * 3)), 30.0), Controls(), settings=Settings()))
         assert seen(results) == ("blue", "int8")
         size_bytes = (tmp_path / file).stat().st_size
@@ -312,6 +312,6 @@ def test_a_removed_bundle_does_not_end_a_running_demo(tiny_model: bytes, tmp_pat
 
 def test_both_precisions_use_the_same_engine(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model, tiny_onnx())
-    artifacts = Artifacts(tmp_path, engine="ort")
+    artifacts = Precisions(tmp_path, engine="ort")
     artifacts.switch_to("float32")
     assert {artifacts.engine(precision).kind for precision in artifacts.precisions} == {"ort"}

@@ -49,12 +49,12 @@ def supervise(request: Request) -> int:
 
 
 def _work(request: Request) -> None:
-    # Gloo writes to standard output, which may carry JSON.
+    # Gloo writes to stdout, which may carry JSON.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # Its default, of multiprocessing, is reported as a leak when this process is ended.
+    # The default lock, of multiprocessing, would be reported as leaked.
     tqdm.set_lock(threading.RLock())
-    # The parent ends this one, and speaks for both.
+    # The parent ends this process and reports for both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -65,7 +65,7 @@ def _work(request: Request) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
-        # Leaving in order, JAX would wait for the others, which wait for this one.
+        # An orderly exit would deadlock: JAX waits for the other processes.
         os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Panels of one colour, and a disk that has room for few of them."""
+"""Panels of one colour, and a disk with room for a few of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m train`: what a run leaves, what it refuses, and that a killed one goes on as if nothing had been."""
+"""`python -m train`: the files of a run, refused options, and resuming a killed run."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def test_the_reported_accuracy_is_that_of_the_files(trained: Trained) -> None:
     test = read_split(trained.folder / "test.npz")
     assert (test.dataset, test.split, test.class_names) == (trained.images.name, "test", run.labels)
     small = [cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in test.images]
-    answers = np.asarray(model(np.stack(small).astype(np.float32), training=False)).argmax(axis=-1)
-    assert json.loads(trained.stdout)["test_top1"] == pytest.approx((answers == test.labels).mean())
+    predictions = np.asarray(model(np.stack(small).astype(np.float32), training=False)).argmax(axis=-1)
+    assert json.loads(trained.stdout)["test_top1"] == pytest.approx((predictions == test.labels).mean())
 
 
 def test_a_second_start_is_refused(trained: Trained, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

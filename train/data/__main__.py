@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write one split of a data set to a split file, and print what it holds."""
+    """Write one split of a dataset to a split file, and print what it holds."""
     args = _parser().parse_args(argv)
     if args.measure:
         return _measure(args)

@@ -1,4 +1,4 @@
-"""What a step is fed: training images, or their indices, shuffled; or validation images in order."""
+"""Batches: shuffled training images or their indices, and validation images in order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that say which images they are of before any is read, so that a process can ask for its own alone."""
+    """Batches that list their images before any is read, so that each process reads only its own."""
 
     def rows(self, index: int) -> NDArray[np.int64]:
         """Return the numbers of the images of batch `index` in their split, int64 `[B]`."""
@@ -47,7 +47,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class TrainBatches(Batches):
-    """The training split in an order that depends on seed and epoch alone, so a resumed run repeats it."""
+    """The training split in an order that depends only on seed and epoch, so that a resumed run repeats it."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TrainBatches(Batches):
             classes: number of classes.
             recipe: batch size and seed.
             first_epoch: epochs that an earlier part of this run has done.
-            images: uint8 `[N, P, P, 3]`; `None` if whoever is fed looks them up.
+            images: uint8 `[N, P, P, 3]`; `None` if the model looks them up.
         """
         super().__init__()
         self._labels = labels
@@ -99,7 +99,7 @@ class TrainBatches(Batches):
         return {"raw": self._images[rows], "targets": targets}, targets
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch's order."""
+        """Shuffle for the next epoch."""
         self._epoch += 1
         self._order = self._shuffled()
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 in the binary layout of the official archive, downloaded if need be.
+"""CIFAR-10 in the binary layout of the official archive, downloaded if missing.
 
 https://www.cs.toronto.edu/~kriz/cifar.html: five training files and a test file, each of 10,000 records of
 one label byte and 3,072 pixel bytes (a 32x32 plane of red, then of green, then of blue).
@@ -47,7 +47,7 @@ def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
         seed: draws the validation images, as many of each class.
 
     Returns:
-        The data set; an id is "file:record", such as "data_batch_1:42".
+        The dataset; an id is "file:record", such as "data_batch_1:42".
 
     Raises:
         DataError: a file is missing or damaged, or the download failed.
@@ -74,13 +74,13 @@ def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
 
 
 def find_folder(data_dir: Path | None) -> Path:
-    """Return the folder with the `.bin` files, downloading them if no one said where they are.
+    """Return the folder with the `.bin` files, downloading them if no folder is given.
 
     Args:
         data_dir: that folder or its parent, or `None` (see `load_cifar10`).
 
     Raises:
-        DataError: there are no such files in the place given, or the download failed.
+        DataError: the given folder has no such files, or the download failed.
     """
     given = data_dir or os.environ.get("DATA_DIR")
     if given:
@@ -136,7 +136,7 @@ def read_batch(path: Path) -> Split:
     Raises:
         DataError: the file is missing, of another size, or has a label over 9.
     """
-    remedy = "unpack cifar-10-binary.tar.gz anew, or delete the folder to have it downloaded"
+    remedy = "unpack cifar-10-binary.tar.gz again, or delete the folder to have it downloaded"
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -165,7 +165,7 @@ def download(cache: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> Non
         md5: its MD5, as 32 hexadecimal digits.
 
     Raises:
-        DataError: the download failed, the MD5 is another, or the archive cannot be unpacked.
+        DataError: the download failed, the MD5 differs, or the archive cannot be unpacked.
     """
     by_hand = f"or get {url} by hand, unpack it, and give its folder as DATA_DIR"
     try:

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the project: three disjoint splits of uint8 images."""
+"""A dataset: three disjoint splits of uint8 images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Split:
     Args:
         images: uint8 `[N, S, S, 3]` RGB, values 0..255: whole centred squares, whatever of them a network is to see; in
             memory, or on disk and decoded as they are indexed.
-        labels: int64 `[N]`, each an index into the data set's class names.
-        ids: N names, unique within the data set, that stay the same from run to run.
+        labels: int64 `[N]`, each an index into the dataset's class names.
+        ids: N names, unique within the dataset, that stay the same from run to run.
     """
 
     images: Images
@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set and its three splits.
+    """A dataset and its three splits.
 
     Args:
         name: what reports call it.
@@ -69,8 +69,8 @@ class Dataset:
         val: what settings are chosen on.
         test: what the final figure is measured on, and nothing else.
         skipped: the images left out, each as "path: reason".
-        residence: a line on whether the images are in memory or stay on disk, and why; empty of a data set that
-            has no choice.
+        residence: a line on whether the images are in memory or on disk, and why; empty if there is no
+            choice.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Dataset:
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Hold a data set to its contract.
+    """Check that a dataset is consistent.
 
     Raises:
         DataError: a split is empty or its arrays do not fit together, a label is out of range, an id
@@ -108,7 +108,7 @@ def check_dataset(dataset: Dataset) -> None:
             if image in split_of:
                 raise DataError(
                     f"{dataset.name}: image {image} is in {split_of[image]} and again in {name}; "
-                    "each image may be in the data set once"
+                    "each image may be in the dataset once"
                 )
             split_of[image] = name
 

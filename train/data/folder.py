@@ -3,7 +3,7 @@
 Either `DATA_DIR/class/image.jpg`, divided 70/15/15 here, or `DATA_DIR/train/class/image.jpg` with `val`
 and `test` beside `train`; where one of those is absent, 15% of the training images take its place.
 
-Images that fit are read into memory; those of a larger folder stay on disk, and are read as they are needed.
+Images that fit are read into memory; those of a larger folder stay on disk and are read as needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 HELD_OUT_FRACTION = 0.15
 # Training holds them more than once: as they were read, resized, and on the device, which may be this machine too.
 RESIDENT_SHARE = 0.25
-ASSUMED_MEMORY_BYTES = 8 * 1024**3  # where the system does not tell
+ASSUMED_MEMORY_BYTES = 8 * 1024**3  # if the system does not report it
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,9 @@ def load_folder(
 ) -> Dataset:
     """Load a folder of images, or list it and leave them on disk.
 
-    Of images in memory, one that cannot be read is skipped, and so is one whose file is the same, byte for byte, as
-    an earlier one's, in the order train, val, test and then by path: no image is in two splits. Images on disk
-    are not compared, and one that turns out unreadable is stood in for; see `LazyImages`.
+    In memory, unreadable images are skipped, and so are files equal to an earlier one, in the order train, val, test
+    and then by path: no image is in two splits. On disk, files are not compared, and an unreadable image is replaced;
+    see `LazyImages`.
 
     Args:
         data_dir: the folder; `None` takes the environment variable DATA_DIR.
@@ -73,7 +73,7 @@ def load_folder(
             the machine's memory.
 
     Returns:
-        The data set, with the classes in the order of their folders' names; an id is the path below `data_dir`. A
+        The dataset, with the classes in the order of their folders' names; an id is the path below `data_dir`. A
         folder called by ImageNet's number for its class gives the class' readable name.
 
     Raises:
@@ -84,7 +84,7 @@ def load_folder(
     """
     given = data_dir or os.environ.get("DATA_DIR")
     if not given:
-        raise ConfigError("the folder data set needs a folder; set DATA_DIR to one with a sub-folder a class")
+        raise ConfigError("the folder dataset needs a folder; set DATA_DIR to one with a sub-folder a class")
     root = Path(given)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one with a sub-folder of images for each class")
@@ -118,7 +118,7 @@ def choose_residence(images: int, image_size: int, stream: bool | None) -> tuple
     Args:
         images: how many there are.
         image_size: their side, in pixels.
-        stream: what is asked for; `None` leaves it to their size.
+        stream: the requested choice; `None` decides by their size.
 
     Returns:
         Whether they do, and a line that says so and why.
@@ -131,11 +131,11 @@ def choose_residence(images: int, image_size: int, stream: bool | None) -> tuple
     where = "stay on disk, read as they are needed" if streamed else "are read into memory"
     size = f"{images:,} images of {image_size} px, {needed / 1e9:.3g} GB"
     share = f"{'more' if large else 'no more'} than {RESIDENT_SHARE:.0%} of the machine's {total / 1e9:.3g} GB"
-    return streamed, f"{size}, {where}: {share}{'' if stream is None else ', but so it was asked for'}"
+    return streamed, f"{size}, {where}: {share}{'' if stream is None else ', but requested'}"
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, without hidden files, by name: the order of the file system is no order."""
+    """Return what a folder holds, without hidden files, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             return sorted((each for each in entries if not each.name.startswith(".")), key=lambda each: each.name)

@@ -1,7 +1,6 @@
-"""Images that stay on disk: a split's `images` where they would not fit into memory.
+"""Images on disk, decoded when they are indexed: a split's `images` if they do not fit into memory.
 
-`LazyImages` is indexed as an array `[N, S, S, 3]` is, and decodes what is asked for in a pool of threads (OpenCV lets
-go of the interpreter's lock): its memory is that of one batch, however many images there are.
+Threads decode each batch, as OpenCV releases the interpreter's lock; memory holds one batch.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ from train.data.decode import decode, read_content
 from train.data.packed_paths import FileNames
 
 ALLOWED_SHARE = 0.01
-ALLOWED_AT_LEAST = 10  # a share of a small data set is no image at all
+ALLOWED_AT_LEAST = 10  # the share of a small dataset is below one image
 SHOWN = 5
-# Images a task: fewer, and handing them out would cost more than it gains.
+# Images per task; smaller tasks cost more to schedule than they save.
 CHUNK = 8
 
 
 class Unreadable:
-    """The images of a data set that could not be read, of which a few are no reason to end a run of days."""
+    """The unreadable images of a dataset; a run continues with a few of them."""
 
     def __init__(self, images: int) -> None:
-        """Take the number of images in the data set: a hundredth of them may be unreadable, or ten."""
+        """Allow a hundredth of the dataset's images, at least ten, to be unreadable."""
         self._images = images
         self._allowed = max(ALLOWED_AT_LEAST, int(ALLOWED_SHARE * images))
         self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many were met so far, each once."""
+        """Return the number of unreadable images so far."""
         return len(self._reasons)
 
     def add(self, name: str, reason: str) -> None:
-        """Note an image; the first ones are said on standard error at once.
+        """Record an image; the first ones are printed to stderr at once.
 
         Raises:
-            DataError: it is one too many.
+            DataError: there are too many.
         """
         with self._lock:
             if name in self._reasons:
@@ -58,15 +57,15 @@ class Unreadable:
             count = len(self._reasons)
         if count > self._allowed:
             raise DataError(
-                f"{count} of {self._images} images cannot be read, at last {name} ({reason}); expected at most "
-                f"{self._allowed}: see that the disk is there, and mend or remove the files"
+                f"{count} of {self._images} images cannot be read, the last one {name} ({reason}); expected at most "
+                f"{self._allowed}: check that the disk is mounted, and fix or remove the files"
             )
         if count <= SHOWN:
-            # Standard output may carry JSON.
+            # stdout may carry JSON.
             tqdm.write(f"{name}: {reason}; another image of its class stands in", file=sys.stderr)
 
     def lines(self) -> list[str]:
-        """Return the first few as "path: reason", and how many there are in all; nothing if there are none."""
+        """Return the first few as "path: reason", and their total number; nothing if all are readable."""
         if not self._reasons:
             return []
         first = [f"{name}: {reason}" for name, reason in list(self._reasons.items())[:SHOWN]]
@@ -75,17 +74,17 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Images on disk, uint8 `[N, S, S, 3]` RGB in 0..255 to whoever indexes them.
+    """Images on disk, indexed like a uint8 `[N, S, S, 3]` RGB array, 0..255.
 
-    An image that cannot be read is stood in for by the next one of its class, always the same, and noted.
+    An unreadable image is recorded and replaced by the next one of its class, always the same.
 
     Args:
-        root: the folder of the data set.
+        root: the folder of the dataset.
         names: N paths below it.
         labels: int64 `[N]`.
-        specs: what is made of each image, one after the other.
+        specs: the resizes of each image, in order.
         pool: the threads that decode.
-        unreadable: the images that could not be read so far.
+        unreadable: the unreadable images so far.
     """
 
     root: Path
@@ -124,7 +123,7 @@ class LazyImages:
             uint8 `[S, S, 3]` of a number, `[n, S, S, 3]` of the others.
 
         Raises:
-            DataError: a class has no image that can be read, or there are too many that cannot.
+            DataError: a class has no readable image, or too many cannot be read.
             IndexError: a number is out of range.
         """
         if isinstance(index, slice):
@@ -142,16 +141,16 @@ class LazyImages:
         return (self._image(row) for row in range(len(self)))
 
     def load(self, rows: NDArray[np.int64]) -> tuple[Image, NDArray[np.bool_]]:
-        """Read images for good, where nothing may stand in for another image.
+        """Read images without replacing unreadable ones.
 
         Args:
             rows: their numbers, `[M]`.
 
         Returns:
-            uint8 `[n, S, S, 3]`, those that can be read, and which they are, bool `[M]`.
+            The readable ones, uint8 `[n, S, S, 3]`, and a mask of them, bool `[M]`.
 
         Raises:
-            DataError: there are too many that cannot.
+            DataError: too many cannot be read.
         """
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         readable = np.ones(len(rows), np.bool_)
@@ -168,7 +167,7 @@ class LazyImages:
         return (images if readable.all() else images[readable]), readable
 
     def resized(self, spec: InputSpec) -> LazyImages:
-        """Return what `spec` makes of these images, which are first made as these are."""
+        """Return these images, resized further by `spec`."""
         same = spec.size == self.specs[-1].size and spec.crop_fraction == 1.0
         return self if same else replace(self, specs=(*self.specs, spec))
 
@@ -188,7 +187,7 @@ class LazyImages:
             for place in range(start, min(start + CHUNK, len(rows))):
                 images[place] = self._image(int(rows[place]))
 
-        # Asked for its values, the map passes on what a thread raised.
+        # Reading the values raises what a thread raised.
         list(self.pool.map(fill, range(0, len(rows), CHUNK)))
         return images
 
@@ -203,7 +202,7 @@ class LazyImages:
             if image is not None:
                 return image
         raise DataError(
-            f"none of the {len(same)} images of the class of {self.names[row]} can be read; mend or remove the files"
+            f"none of the {len(same)} images of the class of {self.names[row]} can be read; fix or remove the files"
         )
 
     def _decoded(self, row: int) -> Image | None:

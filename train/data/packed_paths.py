@@ -1,4 +1,4 @@
-"""Names of very many files, in less than half of the memory that strings take."""
+"""File names in less than half of the memory that strings take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class FileNames(Sequence[str]):
-    """Paths below a folder, with forward slashes, each made a string when it is asked for.
+    """Paths below a folder, with forward slashes, each made a string when indexed.
 
     Args:
         folders: the folders that the files are in, below the common one.
@@ -57,10 +57,10 @@ class FileNames(Sequence[str]):
 
 
 class FileNamesBuilder:
-    """Takes names folder by folder, so that no more than one folder's are ever strings."""
+    """Collects names folder by folder, so that at most one folder's are strings at a time."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._folders: list[str] = []
         self._counts: list[int] = []
         self._content = bytearray()
@@ -75,7 +75,7 @@ class FileNamesBuilder:
         self._lengths.append(np.array([len(name) for name in encoded], dtype=np.uint16))
 
     def build(self) -> FileNames:
-        """Return all names, in the order in which they came."""
+        """Return all names, in the order of addition."""
         lengths = np.concatenate([np.empty(0, np.uint16), *self._lengths])
         ends = np.cumsum(lengths, dtype=np.int64)
         folder_of = np.repeat(np.arange(len(self._folders), dtype=np.int32), self._counts)

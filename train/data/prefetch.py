@@ -1,4 +1,4 @@
-"""Batches that are made while the steps before them run."""
+"""Batches prepared while earlier steps run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ AHEAD = 2
 
 
 class Ahead(keras.utils.PyDataset):
-    """Makes the next batches of another data set in a thread of its own, each a function of its number as before.
+    """Prepares the next batches in another thread; a batch still depends only on its index.
 
     Keras' own workers, on JAX, would feed batches of one epoch's order into the next, left over from its first build.
 
     Attributes:
-        failure: what a batch could not be made for; TensorFlow passes on an error of its own in its place.
+        failure: the error of a batch; TensorFlow raises its own in its place.
     """
 
     def __init__(self, batches: keras.utils.PyDataset) -> None:
-        """Take what makes the batches; it is called from one other thread."""
+        """Wrap batches, which one other thread will index."""
         super().__init__()
         self._batches = batches
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -38,10 +38,10 @@ class Ahead(keras.utils.PyDataset):
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Any:
-        """Return batch `index`, and have the two after it made.
+        """Return batch `index`, and start on the two after it.
 
         Raises:
-            FocalEdgeError: it cannot be made.
+            FocalEdgeError: the batch cannot be made.
         """
         with self._lock:
             for each in range(index, min(index + 1 + AHEAD, len(self))):
@@ -55,7 +55,7 @@ class Ahead(keras.utils.PyDataset):
             raise
 
     def on_epoch_end(self) -> None:
-        """Drop what is of this epoch, and go on to the next one's order."""
+        """Drop this epoch's batches, and shuffle for the next one."""
         with self._lock:
             for each in self._coming.values():
                 each.cancel()
@@ -65,7 +65,7 @@ class Ahead(keras.utils.PyDataset):
 
 @contextmanager
 def own_errors(*batches: keras.utils.PyDataset) -> Iterator[None]:
-    """Raise what a batch could not be made for, in place of what became of it on its way through TensorFlow.
+    """Raise the error of a batch itself, not what TensorFlow makes of it.
 
     Raises:
         FocalEdgeError: a batch could not be made.

@@ -1,4 +1,4 @@
-"""How fast a folder of images is listed and read: what a training that streams it can be fed at most."""
+"""Speed of listing and reading a folder of images: the upper bound for training from disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_SIZE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSpeed:
-    """What was measured.
+    """Measured figures.
 
     Attributes:
         cpu: the processor's name.
@@ -32,7 +32,7 @@ class FolderSpeed:
         image_size: the side that they were resized to, in pixels.
         threads: that decoded.
         images_per_s: read, decoded and resized.
-        cpu_time_ms: of one image, over all threads; what else the machine does hardly changes it.
+        cpu_time_ms: per image, over all threads; other load hardly changes it.
         read_mb_per_s: of their files.
     """
 
@@ -51,7 +51,7 @@ class FolderSpeed:
 def measure_folder(data_dir: Path | None, stored: InputSpec, *, count: int, threads: int, seed: int) -> FolderSpeed:
     """List a folder as a training does, then read training images at random, in batches.
 
-    What the system has read before, it may have kept in memory.
+    Files read before may come from the system's cache.
 
     Args:
         data_dir: the folder, as `load_folder` takes it.
@@ -64,8 +64,8 @@ def measure_folder(data_dir: Path | None, stored: InputSpec, *, count: int, thre
         The figures.
 
     Raises:
-        ConfigError: no thread or image is asked for, or no folder was given.
-        DataError: the folder is none that can be trained on.
+        ConfigError: threads or images are below 1, or no folder is given.
+        DataError: the folder cannot be trained on.
     """
     if threads < 1 or count < 1:
         raise ConfigError(f"received {threads} threads and {count} images; expected at least one of each")
@@ -74,7 +74,7 @@ def measure_folder(data_dir: Path | None, stored: InputSpec, *, count: int, thre
     listing_s = time.perf_counter() - start
     files = sum(len(dataset.split(name).labels) for name in ("train", "val", "test"))
     images = dataset.train.images
-    assert isinstance(images, LazyImages), "asked for"
+    assert isinstance(images, LazyImages), "streamed"
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     with ThreadPoolExecutor(threads) as pool:
         part = replace(images.part(chosen), pool=pool)

@@ -1,4 +1,4 @@
-"""The embedded data set: ten filled shapes on cluttered, unevenly lit, noisy backgrounds, rendered on demand.
+"""The embedded dataset: ten filled shapes on cluttered, unevenly lit, noisy backgrounds, rendered on demand.
 
 It needs no file and no network, so that every stage can be run and tested anywhere. Each image is drawn by
 its own generator, seeded by (seed, split, index): the splits differ, and an image does not depend on how
@@ -28,7 +28,7 @@ FRACTION_BITS = 4
 # How much lighter than what lies behind it a shape is, summed over R, G and B.
 CONTRAST_RANGE = (180.0, 480.0)
 MAX_TURN_RAD = np.pi / 6
-# Classes lean to a hue, as things do, but so loosely that hue alone would name two images of three at best.
+# Classes lean to a hue, but so loosely that hue alone would name two images of three at best.
 # It gives a small network something to begin with: from shape alone it learns nothing in its first minutes.
 HUE_SPREAD_DEG = 20.0
 
@@ -36,7 +36,7 @@ Points = NDArray[np.float64]
 
 
 def load_shapes(seed: int, train: int = 4_000, val: int = 800, test: int = 1_000) -> Dataset:
-    """Render the data set.
+    """Render the dataset.
 
     Args:
         seed: another seed gives other images.
@@ -45,7 +45,7 @@ def load_shapes(seed: int, train: int = 4_000, val: int = 800, test: int = 1_000
         test: test images.
 
     Returns:
-        The data set, its classes as even as the sizes allow; an id is "split:index".
+        The dataset, its classes as even as the sizes allow; an id is "split:index".
 
     Raises:
         ConfigError: a split has fewer images than there are classes.

@@ -1,7 +1,7 @@
-"""Training on several devices and hosts, by Keras' distribution API: data parallel, one program in every process.
+"""Data-parallel training on several devices and hosts, by Keras' distribution API.
 
-Every process knows the whole data set and the same order of it, and feeds its own rows of each batch. The step is one
-computation over all devices, so a run has the loss curve of one process with the same batch.
+Every process has the whole dataset in the same order, and feeds its own rows of each batch. A step is one computation
+over all devices, so the loss curve is that of one process with the same batch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 PROCESS_ID = "KERAS_DISTRIBUTION_PROCESS_ID"
 HEARTBEAT_TIMEOUT_S = 30
-# How XLA, its collectives and its coordination service begin to say that another process is gone, in whatever class.
+# How messages of XLA about a lost process begin, whatever their class.
 _LOST = re.compile(r"(UNAVAILABLE|UNKNOWN|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where this process stands in a run.
+    """The place of this process in a run.
 
     Args:
         processes: of the run.
@@ -51,7 +51,7 @@ class Placement:
 
     @property
     def title(self) -> str:
-        """What messages call this process."""
+        """Name of this process in messages."""
         return f"process {self.process_id} of {self.processes}"
 
 
@@ -64,14 +64,14 @@ def is_asked_for() -> bool:
 
 
 def asked_placement() -> tuple[str, Placement]:
-    """Read what the environment asks for.
+    """Read the placement that the environment sets.
 
     Returns:
         The address of process 0, "host:port", and the placement, its devices not yet known; `("", ALONE)` if none of
         the variables is set.
 
     Raises:
-        ConfigError: only some are set, or one has a value that cannot be meant.
+        ConfigError: only some are set, or one has an invalid value.
     """
     if not is_asked_for():
         return "", ALONE
@@ -98,20 +98,20 @@ def asked_placement() -> tuple[str, Placement]:
 
 
 def start_distribution() -> Placement:
-    """Join the processes that the environment names, and spread what Keras makes from now on over all devices.
+    """Join the processes that the environment names, and distribute Keras variables over all devices.
 
-    To be called before any Keras variable is made. Does nothing with one process and one device.
+    Call it before any Keras variable is created. It does nothing with one process and one device.
 
     Returns:
-        Where this process stands.
+        The placement of this process.
 
     Raises:
-        ConfigError: several processes are asked for that this backend cannot join, or they have unlike devices.
+        ConfigError: the backend cannot join several processes, or they have different numbers of devices.
         TrainingError: the other processes cannot be reached.
     """
     address, asked = asked_placement()
     if not address and os.environ.get("KERAS_BACKEND") != "jax":
-        return ALONE  # without the seconds that Keras takes to load
+        return ALONE  # Keras takes seconds to load
     import keras
 
     if keras.backend.backend() != "jax":
@@ -136,7 +136,7 @@ def _join(address: str, asked: Placement) -> None:
     import jax
 
     try:
-        # What keras.distribution.initialize does, but its heartbeat takes 100 s to miss a host that lost its power.
+        # As keras.distribution.initialize, whose heartbeat takes 100 s to notice a lost host.
         jax.distributed.initialize(
             address, asked.processes, asked.process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S
         )
@@ -145,7 +145,7 @@ def _join(address: str, asked: Placement) -> None:
             f"{asked.title} cannot join the others at {address} ({_first_line(error)}); start all of them, with the "
             "same address, and see that its port is open"
         ) from error
-    # JAX takes it for a notice that the host will be preempted, and goes on.
+    # JAX takes SIGTERM as a notice of preemption and continues.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -160,7 +160,7 @@ def _check_devices(devices: int, asked: Placement) -> None:
 
 
 def check_batch(size: int, placement: Placement) -> None:
-    """Hold a training batch to the devices.
+    """Check that the devices can share a training batch.
 
     Raises:
         ConfigError: they cannot share it evenly.
@@ -174,14 +174,14 @@ def check_batch(size: int, placement: Placement) -> None:
 
 
 def check_agreement(parts: Mapping[str, Callable[[], str]], placement: Placement) -> None:
-    """Compare what every process is about to work on, before one waits for the others in vain.
+    """Check that all processes work on the same run.
 
     Args:
-        parts: what gives their texts, by what they are called; the same names in every process.
-        placement: where this process stands.
+        parts: functions that return a text to compare, by name; the same names in every process.
+        placement: the place of this process.
 
     Raises:
-        TrainingError: naming the parts that are not the same in all processes.
+        TrainingError: naming the parts that differ.
     """
     if placement.processes == 1:
         return
@@ -199,7 +199,7 @@ def check_agreement(parts: Mapping[str, Callable[[], str]], placement: Placement
 
 
 def digest_of(dataset: Dataset) -> str:
-    """Return a digest of the images and labels that a run sees; images on disk count by path and size of file."""
+    """Return a digest of the training and validation split; images on disk count by path and file size."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.val):
         if isinstance(split.images, LazyImages):
@@ -222,13 +222,13 @@ def digest_of_tensors(tensors: Mapping[str, NDArray[Any]]) -> str:
 
 
 def everywhere(values: NDArray[Any], placement: Placement) -> Any:
-    """Return an array that lies on all devices, from the copy that each process has.
+    """Return an array on all devices, from the copy in each process.
 
-    Keras would send everyone's copy to everyone, to see that they are the same, which `check_agreement` has seen.
+    Keras would compare the copies by sending them around, which `check_agreement` has done.
 
     Args:
         values: the same in all processes.
-        placement: where this process stands.
+        placement: the place of this process.
 
     Returns:
         An array for a Keras variable; `values` itself in a single process.
@@ -244,7 +244,7 @@ def everywhere(values: NDArray[Any], placement: Placement) -> Any:
 
 
 def leave(placement: Placement) -> None:
-    """Part from the other processes: what is left to do, process 0 does alone, however long it takes."""
+    """Leave the other processes; process 0 does the rest alone."""
     if placement.processes > 1:
         import jax
 
@@ -253,7 +253,7 @@ def leave(placement: Placement) -> None:
 
 @contextmanager
 def with_others(placement: Placement) -> Iterator[None]:
-    """Say in one line that a computation of all processes failed.
+    """Report a failed computation of all processes in one line.
 
     Raises:
         TrainingError: another process ended, or a device failed.
@@ -271,7 +271,7 @@ def with_others(placement: Placement) -> Iterator[None]:
 
 
 def _fault(error: BaseException | None) -> str | None:
-    """Return XLA's message among the errors that led to this one: Keras' cleaning up can raise another after it."""
+    """Return XLA's message among the errors that led to this one; Keras' cleanup can raise another."""
     while error is not None:
         if _LOST.match(str(error)):
             return _first_line(error)
@@ -281,7 +281,7 @@ def _fault(error: BaseException | None) -> str | None:
 
 @contextmanager
 def apart(placement: Placement) -> Iterator[None]:
-    """Let this process make and call a network of its own, without the others."""
+    """Let this process create and call networks without the others."""
     if placement.devices == 1:
         yield
         return
@@ -296,15 +296,15 @@ def apart(placement: Placement) -> Iterator[None]:
 
 
 def on_one_device(network: Any, build: Callable[[], Any], placement: Placement) -> Any:
-    """Return a network that this process can call without the others, and make Keras forget them.
+    """Return a network on one device, and end the distribution.
 
     Args:
-        network: a network that lies on all devices.
-        build: makes the same network.
-        placement: where this process stands.
+        network: a network on all devices.
+        build: builds the same network.
+        placement: the place of this process.
 
     Returns:
-        A copy on one device; `network` itself, if there are no others.
+        A copy on one device; `network` itself if there is only one.
     """
     if placement.devices == 1:
         return network

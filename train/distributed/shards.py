@@ -1,4 +1,4 @@
-"""What one process of several feeds of every batch."""
+"""The rows of each batch that one of several processes feeds."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def share(batches: Batches, placement: Placement) -> keras.utils.PyDataset:
 
     Args:
         batches: of all processes, the same in each.
-        placement: where this process stands.
+        placement: the place of this process.
     """
     return batches if placement.devices == 1 else Share(batches, placement)
 
 
 class Share(keras.utils.PyDataset):
-    """A process' rows of every batch; batches that do not divide by the devices are filled up with rows of weight 0."""
+    """A process' rows of every batch, padded with rows of weight 0 to a multiple of the devices."""
 
     def __init__(self, batches: Batches, placement: Placement) -> None:
-        """Take the batches of all processes, of which this one's rows alone are made, and where it stands."""
+        """Wrap the batches of all processes; only the rows of this one are read."""
         super().__init__()
         self._batches, self._placement = batches, placement
         rows = [len(batches.rows(index)) for index in range(len(batches))]
         full = [math.ceil(size / placement.devices) * placement.devices for size in rows]
         self._fills = rows != full
-        # Keras averages a batch over all its rows, and batches by these; a fill is made up for by the other weights.
+        # Keras averages over all rows, so the other weights compensate for the padding.
         self._weight = sum(full) / sum(rows)
 
     def __len__(self) -> int:
@@ -44,9 +44,9 @@ class Share(keras.utils.PyDataset):
         """Return this process' rows of batch `index`; with their float32 weights, if any batch is filled up."""
         rows = self._batches.rows(index)
         size = math.ceil(len(rows) / self._placement.devices) * self._placement.devices // self._placement.processes
-        # A slice, not every n-th row: the devices' shares in their order are the batch, which augmentation counts on.
+        # A slice, not every n-th row: concatenated, the shares must be the batch, as augmentation expects.
         mine = rows[self._placement.process_id * size : (self._placement.process_id + 1) * size]
-        # A process without a row of its own needs one to fill up with.
+        # A process without rows needs one to repeat.
         inputs, targets = self._batches.batch_of(mine if len(mine) else rows[-1:])
         full = {name: _filled(values, size) for name, values in inputs.items()}, _filled(targets, size)
         if not self._fills:
@@ -56,7 +56,7 @@ class Share(keras.utils.PyDataset):
         return *full, weights
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch's order."""
+        """Shuffle for the next epoch."""
         self._batches.on_epoch_end()
 
 

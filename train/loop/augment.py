@@ -16,14 +16,14 @@ ERASED = 127.5  # mid-grey, of 0..255
 class Augment(keras.layers.Layer):
     """Crop, mirror, RandAugment and erase images, then mix them and their targets (mixup, CutMix).
 
-    Everything but the crop is Keras' own layers: its `RandomCrop` takes one place for a whole batch.
+    All but the crop are Keras layers; its `RandomCrop` crops a whole batch at one place.
     """
 
     def __init__(self, recipe: TrainConfig, size: int) -> None:
-        """Take the recipe's augmentation.
+        """Create the layers of a recipe's augmentation.
 
         Args:
-            recipe: what to do, how strongly, and the seed.
+            recipe: the augmentation and its seed.
             size: side of the crops, in pixels.
         """
         super().__init__(name="augment")
@@ -70,7 +70,7 @@ class Augment(keras.layers.Layer):
         return self._mix(images, targets)
 
     def _crop(self, images: Tensor) -> Tensor:
-        """Pad images by reflection, then crop each at a place of its own."""
+        """Pad images by reflection, then crop each at its own place."""
         if self._pad:
             edge = (self._pad, self._pad)
             images = ops.pad(images, ((0, 0), edge, edge, (0, 0)), mode="reflect")

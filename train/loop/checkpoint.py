@@ -1,4 +1,4 @@
-"""Everything a training run needs to go on, in one file that is replaced whole after each epoch."""
+"""Checkpoints: all state of a training run in one file, replaced after each epoch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says beside the variables: the finished epochs' figures, one row each."""
+    """The metadata of a checkpoint: the figures of the finished epochs, one row each."""
 
     history: History
 
     @property
     def epochs_done(self) -> int:
-        """Number of whole epochs behind it."""
+        """Number of finished epochs."""
         return len(self.history)
 
 
@@ -42,12 +42,12 @@ def save_checkpoint(path: Path, model: TrainingModel, checkpoint: Checkpoint) ->
         FocalEdgeError: the file cannot be written; the old one stays.
     """
     tensors = {name: np.asarray(v) for name, v in _variables(model).items()}
-    # A variable that no loss depends on can overflow in silence.
-    spoilt = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
-    if spoilt:
+    # Variables that no loss depends on can overflow unnoticed.
+    nonfinite = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if nonfinite:
         raise TrainingError(
-            f"received values that are not finite in {spoilt[0]} after epoch {checkpoint.epochs_done}; expected finite "
-            f"ones ({path} is left as it was): lower learning_rate or raise warmup_fraction, in a new run"
+            f"received non-finite values in {nonfinite[0]} after epoch {checkpoint.epochs_done}; expected finite "
+            f"ones ({path} is unchanged): lower learning_rate or raise warmup_fraction, in a new run"
         )
     write_tensors(path, tensors, {"history": json.dumps(checkpoint.history)})
 
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path, model: TrainingModel) -> Checkpoint:
         with safe_open(path, "np") as file:
             history = json.loads((file.metadata() or {})["history"])
     except (KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} has no training history in its header; train the run anew") from error
+        raise ArtifactError(f"{path} has no training history in its header; train the run again") from error
     assign_weights(_variables(model), tensors, str(path))
     return Checkpoint(history)
 
@@ -71,5 +71,5 @@ def load_checkpoint(path: Path, model: TrainingModel) -> Checkpoint:
 def _variables(model: TrainingModel) -> dict[str, Any]:
     optimizer = model.optimizer
     optimizer.build(model.trainable_variables)
-    # Nothing is saved after a refused step, so what the optimizer says of one is no state.
+    # Nothing is saved after a refused step, so `finite` is no state.
     return model.state() | {v.path: v for v in optimizer.variables if v is not optimizer.finite}

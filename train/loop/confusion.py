@@ -1,4 +1,4 @@
-"""Which classes a network takes for which: the confusion matrix, and its image."""
+"""The confusion matrix and its image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_SIDE_IN, MAX_SIDE_IN = 3.0, 16.0
 
 
 def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Counts:
-    """Count how often each class is taken for each.
+    """Count how often each class is predicted for each true class.
 
     Args:
         labels: int64 `[N]`, the true classes, 0..classes-1.
@@ -31,7 +31,7 @@ def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Count
         classes: the number of classes K.
 
     Returns:
-        int64 `[K, K]`; row i, column j counts the images of class i that were taken for class j.
+        int64 `[K, K]`; row i, column j counts the images of class i that were predicted as class j.
 
     Raises:
         FocalEdgeError: the lists differ in shape, or a class is out of range.
@@ -45,7 +45,7 @@ def confusion_matrix(labels: Counts, predictions: Counts, classes: int) -> Count
         if values.size and (values.min() < 0 or values.max() >= classes):
             raise FocalEdgeError(
                 f"received {name} {values.min()}..{values.max()}; expected 0..{classes - 1} for {classes} classes: "
-                "give the labels and the predictions of one data set"
+                "give the labels and the predictions of one dataset"
             )
     pairs = labels.astype(np.int64) * classes + predictions
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
@@ -60,7 +60,7 @@ def write_confusion(path: Path, matrix: Counts, labels: Sequence[str]) -> None:
         labels: K class names.
 
     Raises:
-        FocalEdgeError: matrix and names do not fit each other, or the file cannot be written.
+        FocalEdgeError: matrix and names differ in size, or the file cannot be written.
     """
     with replacing(path) as temporary:
         draw_confusion(matrix, labels).savefig(temporary, dpi=110, format="png")
@@ -74,23 +74,23 @@ def draw_confusion(matrix: Counts, labels: Sequence[str]) -> Figure:
         labels: K class names.
 
     Returns:
-        A figure; up to 20 classes have their counts in the cells, up to 150 their names beside them.
+        A figure; up to 20 classes have their counts in the cells, up to 150 their names on the axes.
 
     Raises:
-        FocalEdgeError: matrix and names do not fit each other.
+        FocalEdgeError: matrix and names differ in size.
     """
     classes = len(labels)
     if matrix.shape != (classes, classes):
         raise FocalEdgeError(
             f"received a confusion matrix of shape {matrix.shape} and {classes} class names; "
-            f"expected {(classes, classes)}: give the names of the data set that was counted"
+            f"expected {(classes, classes)}: give the names of the dataset that was counted"
         )
     counted = classes <= MAX_CLASSES_WITH_COUNTS
     side_in = float(np.clip(classes * (CELL_IN if counted else SMALL_CELL_IN), MIN_SIDE_IN, MAX_SIDE_IN))
     figure = Figure(figsize=(side_in + 2.4, side_in + 1.6), layout="constrained")
     axes = figure.subplots()
     shares = row_shares(matrix)
-    # The square root of a share: a confusion of one image in fifty is to be seen.
+    # The square root of a share keeps a confusion of one image in fifty visible.
     colours = PowerNorm(0.5, vmin=0.0, vmax=1.0)
     drawn = axes.imshow(shares, cmap=colormaps["Blues"].with_extremes(bad="lightgrey"), norm=colours)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=30, pad=0.02, ticks=(0, 0.02, 0.1, 0.25, 0.5, 1))

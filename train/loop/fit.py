@@ -6,6 +6,7 @@ import csv
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def compile_model(model: TrainingModel, recipe: TrainConfig, total_steps: int) -
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
         rate_scale=lambda path: rate_scale(path, model.config, recipe.layer_decay),
-        name="adam_w",  # else Keras counts the optimizers of a process, and a checkpoint's keys with them
+        name="adam_w",  # else Keras numbers it, and the keys of checkpoints
     )
     if recipe.decay_kernels_only:
         scales = [v for layer in model.network.layers if ".layer_scale" in layer.name for v in layer.weights]
         optimizer.exclude_from_weight_decay(var_list=scales, var_names=["bias", "gamma", "beta"])
-    # XLA makes a GPU fast, and JAX anywhere; on a CPU, TensorFlow trains this network three times slower with it.
+    # XLA is faster on a GPU, and with JAX; with TensorFlow on a CPU it is three times slower.
     slower_by_xla = keras.backend.backend() == "tensorflow" and device_name() == "cpu"
     model.compile(
         optimizer=optimizer,
@@ -110,9 +111,9 @@ def fit(
         dataset: its images.
         folder: where checkpoint, history and images go.
         resume: go on from the folder's checkpoint, if there is one.
-        placement: where this process stands among those that train together.
-        start: weights to start from, by `layer/variable`; the head may be left out, and is drawn then, as all is
-            without them. Not looked at where the run goes on.
+        placement: the place of this process in the run.
+        start: weights to start from, by `layer/variable`; a missing head is initialised at random. Ignored if the
+            run is resumed.
 
     Returns:
         The trained network, with its averaged weights if the recipe averages them, and its history, one row an epoch.
@@ -206,10 +207,19 @@ def _fit_epochs(
 class EveryEpoch(keras.callbacks.Callback):
     """After each epoch, write history, curves and, last, the checkpoint that makes it done."""
 
-    def __init__(self, folder: Path | None, history: History) -> None:
-        """Keep where to write, if at all, and the rows of the epochs done (extended in place, once all is written)."""
+    def __init__(
+        self,
+        folder: Path | None,
+        history: History,
+        *,
+        curves_every_s: float = CURVES_EVERY_S,
+        draw: Callable[[Path, History], None] = write_curves,
+        save: Callable[[Path, Any, Checkpoint], None] = save_checkpoint,
+    ) -> None:
+        """Keep the folder, if any, and the history, which is extended in place after each write."""
         super().__init__()
         self._folder, self._history = folder, history
+        self._curves_every_s, self._draw_curves, self._save = curves_every_s, draw, save
         self._start_s = 0.0
         self._drawn_s = -math.inf
 
@@ -230,14 +240,14 @@ class EveryEpoch(keras.callbacks.Callback):
         if self._folder is not None:
             write_history(self._folder / "history.csv", history)
             self._draw(history)
-            save_checkpoint(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
+            self._save(self._folder / CHECKPOINT_FILE, self.model, Checkpoint(history))
         self._history.append(history[-1])
 
     def _draw(self, history: History) -> None:
-        """Draw the curves, unless they are of just before: on a GPU that would take longer than an epoch."""
+        """Draw the curves, at most every few seconds: drawing can take longer than an epoch."""
         assert self._folder is not None
-        if time.perf_counter() - self._drawn_s >= CURVES_EVERY_S or len(history) == self.params["epochs"]:
-            write_curves(self._folder / "curves.png", history)
+        if time.perf_counter() - self._drawn_s >= self._curves_every_s or len(history) == self.params["epochs"]:
+            self._draw_curves(self._folder / "curves.png", history)
             self._drawn_s = time.perf_counter()
 
 
@@ -251,7 +261,7 @@ class Progress(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the steps already done."""
         steps = self.params["steps"]
         self._bar = tqdm(
             total=steps * self._epochs, initial=steps * self._done, unit="step", disable=None, desc="train"
@@ -264,9 +274,9 @@ class Progress(keras.callbacks.Callback):
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.3f}", refresh=False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Say the epoch's figures in a line of their own."""
+        """Print the epoch's figures in one line."""
         figures = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        # Standard output may carry JSON.
+        # stdout may carry JSON.
         tqdm.write(f"epoch {epoch + 1}/{self._epochs} {figures}", file=sys.stderr)
 
     def close(self) -> None:
@@ -286,7 +296,7 @@ def write_history(path: Path, history: History) -> None:
 def predict(model: Any, images: Images, spec: InputSpec) -> NDArray[np.int64]:
     """Return the classes, int64 `[N]`, that a model gives to images of any size, uint8 `[N, H, W, 3]`."""
     if not isinstance(images, LazyImages):
-        # As bytes: the network casts each batch, where a float copy of a whole split would not fit beside it.
+        # As bytes: a float copy of a whole split may not fit into memory.
         logits = model.predict(resize_all(images, spec), batch_size=eval_batch_size(spec.size), verbose=0)
         return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
     batches = Ahead(EvalBatches(images.resized(spec), np.zeros(len(images), np.int64), classes=1))

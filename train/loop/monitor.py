@@ -1,9 +1,9 @@
-"""Images of a training run: what its gates see as it learns, and how its loss falls."""
+"""Images of a training run: gate panels, their animation and the curves."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,15 @@ PANEL_NAME = re.compile(r"epoch_(\d{3,})\.png")
 ANIMATION_FILE = "training.webp"
 ANIMATION_WIDTH_PX = 960
 ANIMATION_QUALITY = 70
-# A long run shows a choice of its panels, so that the file stays one that a page can load.
+# Long runs show some of their panels, so that the file stays small.
 MAX_FRAMES = 30
 FRAME_MS = 500
 LAST_FRAME_MS = 2000
 BANNER_HEIGHT_PX = 44
-# OpenCV's faces at these scales: capitals of about 17 and 11 pixels.
+# Scales of OpenCV's fonts: capitals of about 17 and 11 pixels.
 TITLE_SCALE = 0.8
 NOTE_SCALE = 0.5
-# A bar at the left of each row, for what the words at its right say.
+# The bar at the left of each row.
 RIGHT_COLOUR = (64, 200, 150)
 WRONG_COLOUR = (235, 70, 95)
 BAR_WIDTH_PX = 5
@@ -66,13 +66,13 @@ def draw_panels(
     Returns:
         uint8 `[H, W, 3]` RGB.
     """
-    # Called, not predicted: each panel's model is a new one, and TensorFlow would trace each.
+    # Called, not predicted: TensorFlow would trace the new model of each panel.
     outputs = with_overlay(model, config, keras)(images.astype(np.float32), training=False)
     views = {name: keras.ops.convert_to_numpy(keras.ops.cast(values, "float32")) for name, values in outputs.items()}
     modulators = np.linalg.norm(views["modulator"], axis=-1)
     notes, bars = [""] * len(images), [BACKGROUND] * len(images)
     if truths is not None:
-        # A network that gives NaN is right about nothing.
+        # NaN logits are wrong.
         right = (views["logits"].argmax(axis=-1) == truths) & np.isfinite(views["logits"]).all(axis=-1)
         notes = [f"true: {labels[t]} ({'right' if r else 'wrong'})" for t, r in zip(truths, right, strict=True)]
         bars = [RIGHT_COLOUR if r else WRONG_COLOUR for r in right]
@@ -114,6 +114,7 @@ class PanelMonitor(keras.callbacks.Callback):
         labels: Sequence[str],
         every: int,
         truths: NDArray[np.int64] | None = None,
+        draw: Callable[..., Image] = draw_panels,
     ) -> None:
         """Keep the sample images.
 
@@ -124,6 +125,7 @@ class PanelMonitor(keras.callbacks.Callback):
             labels: class names.
             every: epochs between two panels, 1 or more.
             truths: int64 `[N]`, the true classes of the sample images, if they are known.
+            draw: draws a panel, as `draw_panels` does.
         """
         super().__init__()
         self._folder = folder
@@ -132,10 +134,11 @@ class PanelMonitor(keras.callbacks.Callback):
         self._labels = labels
         self._every = every
         self._truths = truths
+        self._draw_panels = draw
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Draw the untrained network, if the run begins here; a resumed one goes on after the panels it has."""
+        """Draw the untrained network, if the run begins here."""
         self._epoch = epoch + 1
         if epoch == 0:
             for stale in panel_files(self._folder) if self._folder else ():
@@ -143,7 +146,7 @@ class PanelMonitor(keras.callbacks.Callback):
             self._draw(0, "before training")
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
-        """Draw the panel if it is this epoch's turn."""
+        """Draw the panel of every `every`-th epoch."""
         epochs = self.params["epochs"]
         if self._epoch % self._every == 0 or self._epoch == epochs:
             accuracy = (logs or {}).get("accuracy")
@@ -151,7 +154,7 @@ class PanelMonitor(keras.callbacks.Callback):
             self._draw(self._epoch, f"epoch {self._epoch} of {epochs}{note}")
 
     def _draw(self, epoch: int, title: str) -> None:
-        panel = draw_panels(
+        panel = self._draw_panels(
             self.model.network, self._config, self._images, self._labels, truths=self._truths, title=title
         )
         if self._folder:
@@ -182,7 +185,7 @@ def write_animation(folder: Path) -> Path | None:
         return None
     chosen = np.linspace(0, len(panels) - 1, min(len(panels), MAX_FRAMES)).round().astype(int)
     images = [_read_panel(panels[index]) for index in chosen]
-    # The newest panel's: a frame of another size would be refused.
+    # The latest panel's; frames must have one size.
     height, width = images[-1].shape[:2]
     scale = min(1.0, ANIMATION_WIDTH_PX / width)
     size = (round(height * scale), round(width * scale))
@@ -204,7 +207,7 @@ def write_animation(folder: Path) -> Path | None:
 def _read_panel(path: Path) -> Image:
     found = cv2.imread(str(path))
     if found is None:
-        raise TrainingError(f"{path} is no readable image; expected a panel of this run: delete it")
+        raise TrainingError(f"{path} is not a readable image; expected a panel of this run: delete it")
     return np.asarray(found[..., ::-1], dtype=np.uint8)
 
 
@@ -224,7 +227,7 @@ def draw_curves(history: History) -> Figure:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     losses, accuracies, rates = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     epochs = np.arange(1, len(history) + 1)
-    # NaN would be the largest of all.
+    # argmax would choose NaN.
     best = int(np.argmax([np.nan_to_num(row["val_accuracy"], nan=-1.0) for row in history]))
     for axes, name in ((losses, "loss"), (accuracies, "accuracy")):
         axes.plot(epochs, [row[name] for row in history], "o-", label="train (augmented)", markersize=3)

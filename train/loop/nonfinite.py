@@ -32,8 +32,7 @@ def nonfinite_output(network: Any, images: Tensor, training: bool) -> str | None
     """
     layers = network.layers  # in topological order
     outputs = keras.Model(network.input, [layer.output for layer in layers])(images, training=training)
-    spoilt = (layer.name for layer, output in zip(layers, outputs, strict=True) if not _finite(output))
-    return next(spoilt, None)
+    return next((layer.name for layer, output in zip(layers, outputs, strict=True) if not _finite(output)), None)
 
 
 def nonfinite_in_training(model: TrainingModel, inputs: dict[str, NDArray[Any]]) -> str | None:
@@ -64,8 +63,8 @@ def nonfinite_gradient(network: Any, finite: Iterable[bool]) -> str | None:
     Returns:
         Its name; `None` if every gradient is finite.
     """
-    spoilt = {id(v) for v, good in zip(network.trainable_variables, finite, strict=True) if not good}
-    layers = (each for each in reversed(network.layers) if any(id(v) in spoilt for v in each.trainable_variables))
+    nonfinite = {id(v) for v, good in zip(network.trainable_variables, finite, strict=True) if not good}
+    layers = (each for each in reversed(network.layers) if any(id(v) in nonfinite for v in each.trainable_variables))
     return next((layer.name for layer in layers), None)
 
 

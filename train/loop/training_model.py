@@ -1,7 +1,7 @@
-"""The model that is fitted: the network behind its augmentation, with the data set resident on the device.
+"""The model that is fitted: augmentation and network, with the training images on the device.
 
-A step receives indices alone; images are gathered, cropped, augmented and mixed inside the compiled step,
-so that an accelerator never waits for its host. Of a training split that stays on disk, a step receives the images.
+A step receives indices; images are gathered, cropped, augmented and mixed inside the compiled step, so that an
+accelerator never waits for its host. If the training split stays on disk, a step receives the images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TrainingModel(keras.Model):
             config: the network.
             recipe: the augmentation.
             train: the images to train on.
-            placement: where this process stands among those that train together.
+            placement: the place of this process in the run.
         """
         super().__init__(name="training_model")
         with _precision(recipe.precision):

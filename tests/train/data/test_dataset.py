@@ -1,4 +1,4 @@
-"""The contract of every data set, and the division into splits."""
+"""Checks of a dataset, and the division into splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rendered data set: the same everywhere, balanced, without an image in two splits."""
+"""The rendered dataset: the same everywhere, balanced, without an image in two splits."""
 
 from __future__ import annotations
 

@@ -152,9 +152,7 @@ def test_what_does_not_fit_stays_on_disk_and_a_line_says_why(tree: Path, monkeyp
         "1,000 images of 100 px, 0.03 GB, stay on disk, read as they are needed: "
         "more than 25% of the machine's 0.000144 GB"
     )
-    assert choose_residence(1, 1, True)[1].endswith(
-        "no more than 25% of the machine's 0.000144 GB, but so it was asked for"
-    )
+    assert choose_residence(1, 1, True)[1].endswith("no more than 25% of the machine's 0.000144 GB, but requested")
     assert load_folder(tree, SIZE, seed=0, stream=False).train.streamed is False
     monkeypatch.setattr(folder, "read_memory", lambda: None)
     assert choose_residence(10_000, 256, None)[0] is False
@@ -226,15 +224,15 @@ def test_an_epoch_takes_the_memory_of_batches_and_not_of_the_images(tmp_path: Pa
 @pytest.mark.slow
 def test_a_training_has_the_losses_of_one_from_memory(tree: Path, tmp_path: Path) -> None:
     memory, disk = both(tree)
-    histories, answers = [], []
+    histories, predictions = [], []
     for dataset in (memory, disk):
         (tmp_path / str(dataset.train.streamed)).mkdir()
         model, history = fit(PLAIN_RUN, dataset, tmp_path / str(dataset.train.streamed), resume=False)
         histories.append([{name: value for name, value in row.items() if name != "time_s"} for row in history])
-        answers.append(predict(model, dataset.test.images, NETWORK.input_spec))
+        predictions.append(predict(model, dataset.test.images, NETWORK.input_spec))
     for streamed, expected in zip(histories[1], histories[0], strict=True):
         assert streamed == pytest.approx(expected, abs=1e-6)
-    np.testing.assert_array_equal(*answers)
+    np.testing.assert_array_equal(*predictions)
     panels = [(tmp_path / name / "monitor/epoch_002.png").read_bytes() for name in ("False", "True")]
     assert panels[0] == panels[1]
 
@@ -325,7 +323,7 @@ def test_too_many_broken_images_end_the_run_in_one_line(copied: Path, tmp_path: 
     dataset = load_folder(copied, SIZE, seed=0, stream=True)
     for name in dataset.train.ids[:40]:
         BREAK["empty"](copied / name)
-    with pytest.raises(TrainingError, match=r"1\d of 120 images cannot be read, at last .*; expected at most 10"):
+    with pytest.raises(TrainingError, match=r"1\d of 120 images cannot be read, the last one .*; expected at most 10"):
         fit(PLAIN_RUN, dataset, tmp_path, resume=False)
 
 

@@ -1,4 +1,4 @@
-"""Several processes: the curve of one, the same figures in each, and an orderly end when one is killed."""
+"""Several processes have the curve of one and the same figures, and end in order when one is killed."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_process_that_ends_early_ends_the_other_and_the_run_goes_on_alone(
 
 @needs_jax
 @pytest.mark.slow
-def test_processes_with_unlike_arguments_are_told_so(workers: Workers, tmp_path: Path) -> None:
+def test_processes_with_different_arguments_are_refused(workers: Workers, tmp_path: Path) -> None:
     port = free_port()
     both = [workers.start(tmp_path / "run", "--seed", str(i), process_id=i, port=port) for i in (0, 1)]
     for worker in both:
@@ -290,7 +290,7 @@ def test_the_first_address_is_that_of_process_0(addresses: str, monkeypatch: pyt
         ("a:1,b:1", "3", "0", f"{ADDRESSES} lists 2; expected that of process 0, or 3, one each"),
     ],
 )
-def test_variables_that_cannot_be_meant_are_refused(
+def test_invalid_variables_are_refused(
     addresses: str, processes: str, process_id: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(monkeypatch, addresses, processes, process_id)

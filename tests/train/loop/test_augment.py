@@ -21,7 +21,7 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> Image:
 
 
 def augmented(mixed: Image, size: int, targets: Array | None = None, **recipe: Any) -> tuple[Array, Array]:
-    """What a fresh layer makes of a batch of images, each of a class of its own unless told otherwise."""
+    """A batch augmented by a fresh layer; each image has its own class unless targets are given."""
     targets = np.eye(len(mixed), dtype=np.float32) if targets is None else targets
     images, mixed = Augment(TrainConfig(**(PLAIN | recipe)), size)(mixed, targets)
     return np.asarray(images), np.asarray(mixed)

@@ -180,14 +180,15 @@ def test_what_is_not_finite_stops_the_run_at_its_step_and_keeps_the_checkpoint(
 
 
 @pytest.mark.parametrize(("apart_s", "drawn"), [(0.0, [1, 2, 3, 4]), (3600.0, [1, 4])])
-def test_curves_are_drawn_now_and_then_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart_s: float, drawn: list[int]
-) -> None:
+def test_curves_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, apart_s: float, drawn: list[int]) -> None:
     lengths: list[int] = []
-    monkeypatch.setattr(fit_module, "CURVES_EVERY_S", apart_s)
-    monkeypatch.setattr(fit_module, "write_curves", lambda path, history: lengths.append(len(history)))
-    monkeypatch.setattr(fit_module, "save_checkpoint", lambda path, model, checkpoint: None)
-    callback = fit_module.EveryEpoch(tmp_path, [])
+    callback = fit_module.EveryEpoch(
+        tmp_path,
+        [],
+        curves_every_s=apart_s,
+        draw=lambda path, history: lengths.append(len(history)),
+        save=lambda path, model, checkpoint: None,
+    )
     callback.set_params({"epochs": 4})
     callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.1)))
     for epoch in range(4):

@@ -108,61 +108,54 @@ def test_the_banner_alone_shows_the_title(model: Any) -> None:
     assert differing.max() < BANNER_HEIGHT_PX
 
 
-@pytest.fixture
-def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
+def run_epochs(folder: Path, every: int, first: int, last: int, of: int) -> list[str]:
+    """Run the monitor's epochs with empty panels; return the titles of the panels."""
+    titles: list[str] = []
 
     def draw(*_: Any, title: str, **__: Any) -> Image:
-        found.append(title)
+        titles.append(title)
         return np.zeros((4, 6, 3), dtype=np.uint8)
 
-    monkeypatch.setattr(monitor_module, "draw_panels", draw)
-    return found
-
-
-def run_epochs(folder: Path, every: int, first: int, last: int, of: int) -> None:
-    callback = PanelMonitor(folder, NETWORK, IMAGES, LABELS, every)
+    callback = PanelMonitor(folder, NETWORK, IMAGES, LABELS, every, draw=draw)
     callback.set_params({"epochs": of})
     callback.set_model(SimpleNamespace(network=None))
     for epoch in range(first - 1, last):
         callback.on_epoch_begin(epoch)
         callback.on_test_end({"accuracy": 0.25})
+    return titles
 
 
 @pytest.mark.parametrize(("every", "turns"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (3, [0, 3, 5]), (6, [0, 5])])
-def test_panels_are_drawn_at_first_at_last_and_in_between(
-    tmp_path: Path, titles: list[str], every: int, turns: list[int]
-) -> None:
-    run_epochs(tmp_path, every, 1, 5, of=5)
+def test_panels_are_drawn_at_first_at_last_and_in_between(tmp_path: Path, every: int, turns: list[int]) -> None:
+    titles = run_epochs(tmp_path, every, 1, 5, of=5)
     assert [path.name for path in panel_files(tmp_path)] == [f"epoch_{turn:03}.png" for turn in turns]
     assert titles[0] == "before training"
     assert titles[-1] == "epoch 5 of 5   validation 25.0%"
 
 
-def test_a_resumed_run_goes_on_with_the_series(tmp_path: Path, titles: list[str]) -> None:
-    run_epochs(tmp_path, 2, 1, 3, of=6)
+def test_a_resumed_run_goes_on_with_the_series(tmp_path: Path) -> None:
+    titles = run_epochs(tmp_path, 2, 1, 3, of=6)
     early = {path: path.stat().st_mtime_ns for path in panel_files(tmp_path)}
-    run_epochs(tmp_path, 2, 4, 6, of=6)
+    titles += run_epochs(tmp_path, 2, 4, 6, of=6)
     assert [path.name for path in panel_files(tmp_path)] == [f"epoch_{turn:03}.png" for turn in (0, 2, 4, 6)]
     assert {path: path.stat().st_mtime_ns for path in early} == early
     assert titles.count("before training") == 1
 
 
-def test_a_new_run_does_not_mix_with_the_panels_of_an_older_one(tmp_path: Path, titles: list[str]) -> None:
+def test_a_new_run_does_not_mix_with_the_panels_of_an_older_one(tmp_path: Path) -> None:
     (tmp_path / "epoch_090.png").write_bytes(b"of a longer run")
     (tmp_path / "mine.png").write_bytes(b"no panel")
     run_epochs(tmp_path, 1, 1, 1, of=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_000.png", "epoch_001.png", "mine.png"]
 
 
-def test_the_averaged_weights_are_drawn(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_averaged_weights_are_drawn(tmp_path: Path, model: Any) -> None:
     seen: list[float] = []
 
     def draw(network: Any, *_: Any, **__: Any) -> Image:
         seen.append(float(np.asarray(network.trainable_variables[0]).flat[0]))
         return np.zeros((4, 6, 3), dtype=np.uint8)
 
-    monkeypatch.setattr(monitor_module, "draw_panels", draw)
     network = keras.models.clone_model(model)
     optimizer = keras.optimizers.AdamW(use_ema=True)
     optimizer.build(network.trainable_variables)
@@ -170,7 +163,7 @@ def test_the_averaged_weights_are_drawn(tmp_path: Path, model: Any, monkeypatch:
     variable.assign(np.full(variable.shape, 1.0))
     average.assign(np.full(variable.shape, 2.0))
     callbacks = keras.callbacks.CallbackList(
-        [PanelMonitor(tmp_path, NETWORK, IMAGES, LABELS, 1), keras.callbacks.SwapEMAWeights()],
+        [PanelMonitor(tmp_path, NETWORK, IMAGES, LABELS, 1, draw=draw), keras.callbacks.SwapEMAWeights()],
         model=SimpleNamespace(network=network, optimizer=optimizer),
         epochs=1,
     )
@@ -239,7 +232,7 @@ def test_no_panels_make_no_animation(tmp_path: Path) -> None:
 def test_a_damaged_panel_is_named(tmp_path: Path) -> None:
     grey_panel(tmp_path, 0, 100)
     (tmp_path / "epoch_001.png").write_bytes(b"half")
-    with pytest.raises(TrainingError, match=r"epoch_001\.png is no readable image"):
+    with pytest.raises(TrainingError, match=r"epoch_001\.png is not a readable image"):
         write_animation(tmp_path)
 
 

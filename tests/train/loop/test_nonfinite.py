@@ -1,4 +1,4 @@
-"""The layer that is named is the one that was spoilt."""
+"""The first non-finite step stops a run, and the layer where it began is named."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_nothing_is_named_in_a_sound_network(network: Any) -> None:
     "layer", ["embed.proj", "stage0.block0.gate1", "stage0.block0.modulator", "stage0.block1.contract", "logits"]
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_the_layer_with_a_spoilt_weight_is_named(network: Any, layer: str, value: float) -> None:
+def test_the_layer_with_a_nonfinite_weight_is_named(network: Any, layer: str, value: float) -> None:
     plant(network, layer, value)
     assert nonfinite_output(network, IMAGES, training=True) == layer
 
@@ -84,13 +84,13 @@ def test_images_that_are_not_finite_are_named_by_the_input(network: Any) -> None
 def test_the_gradient_nearest_to_the_loss_is_named(network: Any) -> None:
     paths = [variable.path for variable in network.trainable_variables]
 
-    def spoilt(*names: str) -> str | None:
+    def named(*names: str) -> str | None:
         return nonfinite_gradient(network, [path not in names for path in paths])
 
-    assert spoilt() is None
-    assert spoilt("embed.proj/kernel") == "embed.proj"
-    assert spoilt("embed.proj/kernel", "stage0.block1.query/bias", "stage0.block0.norm1/gamma") == "stage0.block1.query"
-    assert spoilt(*paths) == "logits"
+    assert named() is None
+    assert named("embed.proj/kernel") == "embed.proj"
+    assert named("embed.proj/kernel", "stage0.block1.query/bias", "stage0.block0.norm1/gamma") == "stage0.block1.query"
+    assert named(*paths) == "logits"
 
 
 def test_a_step_is_replayed_with_what_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_step_is_replayed_with_what_it_drew(monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(np.array(model.network.get_layer("embed.drop").seed_generator.state), dropout)
 
 
-def test_spoilt_augmentation_is_named() -> None:
+def test_nonfinite_augmentation_is_named() -> None:
     model = TrainingModel(NETWORK, FULL_RECIPE, easy_dataset().train)
     model(INPUTS, training=True)
     targets = INPUTS["targets"] * np.float32(np.nan)

@@ -1,4 +1,4 @@
-"""One archive with what a device needs to run a bundle: code, artifacts, requirements, service and README.
+"""Device bundle: one archive of code, artifacts, requirements, service and README for a device.
 
 python -m export.device_bundle --bundle models/edge-nano-cifar10 --out dist/edge-nano-cifar10.tar.gz
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
 from runtime.core.files import replacing, sha256_of
 from runtime.engines.registry import ENGINES
@@ -30,10 +30,11 @@ from runtime.engines.registry import ENGINES
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = ".tar.gz"
 DEFAULT_FOLDER = Path("dist")
-# Where the service expects the code, and what it is called.
+# The folder where the service expects the code, and the service's name.
 DEVICE_FOLDER = "/opt/focaledge"
 SERVICE = "focaledge-demo.service"
-# A date of no meaning, as the same input gives the same archive; 1980 is the earliest that all tools take.
+TEMPLATES = Path("export/templates")
+# A constant date, so that the same input gives the same archive; all tools accept 1980.
 DATE_S = 315_532_800
 FILE_MODE = 0o644
 WEB_EXTRA = "web"
@@ -42,19 +43,19 @@ WEB_EXTRA = "web"
 def device_files(
     bundle: Path, artifacts: Sequence[str] | None = None, *, windows: bool = False, root: Path = ROOT
 ) -> dict[str, bytes]:
-    """Gather what a device needs.
+    """Collect the files of the archive.
 
     Args:
-        bundle: folder with manifest.json and artifacts; each that is taken is checked against the manifest.
-        artifacts: file names of those to take; by default the TFLite ones.
-        windows: require OpenCV with windows, which needs a display and its libraries, not the headless one.
+        bundle: folder with manifest.json and artifacts; each included artifact is checked against the manifest.
+        artifacts: file names of those to include; `None` takes the TFLite ones.
+        windows: require OpenCV with windows, which needs a display and its libraries, instead of the headless one.
         root: the checkout.
 
     Returns:
-        The files' contents by their paths in the archive, which share one folder.
+        File contents by path in the archive, all in one folder.
 
     Raises:
-        ArtifactError: the bundle is damaged or has no such artifact.
+        ArtifactError: the bundle is damaged, or an artifact is unknown.
         FocalEdgeError: the checkout lacks a file.
     """
     whole = read_manifest(bundle)
@@ -62,7 +63,6 @@ def device_files(
     manifest = replace(whole, artifacts=chosen)
     name = bundle_name(manifest)
     project = _read_project(root)
-    # The device has no checkout, so what its README and service say is written here.
     facts = {
         "artifacts": " and ".join(f"`{artifact.file}` ({artifact.precision})" for artifact in chosen),
         "bundle": name,
@@ -73,8 +73,8 @@ def device_files(
     engines = {artifact.engine for artifact in chosen}
     files = {
         "LICENSE": _read(root / "LICENSE"),
-        "README.md": _filled(root / "export" / "device_readme.template", facts),
-        SERVICE: _filled(root / "export" / "device_service.template", facts),
+        "README.md": _filled(root / TEMPLATES / "device_readme.template", facts),
+        SERVICE: _filled(root / TEMPLATES / "device_service.template", facts),
         "requirements.txt": "".join(f"{line}\n" for line in requirements(project, engines, windows=windows)).encode(),
         f"models/{name}/{MANIFEST_NAME}": _manifest_bytes(manifest),
     }
@@ -84,7 +84,7 @@ def device_files(
 
 
 def bundle_name(manifest: Manifest) -> str:
-    """Return a name for a folder and an archive, such as "edge-nano-cifar10"."""
+    """Return a name for folder and archive, e.g. "edge-nano-cifar10"."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{manifest.preset}-{manifest.dataset}").strip("-.")
 
 
@@ -102,12 +102,12 @@ def _chosen(manifest: Manifest, names: Sequence[str] | None) -> tuple[Artifact, 
 
 
 def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool) -> list[str]:
-    """Return what pip must install on the device, bounded as for a developer.
+    """Return the requirements of a device, with the version bounds of pyproject.toml.
 
     Args:
-        project: the content of pyproject.toml.
+        project: content of pyproject.toml.
         engines: of the artifacts, `"tflite"` or `"ort"`.
-        windows: take OpenCV with windows.
+        windows: require OpenCV with windows.
     """
     extras = project["project"]["optional-dependencies"]
     lines = [
@@ -121,7 +121,7 @@ def requirements(project: Mapping[str, Any], engines: set[str], *, windows: bool
 
 
 def runtime_files(project: Mapping[str, Any], root: Path) -> list[Path]:
-    """Return the files of the runtime package, code and the data that pyproject.toml lists for a wheel."""
+    """Return the files of the runtime package: code, and the package data that pyproject.toml lists."""
     patterns = ["*.py", *project["tool"]["setuptools"]["package-data"]["*"]]
     found = {path for pattern in patterns for path in (root / "runtime").rglob(pattern) if path.is_file()}
     return sorted(found)
@@ -151,13 +151,9 @@ def _read(path: Path) -> bytes:
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files into a .tar.gz, the same bytes for the same files.
-
-    Args:
-        files: the contents by path.
-    """
+    """Pack file contents by path into a .tar.gz; the same files give the same bytes."""
     packed = BytesIO()
-    # Neither the archive's name nor the time of day in gzip's header.
+    # No file name and no time in gzip's header.
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=9, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,
@@ -176,19 +172,19 @@ def write_device_bundle(
 
     Args:
         bundle: folder with manifest.json and artifacts.
-        out: the archive, a name that ends in .tar.gz.
-        artifacts: file names of those to take; by default the TFLite ones.
+        out: path of the archive; ends in .tar.gz.
+        artifacts: file names of those to include; `None` takes the TFLite ones.
         windows: require OpenCV with windows.
 
     Returns:
         The paths in the archive, sorted.
 
     Raises:
-        ConfigError: `out` has another ending.
+        ConfigError: `out` has another suffix.
         FocalEdgeError: the bundle is damaged, the checkout lacks a file, or the archive cannot be written.
     """
     if not out.name.endswith(SUFFIX):
-        raise ConfigError(f"received the name {out}; give one that ends in {SUFFIX}")
+        raise ConfigError(f"received --out {out}; expected a name that ends in {SUFFIX}")
     files = device_files(bundle, artifacts, windows=windows)
     packed = archive(files)
     with replacing(out) as temporary:
@@ -197,16 +193,21 @@ def write_device_bundle(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m export.device_bundle",
-        description="Write one archive with what a device needs to run a bundle.",
+    parser = command_parser(
+        "python -m export.device_bundle",
+        "Write one archive of code, artifacts, requirements, service and README for a device.",
+        parents=[shared_options("--json", json="print path, size, SHA-256 and files as JSON")],
     )
     add = parser.add_argument
-    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
-    add("--out", type=Path, help=f"the archive, *{SUFFIX} (default: {DEFAULT_FOLDER}/PRESET-DATASET{SUFFIX})")
-    add("--artifacts", nargs="+", metavar="FILE", help="which of the bundle's (default: the TFLite ones)")
-    add("--windows", action="store_true", help="require OpenCV with windows; the default is the headless one")
-    add("--json", action="store_true", help="print what was written as JSON")
+    add("--bundle", type=Path, default=default_bundle(), metavar="FOLDER", help="folder with manifest.json")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"archive (default: {DEFAULT_FOLDER}/PRESET-DATASET{SUFFIX})",
+    )
+    add("--artifacts", nargs="+", metavar="FILE", help="artifacts to include (default: the TFLite ones)")
+    add("--windows", action="store_true", help="require OpenCV with windows (default: the headless one)")
     return parser
 
 
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(facts, indent=2))
         return 0
     print(f"wrote {out}: {facts['size_bytes']:,} bytes, {len(names)} files, SHA-256 {facts['sha256']}")
-    print(f"on the device: tar -xzf {out.name}, then see README.md in the folder that it makes")
+    print(f"on the device: tar -xzf {out.name}, then see README.md in the new folder")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""What int8 costs, product by product, and which products to leave in float."""
+"""Sensitivity of a network to int8, product by product, and the choice of products to leave in float."""

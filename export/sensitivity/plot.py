@@ -1,9 +1,8 @@
-"""The images of a sensitivity report: the ranking of its products, and accuracy against latency and size."""
+"""Plots of a sensitivity analysis: ranking of the products, and accuracy against latency and size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +10,8 @@ from matplotlib.figure import Figure
 
 from export.reporting.figures import label_in_column
 from export.sensitivity.ranking import Sensitivity
-from export.sensitivity.report import Budget, Report
+from export.sensitivity.report import Report, SearchReport
 from export.sensitivity.tradeoff import Point
-from runtime.core.files import replacing
 
 RANKING_FILE = "sensitivity.png"
 CURVE_FILE = "curve.png"
@@ -21,27 +19,14 @@ DPI = 110
 TEXT_PT = 7.0
 WIDTH_IN, ROW_IN, MARGIN_IN = 11.0, 0.17, 1.2
 CHOSEN_COLOUR, COLOUR = "#d1495b", "#30638e"
-# A marker of the largest artifact, in square points.
+# Marker area of the largest artifact, in square points.
 LARGEST_MARKER = 500.0
 
 
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
-
-
 def draw_ranking(report: Report) -> Figure:
-    """Draw a row a product, the most sensitive first: SQNR, divergence, drop of top-1.
-
-    Args:
-        report: what to draw; the products that it leaves in float are red.
-
-    Returns:
-        The figure.
-    """
+    """Draw SQNR, divergence and drop of top-1: one row a product, those to leave in float in red."""
     layers = report.layers
-    chosen = frozenset(report.budget.float_layers if report.budget else ())
+    chosen = frozenset(report.search.float_layers if report.search else ())
     colours = [CHOSEN_COLOUR if each.layer in chosen else COLOUR for each in layers]
     figure = Figure(figsize=(WIDTH_IN, len(layers) * ROW_IN + MARGIN_IN), layout="constrained")
     sqnr, divergence, drop = figure.subplots(1, 3, sharey=True)
@@ -60,8 +45,8 @@ def draw_ranking(report: Report) -> Figure:
     for label, each in zip(sqnr.get_yticklabels(), layers, strict=True):
         label.set_color(CHOSEN_COLOUR if each.layer in chosen else "black")
     left = (
-        f"; red: left in float, for a drop of at most {report.budget.max_drop_pp:g} pp"
-        if report.budget and chosen
+        f"; red: left in float, for a drop of at most {report.search.max_drop_pp:g} pp"
+        if report.search and chosen
         else ""
     )
     figure.suptitle(
@@ -87,25 +72,25 @@ def _draw_drops(axes: Axes, layers: Sequence[Sensitivity], colours: Sequence[str
     axes.axvline(0.0, color="0.4", linewidth=0.6, linestyle=":")
 
 
-def draw_curve(report: Report, budget: Budget) -> Figure:
-    """Draw the drop of top-1 against latency, the marker of an artifact as large as its file.
+def draw_curve(report: Report, search: SearchReport) -> Figure:
+    """Draw the drop of top-1 against latency, with marker areas by size.
 
     Args:
-        report: what the budget is part of.
-        budget: with the points; the chosen one is red.
+        report: that has the search.
+        search: with the points; the chosen one is red.
 
     Returns:
-        The figure, a labelled point an artifact.
+        A figure with one labelled point an artifact.
     """
-    points, chosen = budget.points, budget.chosen
+    points, chosen = search.points, search.chosen
     figure = Figure(figsize=(WIDTH_IN, 5.5), layout="constrained")
     axes = figure.subplots()
     by_count = [(point.latency.p50_ms, point.accuracy.drop_pp) for point in points]
     axes.plot(*zip(*by_count, strict=True), color="0.75", linewidth=1.0, zorder=1)
-    axes.axhline(budget.max_drop_pp, color="0.4", linestyle=":", label=f"budget, {budget.max_drop_pp:g} pp")
+    axes.axhline(search.max_drop_pp, color="0.4", linestyle=":", label=f"largest drop, {search.max_drop_pp:g} pp")
     largest = max(point.size_bytes for point in points)
     heights = np.linspace(0.03, 0.97, len(points))
-    # From the bottom up, where the axis, being turned, has the largest drops.
+    # From the bottom up: the axis is inverted, so the largest drops are there.
     by_drop = sorted(points, key=lambda point: (-point.accuracy.drop_pp, -len(point.float_layers)))
     for point, height in zip(by_drop, heights, strict=True):
         _draw_point(axes, point, float(height), LARGEST_MARKER * point.size_bytes / largest, point is chosen)
@@ -113,16 +98,17 @@ def draw_curve(report: Report, budget: Budget) -> Figure:
     axes.margins(0.1)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=TEXT_PT + 2, framealpha=1.0)
-    axes.set_xlabel(f"latency p50 of one image, ms (1 thread, {budget.machine['cpu']})")
+    axes.set_xlabel(f"latency p50 of one image, ms (1 thread, {search.machine['cpu']})")
     axes.set_ylabel(f"drop of top-1 on {report.data['images']:,} images, pp ± standard error")
     axes.set_title(
-        f"{report.run}: ever more products in float (up and to the left is better; area: bytes)", fontsize=TEXT_PT + 4
+        f"{report.run}: more and fewer products in float (up and to the left is better; area: bytes)",
+        fontsize=TEXT_PT + 4,
     )
     return figure
 
 
 def _draw_point(axes: Axes, point: Point, height: float, area: float, chosen: bool) -> None:
-    """Draw an artifact, and its label in a column beside the axes, where it overlaps no other."""
+    """Draw an artifact, with its label in the column at the right."""
     colour = CHOSEN_COLOUR if chosen else COLOUR
     place = (point.latency.p50_ms, point.accuracy.drop_pp)
     axes.errorbar(*place, yerr=point.accuracy.drop_standard_error_pp, color=colour, linewidth=1.0, capsize=3)

@@ -1,7 +1,6 @@
-"""How sensitive a network is to int8, product by product: each alone quantized, all others float.
+"""Sensitivity ranking: the SQNR of each product alone in int8, and its effect on the network's predictions.
 
-What is measured is how far its own output moves (SQNR), and what that does to the network's effect. An activation that
-is int8 counts with the product that reads it, the ReLU that is fused into a product with that.
+An int8 activation belongs to the product that reads it, a fused ReLU to the product it is fused into.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from export.sensitivity.switchable import SwitchableNetwork
 from runtime.evaluation.metrics import Classes, RelativeAccuracy, accuracy_of, divergence_nats
 from runtime.images.preprocess import Image
 
-# Of every product the input is held at once.
+# The inputs of all products are in memory at once.
 SQNR_BATCH_SIZE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """How a partly quantized network's effect differ from the float one's, on the same images.
+    """Effect of quantization on the predictions for the same images.
 
     Attributes:
-        accuracy: its top-1, and what it lost.
-        divergence_nats: mean Kullback-Leibler divergence from the float network's classes to its own. It moves where
-            top-1 does not yet, which is why products are ranked by it.
+        accuracy: top-1, and its drop.
+        divergence_nats: mean Kullback-Leibler divergence of the float network's class probabilities from the quantized
+            one's. Products are ranked by it: it changes where top-1 does not yet.
     """
 
     accuracy: RelativeAccuracy
@@ -45,9 +44,8 @@ class Sensitivity:
 
     Attributes:
         layer: its name.
-        sqnr_db: of its output, its input coming from the float network; `None` where that output, or what is lost of
-            it, is 0 throughout.
-        effect: what that does to the network's.
+        sqnr_db: of its output, given the float network's input; `None` if the output or its error is 0 throughout.
+        effect: on the network's predictions.
     """
 
     layer: str
@@ -55,22 +53,22 @@ class Sensitivity:
     effect: Effect
 
 
-class EffectMeter:
-    """Compares a switched network's effect with those that it gives in float.
+class SimulatedEvaluator:
+    """Compares a switchable network's predictions with those of its float self.
 
     Attributes:
         predicted: int64 `[N]`, the float network's predictions.
     """
 
     def __init__(self, network: SwitchableNetwork, images: Image, labels: Classes) -> None:
-        """Keep labelled images, uint8 `[N, S, S, 3]`, and what the float network says to them."""
+        """Classify labelled images, uint8 `[N, S, S, 3]`, with the float network."""
         self._network, self._images, self._labels = network, images, labels
         network.switch([])
         self._target = logits(network.model, images)
         self.predicted: Classes = self._target.argmax(axis=-1)
 
     def __call__(self, int8: Collection[str]) -> Effect:
-        """EffectMeter the network with these products in int8."""
+        """Return the effect of making these products int8."""
         self._network.switch(int8)
         found = logits(self._network.model, self._images)
         return Effect(
@@ -82,14 +80,14 @@ class EffectMeter:
 def output_sqnr_db(network: SwitchableNetwork, images: Image) -> dict[str, float | None]:
     """Measure the SQNR of every product's output, 10 log10(sum y^2 / sum (y - y_int8)^2).
 
-    Both outputs are of what the float network gives the product. They include the ReLU that is fused into it.
+    Both outputs have the float network's input, and include a fused ReLU.
 
     Args:
-        network: the network; it is left in float.
+        network: left in float.
         images: uint8 `[N, S, S, 3]`.
 
     Returns:
-        Decibels by product; `None` where the output, or what is lost of it, is 0 throughout.
+        Decibels by product; `None` if the output or its error is 0 throughout.
     """
     network.switch([])
     layers = {name: network.model.get_layer(name) for name in network.products}
@@ -104,7 +102,7 @@ def output_sqnr_db(network: SwitchableNetwork, images: Image) -> dict[str, float
 
 
 def _energies(layer: Any, x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the sum of squares of a product's exact output, and of what int8 changes in it."""
+    """Return the sum of squares of a product's float output, and of its int8 error."""
     exact = layer.exact(x).numpy().astype(np.float64)
     return np.array([np.square(exact).sum(), np.square(exact - layer.quantized(x).numpy()).sum()])
 
@@ -113,18 +111,18 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
-def rank_products(network: SwitchableNetwork, images: Image, judge: EffectMeter) -> list[Sensitivity]:
+def rank_products(network: SwitchableNetwork, images: Image, evaluate: SimulatedEvaluator) -> list[Sensitivity]:
     """Quantize every product alone.
 
     Args:
         network: the network.
         images: uint8 `[N, S, S, 3]`, for the SQNR.
-        judge: of that network.
+        evaluate: of that network.
 
     Returns:
-        Every product, the one that changes the effect most first.
+        All products, sorted by descending divergence.
     """
     sqnr_db = output_sqnr_db(network, images)
     bar = tqdm(network.products, desc="alone in int8", unit="product", disable=None)
-    found = [Sensitivity(layer=name, sqnr_db=sqnr_db[name], effect=judge([name])) for name in bar]
+    found = [Sensitivity(layer=name, sqnr_db=sqnr_db[name], effect=evaluate([name])) for name in bar]
     return sorted(found, key=lambda each: each.effect.divergence_nats, reverse=True)

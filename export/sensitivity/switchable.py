@@ -1,4 +1,4 @@
-"""The float network with every int8 product behind a switch, so that quantizing one needs no other graph."""
+"""Switchable network: each product is int8 or float by a variable, without rebuilding the graph."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from train.model.config import FocalNetConfig
 
 
 class SwitchableProduct(tf_keras.layers.Layer):
-    """A convolution in float or, once switched, as its int8 self: its input, its kernel and its output quantized.
+    """A convolution in float or, if `int8` is set, with quantized input, kernel and output.
 
-    Its ReLU is part of it where the two run as one int8 product, in that the output's range begins at 0.
+    A fused ReLU is part of the int8 product: the output's range starts at 0.
     """
 
     def __init__(self, product: Any, source: Range, target: Range, rectified: bool) -> None:
-        """Take a `Conv2D`, the ranges its input and output are quantized over, and whether a ReLU is fused into it."""
+        """Take a `Conv2D`, the ranges of its input and output, and whether a ReLU is fused into it."""
         super().__init__(name=product.name)
         self.product = product
         self._source, self._target, self._rectified = source, target, rectified
         self.int8 = tf.Variable(False, trainable=False)
 
     def build(self, input_shape: Any) -> None:
-        """Make the kernel and the bias."""
+        """Create kernel and bias."""
         self.product.build(input_shape)
         super().build(input_shape)
 
@@ -41,12 +41,12 @@ class SwitchableProduct(tf_keras.layers.Layer):
         return tf.cond(self.int8, lambda: self.quantized(x), lambda: self.product(x))
 
     def exact(self, x: Any) -> Any:
-        """Convolve in float, and apply the ReLU that is part of the int8 product."""
+        """Convolve in float, and apply a fused ReLU."""
         y = self.product(x)
         return tf.nn.relu(y) if self._rectified else y
 
     def quantized(self, x: Any) -> Any:
-        """Convolve as in int8."""
+        """Convolve with simulated int8."""
         product = self.product
         reach = tf.maximum(tf.reduce_max(tf.abs(product.kernel), axis=(0, 1, 2)), 1e-12)  # [out]
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
@@ -59,11 +59,11 @@ class SwitchableProduct(tf_keras.layers.Layer):
 
 @dataclass(frozen=True, eq=False)
 class SwitchableNetwork:
-    """A network whose products can be int8 or float, each by itself.
+    """A network whose products are int8 or float, each independently.
 
     Attributes:
-        model: from `image`, as `build_focalnet`'s, to logits.
-        products: their names, in the network's order.
+        model: `tf_keras`, with the input of `build_focalnet`, to logits.
+        products: names, in network order.
     """
 
     model: Any
@@ -73,7 +73,7 @@ class SwitchableNetwork:
         """Make these products int8 and all others float.
 
         Raises:
-            ConfigError: there is no product of such a name.
+            ConfigError: a product is unknown.
         """
         if unknown := sorted(set(int8) - set(self.products)):
             raise ConfigError(f"received products {unknown}; expected some of {', '.join(self.products[:6])}, ...")
@@ -84,40 +84,38 @@ class SwitchableNetwork:
 def build_switchable(
     model: Any, config: FocalNetConfig, ranges: Mapping[str, Range], rules: Iterable[Rule]
 ) -> SwitchableNetwork:
-    """Put every product of a scheme behind a switch, all of them float at first.
+    """Make every product of a scheme switchable; all are float at first.
 
-    With all switched it computes what `build_fake_quant`'s network does: the other layers that a scheme names
-    only say where a product's input is quantized.
+    With all products int8 it computes the same as `build_fake_quant`'s network.
 
     Args:
         model: a `tf_keras` model of `build_float`; it is copied.
         config: its configuration.
-        ranges: calibrated `(min, max)` of layers' outputs.
-        rules: those of a scheme.
-
-    Returns:
-        The network.
+        ranges: calibrated `(min, max)` of layer outputs.
+        rules: of the scheme.
 
     Raises:
         ArtifactError: the calibration lacks a range that the scheme needs.
-        ConfigError: the scheme has an int8 product read what is not int8.
+        ConfigError: an int8 product of the scheme reads a float tensor.
     """
     matched = match_rules(rules, [layer.name for layer in model.layers])
     ends = quantized_ranges(matched, config, ranges)
     int8 = frozenset(int8_products(matched))
     products = tuple(layer.name for layer in model.layers if layer.name in int8)
 
-    def switched(layer: Any) -> Any:
+    def copy_layer(layer: Any) -> Any:
         copy = type(layer).from_config(layer.get_config())
         if layer.name not in products:
             return copy
         source = source_of(layer).name
         if source not in ends:
-            raise ConfigError(f"{layer.name} reads {source}, which has no rule; expected one, as int8 reads int8")
+            raise ConfigError(
+                f"{layer.name} reads {source}, which has no rule; expected one, as an int8 product reads int8"
+            )
         relu = fused_relu(layer, matched)
         return SwitchableProduct(copy, ends[source], ends[relu or layer.name], relu is not None)
 
-    clone = tf_keras.models.clone_model(model, clone_function=switched)
+    clone = tf_keras.models.clone_model(model, clone_function=copy_layer)
     for layer in model.layers:
         copy = clone.get_layer(layer.name)
         (copy.product if layer.name in products else copy).set_weights(layer.get_weights())

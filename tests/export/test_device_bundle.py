@@ -1,4 +1,4 @@
-"""The archive for a device: whole, the same bytes every time, and enough to classify an image without the rest."""
+"""The device bundle: complete, reproducible, and able to classify an image without the checkout."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """Unpack the archive; returns the one folder that it makes."""
+    """Unpack the archive, and return its one folder."""
     with tarfile.open(path) as tar:
         tar.extractall(folder, filter="data")
     (made,) = folder.iterdir()
@@ -58,7 +58,7 @@ def red_image(path: Path) -> Path:
     return path
 
 
-def test_it_holds_what_a_device_needs(bundle: Path, tmp_path: Path) -> None:
+def test_it_contains_all_files(bundle: Path, tmp_path: Path) -> None:
     names = write_device_bundle(bundle, tmp_path / "device.tar.gz")
     folder = unpack(tmp_path / "device.tar.gz", tmp_path / "device")
     assert folder.name == "focaledge-tiny-colours"
@@ -71,7 +71,7 @@ def test_it_holds_what_a_device_needs(bundle: Path, tmp_path: Path) -> None:
     assert not list(folder.rglob("__pycache__"))
 
 
-def test_its_manifest_is_valid_for_its_files_alone(bundle: Path, tmp_path: Path) -> None:
+def test_its_manifest_lists_only_its_files(bundle: Path, tmp_path: Path) -> None:
     write_device_bundle(bundle, tmp_path / "device.tar.gz")
     folder = unpack(tmp_path / "device.tar.gz", tmp_path / "device") / "models" / "tiny-colours"
     manifest = read_manifest(folder)
@@ -108,7 +108,7 @@ def test_artifacts_can_be_chosen(bundle: Path) -> None:
         device_files(bundle, ["int8.tflite", "int4.tflite"])
 
 
-def test_requirements_are_bounded_as_for_developers() -> None:
+def test_requirements_have_version_bounds() -> None:
     headless = requirements(PROJECT, {"tflite"}, windows=False)
     assert all(re.fullmatch(r"[a-z-]+>=[\d.]+,<\d+", line) for line in headless)
     names = [line.partition(">=")[0] for line in headless]
@@ -120,14 +120,14 @@ def test_requirements_are_bounded_as_for_developers() -> None:
     }
 
 
-def test_the_web_view_is_required_if_there_is_one() -> None:
+def test_the_web_extra_is_required() -> None:
     project = {
         "project": {"dependencies": [], "optional-dependencies": {"runtime": ["b>=1,<2"], "web": ["aiohttp>=3.9,<4"]}}
     }
     assert requirements(project, {"tflite"}, windows=False) == ["aiohttp>=3.9,<4", "b>=1,<2"]
 
 
-def test_packages_below_the_runtime_come_along(tmp_path: Path) -> None:
+def test_rooms_of_the_runtime_are_included(tmp_path: Path) -> None:
     (tmp_path / "runtime" / "web" / "page").mkdir(parents=True)
     for name in ("a.py", "a.txt", "web/b.py", "web/page/c.html", "web/d.md"):
         (tmp_path / "runtime" / name).touch()
@@ -152,7 +152,7 @@ def test_the_service_is_hardened_and_starts_this_bundle(bundle: Path) -> None:
     assert command[:3] == ["/opt/focaledge/.venv/bin/python", "-m", "runtime.camera_demo"]
     assert command[command.index("--bundle") + 1] == "/opt/focaledge/models/tiny-colours"
     assert command[command.index("--serve") + 1].startswith("127.0.0.1:")
-    # No place for a fact was left open.
+    # All placeholders are filled.
     assert "$" not in service
 
 
@@ -173,12 +173,12 @@ def test_a_damaged_artifact_is_refused(bundle: Path, tmp_path: Path, capsys: pyt
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_another_ending_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_another_suffix_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in \.tar\.gz"):
         write_device_bundle(bundle, tmp_path / "device.zip")
 
 
-def test_half_a_checkout_is_told(bundle: Path, tmp_path: Path) -> None:
+def test_an_incomplete_checkout_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(FocalEdgeError, match=r"pyproject\.toml cannot be read .* whole checkout"):
         device_files(bundle, root=tmp_path)
 
@@ -199,7 +199,7 @@ def test_it_classifies_without_the_checkout_and_tensorflow(
     assert (facts["sha256"], facts["size_bytes"]) == (sha256_of(out), out.stat().st_size)
     folder = unpack(out, tmp_path / "device")
     image = red_image(tmp_path / "red.png")
-    # -S and -I leave the standard library alone on the path: no checkout, no editable install.
+    # -S and -I leave only the standard library on the path: no checkout, no editable install.
     program = (
         "import sys\n"
         f"sys.path += [{str(folder)!r}, {sysconfig.get_paths()['purelib']!r}]\n"
@@ -211,7 +211,7 @@ def test_it_classifies_without_the_checkout_and_tensorflow(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert finished.returncode == 0, finished.stderr
-    # No bundle was named: it is the only one there.
+    # Without --bundle the only one is taken.
     assert json.loads(finished.stdout)["images"][0]["top"][0]["label"] == "red"
 
 

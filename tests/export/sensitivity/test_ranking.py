@@ -1,4 +1,4 @@
-"""The sensitivity of products: SQNR against NumPy's own quantization, and a damaged product that must rank first."""
+"""Sensitivity ranking: SQNR against quantization in NumPy, and a damaged product that must rank first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calibration.observers import Range
 from export.quantize.fake_quant import build_fake_quant, build_float
 from export.quantize.schemes import SELECTIVE
-from export.sensitivity.ranking import EffectMeter, output_sqnr_db, rank_products
+from export.sensitivity.ranking import SimulatedEvaluator, output_sqnr_db, rank_products
 from export.sensitivity.switchable import SwitchableNetwork, build_switchable
 from tests.support.tiny_run import CONFIG, soft_images
 from train.model.weights import read_tensors
@@ -30,14 +30,14 @@ def network(tiny_float: Any, ranges: dict[str, Range]) -> SwitchableNetwork:
 
 
 def quantized(values: NDArray[np.float64], ends: Range) -> NDArray[np.float64]:
-    """Round to 256 values over a range that is shifted so that 0 is one of them."""
+    """Round to 256 levels over a range, shifted so that 0 is one of them."""
     step = (ends[1] - ends[0]) / 255.0
     least = -round(-ends[0] / step)
     return np.asarray(np.clip(np.round(values / step), least, least + 255) * step)
 
 
 def numpy_sqnr_db(model: Any, product: str, source: Range, target: Range, relu: bool) -> float:
-    """What a 1x1 product loses in int8, its input being the float network's."""
+    """Return the SQNR of a 1x1 product in int8, given the float network's input."""
     import tf_keras
 
     layer = model.get_layer(product)
@@ -80,24 +80,24 @@ def test_the_sqnr_of_a_product_with_its_relu_is_that_of_the_relu(tiny_run: Path)
     name, source, act = (f"stage0.block0.{each}" for each in ("expand", "norm2", "mlp_act"))
     expected = numpy_sqnr_db(model, name, ranges[source], ranges[act], relu=True)
     assert output_sqnr_db(network, IMAGES)[name] == pytest.approx(expected, abs=0.1)
-    # As a product without one it would have lost all that is negative.
+    # Without the fused ReLU all negative outputs would count as error.
     assert expected > 20
 
 
-def test_a_product_that_loses_nothing_has_no_sqnr(network: SwitchableNetwork, tiny_float: Any) -> None:
+def test_a_product_without_error_has_no_sqnr(network: SwitchableNetwork, tiny_float: Any) -> None:
     ranges = {layer.name: (-1e6, 1e6) for layer in tiny_float.layers}
     silent = build_switchable(tiny_float, CONFIG, ranges, SELECTIVE.rules)
     layer = silent.model.get_layer("logits")
     layer.set_weights([np.zeros_like(weight) if weight.shape else weight for weight in layer.get_weights()])
     found = output_sqnr_db(silent, IMAGES[:10])
     assert found["logits"] is None
-    # What is 0 after rounding, and was not before, has lost all of itself.
+    # An output rounded to 0 throughout: the error equals the signal.
     assert found["stage0.block0.query"] == pytest.approx(0.0)
 
 
 def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchableNetwork, ranges: dict[str, Range]) -> None:
     name = "stage1.block0.query"
-    sound = rank_products(network, IMAGES, EffectMeter(network, IMAGES, LABELS))
+    sound = rank_products(network, IMAGES, SimulatedEvaluator(network, IMAGES, LABELS))
     assert {each.layer for each in sound} == set(network.products)
     assert sound[0].layer != name
     divergences = [each.effect.divergence_nats for each in sound]
@@ -105,14 +105,14 @@ def test_a_damaged_product_ranks_first(tiny_float: Any, network: SwitchableNetwo
     assert divergences[-1] > 0
     low, high = ranges[name]
     narrow = build_switchable(tiny_float, CONFIG, ranges | {name: (low / 200, high / 200)}, SELECTIVE.rules)
-    damaged = rank_products(narrow, IMAGES, EffectMeter(narrow, IMAGES, LABELS))
+    damaged = rank_products(narrow, IMAGES, SimulatedEvaluator(narrow, IMAGES, LABELS))
     assert damaged[0].layer == name
     assert min(damaged, key=lambda each: each.sqnr_db or math.inf).layer == name
     by_name = {each.layer: each.sqnr_db for each in sound}
     assert all(each.sqnr_db == by_name[each.layer] for each in damaged[1:])
 
 
-def test_answers_are_those_of_the_fake_quantized_network(
+def test_the_effect_is_that_of_the_fake_quantized_network(
     network: SwitchableNetwork, tiny_float: Any, ranges: dict[str, Range]
 ) -> None:
     left = ("stage0.block0.query", "stage1.block0.contract", "stage1.block0.gate0")
@@ -120,7 +120,7 @@ def test_answers_are_those_of_the_fake_quantized_network(
     exact, found = (model.predict_on_batch(IMAGES.astype(np.float32)) for model in (tiny_float, student))
     labels = exact.argmax(axis=-1)
     labels[::3] = (labels[::3] + 1) % 3
-    effect = EffectMeter(network, IMAGES, labels)([name for name in network.products if name not in left])
+    effect = SimulatedEvaluator(network, IMAGES, labels)([name for name in network.products if name not in left])
     p, q = (
         np.exp(v.astype(np.float64)) / np.exp(v.astype(np.float64)).sum(axis=-1, keepdims=True) for v in (exact, found)
     )

@@ -1,4 +1,4 @@
-"""`python -m export.sensitivity`: from a calibrated run to a ranking, a choice within a budget, and its curve."""
+"""`python -m export.sensitivity`: from a calibrated run to a ranking, a choice of float products, and its curve."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from matplotlib.text import Text
 import export.__main__
 from calibration.calibration_file import read_calibration, write_calibration
 from export.sensitivity.__main__ import main, write_reports
-from export.sensitivity.float_layer_search import Step
+from export.sensitivity.float_layer_search import Trial
 from export.sensitivity.plot import draw_curve, draw_ranking
 from export.sensitivity.ranking import Effect, Sensitivity
-from export.sensitivity.report import Budget, Report, export_command, to_dict, to_markdown
+from export.sensitivity.report import Report, SearchReport, export_command, to_dict, to_markdown
 from export.sensitivity.tradeoff import LayerCost, Point
 from runtime.core.cli import run_cli
 from runtime.evaluation.metrics import RelativeAccuracy
@@ -40,7 +40,7 @@ def accuracy(drop_pp: float) -> RelativeAccuracy:
 
 
 def sample_report(count: int) -> Report:
-    """A report of so many products, the first two of which were chosen."""
+    """Return a report of `count` products, the first two of them chosen."""
     names = [f"stage0.block{index}.contract" for index in range(count)]
     layers = tuple(
         Sensitivity(
@@ -59,10 +59,10 @@ def sample_report(count: int) -> Report:
         )
         for few in (0, 1, 2, count)
     )
-    budget = Budget(
+    search = SearchReport(
         max_drop_pp=0.9,
         tried=(),
-        simulated=Step(float_layers=tuple(names[:1]), effect=layers[0].effect),
+        simulated=Trial(float_layers=tuple(names[:1]), effect=layers[0].effect),
         float_layers=tuple(names[:2]),
         costs=tuple(LayerCost(layer=name, latency_p50_ms=0.01, size_bytes=10_000) for name in names[:2]),
         points=points,
@@ -71,12 +71,12 @@ def sample_report(count: int) -> Report:
         command=export_command(Path("runs/my run"), names[:2]),
     )
     data = {"dataset": "blobs", "split": "val", "images": 100, "float_top1": 0.9}
-    return Report(created_utc="now", run="runs/my run", scheme="selective", data=data, layers=layers, budget=budget)
+    return Report(created_utc="now", run="runs/my run", scheme="selective", data=data, layers=layers, search=search)
 
 
 @pytest.fixture(scope="module")
 def damaged_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny run with the range of one product's output much too narrow."""
+    """The tiny run with a far too narrow range of one product's output."""
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("damaged") / "run"))
     calibration = read_calibration(run)
     low, high = calibration.ranges[DAMAGED]
@@ -87,7 +87,7 @@ def damaged_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set whose classes are those that the float network is surest of; 60 images to validate on."""
+    """A dataset labelled with the float network's clearest predictions; 60 validation images."""
     folder = tmp_path_factory.mktemp("labelled")
     images = soft_images(600, seed=21, size=RUN.image_size)
     logits = tiny_float.predict_on_batch(resize_all(images, CONFIG.input_spec).astype(np.float32))
@@ -100,7 +100,7 @@ def labelled(tiny_float: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_makes(
+def test_the_printed_command_leaves_the_damaged_product_in_float(
     damaged_run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--run", str(damaged_run), "--data-dir", str(labelled)]
@@ -110,18 +110,18 @@ def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_m
     assert (content["data"]["split"], content["data"]["float_top1"]) == ("val", 1.0)
     assert len(content["layers"]) == PRODUCTS
     assert content["layers"][0]["layer"] == DAMAGED
-    budget = content["budget"]
-    assert budget["simulated"]["float_layers"] == budget["float_layers"] == [DAMAGED]
-    none, chosen, *_, everything = budget["points"]
-    assert [len(point["float_layers"]) for point in budget["points"]] == [0, 1, 5, 10, 15, 20]
+    search = content["search"]
+    assert search["simulated"]["float_layers"] == search["float_layers"] == [DAMAGED]
+    none, chosen, *_, everything = search["points"]
+    assert [len(point["float_layers"]) for point in search["points"]] == [0, 1, 5, 10, 15, 20]
     assert none["accuracy"]["drop_pp"] > 2.0 >= chosen["accuracy"]["drop_pp"]
     assert (everything["accuracy"]["drop_pp"], everything["accuracy"]["top1"]) == (0.0, 1.0)
-    assert all(0 < point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] for point in budget["points"])
-    assert [each["size_bytes"] for each in budget["costs"]] == [chosen["size_bytes"] - none["size_bytes"]]
+    assert all(0 < point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] for point in search["points"])
+    assert [each["size_bytes"] for each in search["costs"]] == [chosen["size_bytes"] - none["size_bytes"]]
     for name in ("sensitivity.png", "curve.png"):
         assert cv2.imread(str(damaged_run / "sensitivity" / name)).std() > 5
 
-    program, *arguments = shlex.split(budget["command"])[2:]
+    program, *arguments = shlex.split(search["command"])[2:]
     assert (program, arguments[:2]) == ("export", ["--run", str(damaged_run)])
     assert run_cli(export.__main__.main, arguments) == 0
     artifact = (damaged_run / "artifacts" / "int8.tflite").read_bytes()
@@ -132,15 +132,15 @@ def test_the_damaged_product_is_left_in_float_by_the_artifact_that_the_command_m
     assert chosen["accuracy"]["top1"] == np.mean(predicted == val.labels)
 
 
-def test_without_a_budget_there_is_no_curve_and_none_of_an_earlier_one_stays(
+def test_without_a_search_an_older_curve_is_deleted(
     tiny_run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     (run / "sensitivity").mkdir()
-    (run / "sensitivity" / "curve.png").write_text("of an earlier one")
+    (run / "sensitivity" / "curve.png").write_text("an older one")
     assert run_cli(main, ["--run", str(run), "--data-dir", str(image_folder), "--images", "5"]) == 0
     content = json.loads((run / "sensitivity" / "sensitivity.json").read_text())
-    assert content["budget"] is None
+    assert content["search"] is None
     assert content["data"]["images"] == 5
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in printed[4:]] == [each["layer"] for each in content["layers"]]
@@ -148,10 +148,10 @@ def test_without_a_budget_there_is_no_curve_and_none_of_an_earlier_one_stays(
 
 
 @pytest.mark.parametrize("count", [4, 60])
-def test_the_images_are_legible(count: int, tmp_path: Path) -> None:
+def test_the_plots_are_legible(count: int, tmp_path: Path) -> None:
     report = sample_report(count)
-    assert report.budget is not None
-    for figure in (draw_ranking(report), draw_curve(report, report.budget)):
+    assert report.search is not None
+    for figure in (draw_ranking(report), draw_curve(report, report.search)):
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
@@ -165,32 +165,32 @@ def test_the_images_are_legible(count: int, tmp_path: Path) -> None:
     first, second, *others = [bar.get_facecolor() for bar in ranking.axes[0].patches]
     assert first == second
     assert first not in others
-    curve = draw_curve(report, report.budget)
+    curve = draw_curve(report, report.search)
     curve.draw_without_rendering()
-    # Without the lines to their points, which cross.
+    # Without the lines to their points, which may cross.
     notes = [Text.get_window_extent(text) for text in curve.axes[0].texts]
-    assert len(notes) == len(report.budget.points)
+    assert len(notes) == len(report.search.points)
     assert all(below.y1 <= above.y0 for below, above in pairwise(notes))
     markers = [each for each in curve.axes[0].collections if isinstance(each, PathCollection)]
     places = sorted(tuple(each.get_offsets()[0]) for each in markers)
-    assert places == [(point.latency.p50_ms, point.accuracy.drop_pp) for point in report.budget.points]
+    assert places == [(point.latency.p50_ms, point.accuracy.drop_pp) for point in report.search.points]
     areas = [float(each.get_sizes()[0]) for each in markers]
     assert max(areas) / min(areas) == pytest.approx(1 + count / 100)
     write_reports(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {"sensitivity.json", "sensitivity.png", "curve.png"}
 
 
-def test_the_tables_say_what_was_chosen_and_how_to_export_it() -> None:
+def test_the_tables_end_with_the_choice_and_its_command() -> None:
     report = sample_report(5)
     text = to_markdown(report)
     assert "2 of 5 products in float: a drop of 0.60 pp" in text
     command = text.splitlines()[-1].removeprefix("Export it with: ")
     assert shlex.split(command)[:7] == ["python", "-m", "export", "--run", "runs/my run", "--qat-epochs", "0"]
     assert shlex.split(command)[-2:] == ["stage0.block0.contract", "stage0.block1.contract"]
-    assert json.loads(json.dumps(to_dict(report)))["budget"]["machine"]["cores"] == 2
-    assert report.budget is not None
-    alone = dataclasses.replace(report.budget, command=None, costs=())
-    assert "No int8 artifact is within 0.9 pp" in to_markdown(dataclasses.replace(report, budget=alone))
+    assert json.loads(json.dumps(to_dict(report)))["search"]["machine"]["cores"] == 2
+    assert report.search is not None
+    alone = dataclasses.replace(report.search, command=None, costs=())
+    assert "No int8 artifact is within 0.9 pp" in to_markdown(dataclasses.replace(report, search=alone))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Templates of the files that the device bundle adds."""

@@ -103,7 +103,10 @@ class ArtifactEvaluator:
 
 
 def extend_to_max_drop(
-    evaluate: Callable[[Collection[str]], RelativeAccuracy], chosen: Sequence[str], ranked: Sequence[str], max_drop_pp: float
+    evaluate: Callable[[Collection[str]], RelativeAccuracy],
+    chosen: Sequence[str],
+    ranked: Sequence[str],
+    max_drop_pp: float,
 ) -> tuple[str, ...]:
     """Add products to those in float, the most sensitive first, until the artifact itself keeps to the largest drop.
 

@@ -179,7 +179,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"timed runs of each row (default: {DEFAULT_ROUNDS}, for a preset {PRESET_ROUNDS})",
     )
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=DEFAULT_THREADS, metavar="N", help="CPU threads to time with"
+        "--threads",
+        type=int,
+        nargs="+",
+        default=DEFAULT_THREADS,
+        metavar="N",
+        help="CPU threads to time with (default: 1 2)",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help=f"folder for the reports (default: {DEFAULT_OUT}/NAME)"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calibration import images, pictures
 from calibration.calibration_file import Calibration
-from calibration.images import find_images, main
+from calibration.images import find_images
 from calibration.representative_set import draw_representative_set
 from runtime.core.cli import run_cli
 from runtime.core.errors import DataError
@@ -20,8 +22,8 @@ LABELS = ("a", "b", "c", "d")
 
 @pytest.fixture
 def train() -> Split:
-    images = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), dtype=np.uint8)
-    return Split(images, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), dtype=np.uint8)
+    return Split(pixels, np.arange(40, dtype=np.int64) % 4, tuple(f"p{index}" for index in range(40)))
 
 
 @pytest.fixture
@@ -54,6 +56,9 @@ def test_other_pixels_and_missing_images_are_refused(train: Split, calibration: 
         find_images(renamed, train, LABELS)
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(main, ["--run", str(tmp_path), "--out", str(tmp_path / "c.npz")]) == 2
+@pytest.mark.parametrize("command", [images.main, pictures.main])
+def test_a_folder_without_a_run_is_one_line(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(command, ["--run", str(tmp_path), "--out", str(tmp_path / "c.npz")]) == 2
     assert "config.json does not exist" in capsys.readouterr().err

@@ -1,99 +1,25 @@
-"""What this machine has for the demo, what it would run, and what to do about what is missing.
+"""Report what this machine has for the demo, what the demo would run, and what to do about the rest.
 
-It must work where nothing else does, so it imports neither NumPy nor OpenCV nor an interpreter itself.
+It must work where nothing else does, so it imports neither NumPy nor OpenCV nor an interpreter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.bundle.default import default_bundle
-from runtime.bundle.manifest import Artifact, Manifest, read_manifest, verified_file
-from runtime.core.cli import run_cli
+from runtime.bundle.manifest import Manifest, read_manifest
+from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, shared_options
 from runtime.core.errors import FocalEdgeError
-from runtime.core.machine import Cpu, Memory, read_cpu, read_memory
-from runtime.engines.registry import ENGINES, INTERPRETERS
-from runtime.probes import OPENCV_FACTS, CameraDevice, OpenCv, Package, find_cameras, find_package, parse_opencv
-
-EXIT_CANNOT_RUN = 1
-OLDEST_PYTHON = (3, 11)
-# What is imported to try a package; TensorFlow is not tried, as it takes seconds and hundreds of megabytes.
-PACKAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
-    "numpy": (("numpy",), "import numpy"),
-    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python"), OPENCV_FACTS),
-    "tqdm": (("tqdm",), "import tqdm"),
-    **{
-        each.package: (each.distributions, f"from {each.module} import {each.attribute}" if each.quick_import else None)
-        for each in INTERPRETERS
-    },
-    "aiohttp": (("aiohttp",), "import aiohttp"),
-}
-NEEDED = ("numpy", "cv2", "tqdm")
-INSTALL = {"numpy": "numpy", "cv2": "opencv-python-headless", "tqdm": "tqdm"}
-
-
-@dataclass(frozen=True)
-class ArtifactState:
-    """One artifact of the bundle; `problem` is "" if the file is what the manifest says."""
-
-    file: str
-    precision: str
-    engine: str
-    runs_on: str | None
-    problem: str
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """The bundle; `problem` is "" if its manifest could be read."""
-
-    folder: str
-    problem: str
-    artifacts: tuple[ArtifactState, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something missing, what to do about it, and whether the demo cannot run without it."""
-
-    what: str
-    remedy: str
-    blocking: bool
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found on the machine, before any judgement.
-
-    Attributes:
-        python: the version.
-        system: the kernel's name and release.
-        cpu: the processor.
-        memory: `None` where the kernel does not list it.
-        packages: by the module that is imported.
-        opencv: `None` if OpenCV does not work.
-        cameras: those that give images; `None` where they are not listed as on Linux.
-        display: where a window would open, "" if nowhere.
-        bundle: what the folder holds.
-    """
-
-    python: str
-    system: str
-    cpu: Cpu
-    memory: Memory | None
-    packages: dict[str, Package]
-    opencv: OpenCv | None
-    cameras: tuple[CameraDevice, ...] | None
-    display: str
-    bundle: Bundle
+from runtime.core.machine import Cpu, Memory
+from runtime.diagnosis.checks import NEEDED, Problem, find_problems
+from runtime.diagnosis.found import BundleState, Found, examine
+from runtime.diagnosis.probes import CameraDevice, OpenCv, Package
+from runtime.engines.options import engine_options
 
 
 @dataclass(frozen=True)
@@ -102,8 +28,8 @@ class Diagnosis:
 
     Attributes:
         found: the machine.
-        default: what the demo runs if it is told nothing, `None` if it cannot.
-        auto: what `runtime.engine_choice` chose, `None` if it was not asked or cannot.
+        default: what the demo runs without options, `None` if it cannot run.
+        auto: the choice of `runtime.engine_choice`, `None` without one.
         problems: the blocking ones first.
     """
 
@@ -114,184 +40,31 @@ class Diagnosis:
 
     @property
     def can_run(self) -> bool:
-        """Whether the demo can run on this machine, if only without window and camera."""
+        """`True` if the demo can run on this machine, at least without window and camera."""
         return not any(problem.blocking for problem in self.problems)
 
 
-def examine(bundle: Path) -> Found:
-    """Look at the machine and at a bundle; nothing that is broken stops it.
+def diagnose(
+    bundle: Path, *, measure: bool, log: Callable[[str], None], examine: Callable[[Path], Found] = examine
+) -> Diagnosis:
+    """Examine the machine and a bundle, and find what the demo would run.
 
     Args:
         bundle: folder with manifest.json and artifacts.
-    """
-    # Each waits for a process of its own.
-    with ThreadPoolExecutor() as pool:
-        tried = pool.map(lambda module: find_package(module, *PACKAGES[module]), PACKAGES)
-        results = dict(zip(PACKAGES, tried, strict=True))
-    packages = {module: package for module, (package, _) in results.items()}
-    return Found(
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.release()}",
-        cpu=read_cpu(),
-        memory=read_memory(),
-        packages=packages,
-        opencv=parse_opencv(results["cv2"][1]) if packages["cv2"].works else None,
-        cameras=tuple(find_cameras()) if sys.platform == "linux" else None,
-        display=find_display(sys.platform, os.environ),
-        bundle=examine_bundle(bundle, packages),
-    )
-
-
-def find_display(system: str, environment: Mapping[str, str]) -> str:
-    """Return where a window would open, "" if nowhere; systems other than Linux have a display of their own."""
-    if system != "linux":
-        return system
-    return next((environment[name] for name in ("WAYLAND_DISPLAY", "DISPLAY") if environment.get(name)), "")
-
-
-def examine_bundle(folder: Path, packages: Mapping[str, Package]) -> Bundle:
-    """Check a bundle's manifest and files, and which interpreter runs each.
-
-    Args:
-        folder: the bundle.
-        packages: those that were looked for, by module.
-    """
-    try:
-        manifest = read_manifest(folder)
-    except FocalEdgeError as error:
-        return Bundle(str(folder), str(error), ())
-    return Bundle(str(folder), "", tuple(_artifact_state(folder, each, packages) for each in manifest.artifacts))
-
-
-def _artifact_state(folder: Path, artifact: Artifact, packages: Mapping[str, Package]) -> ArtifactState:
-    try:
-        verified_file(folder, artifact)
-        problem = ""
-    except FocalEdgeError as error:
-        problem = str(error)
-    candidates = [packages[each.package] for each in ENGINES[artifact.engine].interpreters]
-    runs_on = next((_version(package) for package in candidates if _usable(package)), None)
-    return ArtifactState(artifact.file, artifact.precision, artifact.engine, runs_on, problem)
-
-
-def _usable(package: Package) -> bool:
-    """Whether a package works, or is installed and was not tried."""
-    return package.version is not None and package.works is not False
-
-
-def _version(package: Package) -> str:
-    return f"{package.name} {package.version}"
-
-
-def find_problems(found: Found) -> tuple[Problem, ...]:
-    """Judge what was found.
-
-    Returns:
-        The problems and their remedies, the blocking ones first.
-    """
-    problems = [*_package_problems(found), *_bundle_problems(found.bundle), *_view_problems(found)]
-    return tuple(sorted(problems, key=lambda problem: not problem.blocking))
-
-
-def _package_problems(found: Found) -> list[Problem]:
-    problems = []
-    if tuple(int(part) for part in found.python.split(".")[:2]) < OLDEST_PYTHON:
-        problems.append(Problem(f"Python is {found.python}", "install Python 3.11", blocking=True))
-    for module in NEEDED:
-        package = found.packages[module]
-        if package.version is None:
-            problems.append(
-                Problem(f"{package.name} is not installed", f"pip install {INSTALL[module]}", blocking=True)
-            )
-        elif package.works is False:
-            problems.append(
-                Problem(f"{package.name}: {package.reason}", _repair(module, package.reason), blocking=True)
-            )
-    interpreters = [found.packages[each.package] for each in INTERPRETERS]
-    if not any(map(_usable, interpreters)):
-        problems.append(Problem("no interpreter for the artifacts works", "pip install ai-edge-litert", blocking=True))
-    for package in interpreters:
-        if package.works is False:
-            instead = "" if package.name == "ai-edge-litert" else ", or remove it and install ai-edge-litert"
-            remedy = f"pip install --force-reinstall {package.name}{instead}"
-            problems.append(Problem(f"{package.name}: {package.reason}", remedy, blocking=False))
-    return problems
-
-
-def _repair(module: str, reason: str) -> str:
-    if module == "cv2" and "cannot open shared object" in reason:
-        return "apt-get install libgl1 libglib2.0-0, or install opencv-python-headless in place of opencv-python"
-    return f"pip install --force-reinstall {INSTALL[module]}"
-
-
-def _bundle_problems(bundle: Bundle) -> list[Problem]:
-    if bundle.problem:
-        return [Problem(bundle.problem, "name a bundle with --bundle", blocking=True)]
-    problems = [
-        Problem(each.problem, "or use the bundle's other artifacts", blocking=False)
-        for each in bundle.artifacts
-        if each.problem
-    ]
-    if not any(each.runs_on and not each.problem for each in bundle.artifacts):
-        engines = dict.fromkeys(ENGINES[each.engine].install for each in bundle.artifacts if not each.problem)
-        remedy = f"pip install {' or '.join(engines)}" if engines else "copy the whole bundle again"
-        problems.append(Problem(f"no artifact of {bundle.folder} can be run", remedy, blocking=True))
-    elif not _default(bundle):
-        usable = min(
-            (each for each in bundle.artifacts if each.runs_on and not each.problem),
-            key=lambda each: each.precision != "int8",
-        )
-        remedy = f"start the demo with --precision {usable.precision} --engine {usable.engine}"
-        problems.append(Problem("the demo's default artifact cannot be run", remedy, blocking=False))
-    return problems
-
-
-def _default(bundle: Bundle) -> ArtifactState | None:
-    """Return the artifact that the demo runs if it is told nothing: the first int8 one."""
-    first = next((each for each in bundle.artifacts if each.precision == "int8"), None)
-    return first if first and first.runs_on and not first.problem else None
-
-
-def _view_problems(found: Found) -> list[Problem]:
-    problems = []
-
-    def note(what: str, remedy: str) -> None:
-        problems.append(Problem(what, remedy, blocking=False))
-
-    if not found.display:
-        note("there is no display for a window", "start the demo with --headless, and --output or --serve")
-    elif found.opencv and not found.opencv.gui:
-        note("this OpenCV opens no window", "pip uninstall opencv-python-headless; pip install opencv-python")
-    if found.opencv and not (found.opencv.ffmpeg or found.opencv.gstreamer):
-        note("this OpenCV reads no videos", "pip install opencv-python-headless")
-    if found.cameras is not None and not found.cameras:
-        note("there is no camera", "plug one in, or start the demo with --source sample")
-    for camera in found.cameras or ():
-        if not camera.accessible:
-            note(f"{camera.device} may not be opened", "sudo usermod -aG video $USER, then log in again")
-    if not _usable(found.packages["aiohttp"]):
-        note("aiohttp is not installed, which the web view needs", "pip install aiohttp")
-    return problems
-
-
-def diagnose(bundle: Path, *, measure: bool, log: Callable[[str], None]) -> Diagnosis:
-    """Examine the machine and a bundle, and say what would be run.
-
-    Args:
-        bundle: folder with manifest.json and artifacts.
-        measure: let `runtime.engine_choice` measure; else it only tells what it measured before.
-        log: is told why nothing could be chosen.
+        measure: let `runtime.engine_choice` measure; otherwise only a cached choice is reported.
+        log: receives why no choice is possible.
+        examine: returns the state of the machine.
     """
     found = examine(bundle)
     problems = find_problems(found)
-    chosen = _default(found.bundle) if not any(problem.blocking for problem in problems) else None
+    chosen = found.bundle.default if not any(problem.blocking for problem in problems) else None
     default = f"{chosen.precision} {chosen.engine}, 1 thread ({chosen.runs_on})" if chosen else None
     auto = None
     if all(found.packages[module].works for module in NEEDED) and not found.bundle.problem:
         try:
             auto = _auto(bundle, read_manifest(bundle), measure=measure)
         except FocalEdgeError as error:
-            log(f"nothing can be chosen: {error}")
+            log(f"no choice is possible: {error}")
     return Diagnosis(found, default, auto, problems)
 
 
@@ -364,7 +137,7 @@ def _camera_rows(cameras: Sequence[CameraDevice] | None) -> list[str]:
     return [_row("cameras" if index == 0 else "", text) for index, text in enumerate(shown or ["none"])]
 
 
-def _bundle_rows(bundle: Bundle) -> list[str]:
+def _bundle_rows(bundle: BundleState) -> list[str]:
     rows = [_row("bundle", bundle.folder if not bundle.problem else f"{bundle.folder} cannot be read")]
     for each in bundle.artifacts:
         state = "BROKEN" if each.problem else each.runs_on or "no interpreter"
@@ -373,16 +146,16 @@ def _bundle_rows(bundle: Bundle) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.doctor",
-        description="Say what this machine has for the demo, what it would run, and what to do about what is missing.",
-        epilog="Exit code: 0 if the demo can run, if only without window and camera; "
-        "1 if something that it needs is missing or broken; 2 on bad arguments.",
+    parser = command_parser(
+        "python -m runtime.doctor",
+        "Report what this machine has for the demo, what it would run, and what to do about what is missing.",
+        parents=[engine_options("--bundle"), shared_options("--json", json="print what was found as JSON")],
     )
-    add = parser.add_argument
-    add("--bundle", type=Path, default=default_bundle(), help="folder with manifest.json (default: %(default)s)")
-    add("--measure", action="store_true", help="measure which artifact and engine are the fastest here")
-    add("--json", action="store_true", help="print what was found as JSON")
+    parser.epilog = (
+        "Exit code: 0 if the demo can run, at least without window and camera; "
+        "1 if something that it needs is missing or broken; 2 on bad arguments."
+    )
+    parser.add_argument("--measure", action="store_true", help="measure which artifact and engine are the fastest here")
     return parser
 
 
@@ -398,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"can_run": diagnosis.can_run, **asdict(diagnosis)}, indent=2))
     else:
         print(describe(diagnosis))
-    return 0 if diagnosis.can_run else EXIT_CANNOT_RUN
+    return 0 if diagnosis.can_run else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be found out about packages and cameras without being brought down by one that is broken."""
+"""Probe packages and cameras; a broken one gives a result, not a crash."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runtime.core.machine import installed_version
 
 IMPORT_TIMEOUT_S = 60.0
 OPENCV_FACTS = "import cv2; print(cv2.__version__); print(cv2.getBuildInformation())"
-# linux/videodev2.h: the request, the size of its answer, where the device's own capabilities are in it, and those
-# of a device that gives images or only converts them.
+# linux/videodev2.h: the request, the size of its reply, the place of the device's own capabilities in it, and the
+# flags of a device that captures images or only converts them.
 VIDIOC_QUERYCAP = 0x80685600
 QUERYCAP_BYTES = 104
 CARD = slice(16, 48)
@@ -31,10 +31,10 @@ class Package:
     """One package.
 
     Attributes:
-        name: what pip calls it.
-        version: `None` if it is not installed.
-        works: whether it can be imported; `None` if that was not tried.
-        reason: why it cannot.
+        name: its distribution.
+        version: `None` if not installed.
+        works: `True` if it can be imported; `None` if that was not tried.
+        reason: why the import fails.
     """
 
     name: str
@@ -42,10 +42,15 @@ class Package:
     works: bool | None = None
     reason: str = ""
 
+    @property
+    def usable(self) -> bool:
+        """`True` if it works, or is installed and was not tried."""
+        return self.version is not None and self.works is not False
+
 
 @dataclass(frozen=True)
 class OpenCv:
-    """What OpenCV was built with; `gui` is its window toolkit, "" for none."""
+    """The features that OpenCV was built with; `gui` is its window toolkit, "" for none."""
 
     version: str
     gui: str
@@ -56,7 +61,7 @@ class OpenCv:
 
 @dataclass(frozen=True)
 class CameraDevice:
-    """A video device that gives images; `name` is its maker's, "" where it may not be opened to ask."""
+    """A video device that captures images; `name` is "" if the user may not open it."""
 
     device: str
     name: str
@@ -64,15 +69,15 @@ class CameraDevice:
 
 
 def find_package(module: str, distributions: tuple[str, ...], program: str | None) -> tuple[Package, str]:
-    """Look for a package and try it in a process of its own, which may crash without harm.
+    """Look for a package and try it in its own process, which may crash without harm.
 
     Args:
-        module: what is imported.
-        distributions: those that may have brought it, the usual one first.
-        program: what to run there; `None` tries nothing.
+        module: its top-level module.
+        distributions: the distributions that may contain it, the usual one first.
+        program: Python code to run; `None` tries nothing.
 
     Returns:
-        The package, and what the program printed.
+        The package and the program's output.
     """
     number = installed_version(module, distributions)
     if number is None or program is None:
@@ -81,11 +86,15 @@ def find_package(module: str, distributions: tuple[str, ...], program: str | Non
     return Package(distributions[0], number, works=not reason, reason=reason), printed
 
 
-def try_program(program: str) -> tuple[str, str]:
-    """Run a Python program in a process of its own, on this one's path.
+def try_program(program: str, timeout_s: float = IMPORT_TIMEOUT_S) -> tuple[str, str]:
+    """Run a Python program in its own process, with the module path of this one.
+
+    Args:
+        program: Python code.
+        timeout_s: when to stop it, in seconds.
 
     Returns:
-        Why it failed, "" if it did not, and what it printed.
+        Why it failed, or "", and its output.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
@@ -95,10 +104,10 @@ def try_program(program: str) -> tuple[str, str]:
             text=True,
             errors="replace",
             env=environment,
-            timeout=IMPORT_TIMEOUT_S,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
-        return f"it did not finish in {IMPORT_TIMEOUT_S:g} s", ""
+        return f"it did not finish in {timeout_s:g} s", ""
     except OSError as error:
         return f"no process can be started: {error}", ""
     if finished.returncode < 0:
@@ -116,7 +125,7 @@ def _signal_name(number: int) -> str:
 
 
 def parse_opencv(printed: str) -> OpenCv:
-    """Read what `OPENCV_FACTS` printed: the version, then `cv2.getBuildInformation()`."""
+    """Parse the output of `OPENCV_FACTS`: the version, then `cv2.getBuildInformation()`."""
     version, _, facts = printed.partition("\n")
 
     def has(name: str) -> bool:
@@ -128,14 +137,14 @@ def parse_opencv(printed: str) -> OpenCv:
 
 
 def find_cameras(folder: Path = Path("/dev"), ask: Callable[[str], bytes] | None = None) -> list[CameraDevice]:
-    """List the video devices that give images; of a Raspberry Pi's dozen, most are encoders.
+    """List the video devices that capture images; most of a Raspberry Pi's dozen are encoders.
 
     Args:
-        folder: where the devices are.
-        ask: gives the answer of a device to `VIDIOC_QUERYCAP`, or raises `OSError`.
+        folder: the folder of devices.
+        ask: returns a device's reply to `VIDIOC_QUERYCAP`, or raises `OSError`.
 
     Returns:
-        In the order of their numbers: those that give images, and those that may not be asked.
+        Sorted by number: those that capture images, and those that the user may not open.
     """
     paths = [str(path) for path in folder.glob("video*") if re.fullmatch(r"video\d+", path.name)]
     devices = [
@@ -146,22 +155,22 @@ def find_cameras(folder: Path = Path("/dev"), ask: Callable[[str], bytes] | None
 
 def _camera(device: str, ask: Callable[[str], bytes]) -> CameraDevice | None:
     try:
-        answer = ask(device)
+        reply = ask(device)
     except PermissionError:
         return CameraDevice(device, "", accessible=False)
-    # Not a V4L2 device, or one that has just been unplugged.
+    # Not a V4L2 device, or just unplugged.
     except OSError:
         return None
-    (capabilities,) = struct.unpack_from("=I", answer, DEVICE_CAPS_AT)
-    name = answer[CARD].split(b"\0")[0].decode(errors="replace")
-    gives_images = capabilities & CAPTURES and not capabilities & CONVERTS
-    return CameraDevice(device, name, accessible=True) if gives_images else None
+    (capabilities,) = struct.unpack_from("=I", reply, DEVICE_CAPS_AT)
+    name = reply[CARD].split(b"\0")[0].decode(errors="replace")
+    captures = capabilities & CAPTURES and not capabilities & CONVERTS
+    return CameraDevice(device, name, accessible=True) if captures else None
 
 
 def _query(device: str) -> bytes:
     import fcntl
 
-    answer = bytearray(QUERYCAP_BYTES)
+    reply = bytearray(QUERYCAP_BYTES)
     with open(device, "r+b", buffering=0) as file:  # noqa: PTH123 (a device, not a path of ours)
-        fcntl.ioctl(file, VIDIOC_QUERYCAP, answer)
-    return bytes(answer)
+        fcntl.ioctl(file, VIDIOC_QUERYCAP, reply)
+    return bytes(reply)

@@ -27,15 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle.manifest import read_manifest
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, DataError
 from runtime.engines.engine import open_engine
 from runtime.engines.options import engine_options
 from runtime.evaluation.metrics import softmax
 from runtime.images.preprocess import Image, preprocess, read_image
 from runtime.video.opencv_log import silence_opencv
-
-BAR_DELAY_S = 5.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, DataError, FocalEdgeError
 from runtime.engines.options import engine_options
 from runtime.evaluation.fresh_process import FreshProcess, run_fresh
@@ -22,7 +22,6 @@ from runtime.video.sample_clip import sample_frames
 
 DEFAULT_STARTS = 10
 BYTES_PER_MB = 1e6
-BAR_DELAY_S = 5.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.bundle.precisions import Precisions
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
 from runtime.core.machine import memory_bytes, peak_memory_bytes
 from runtime.demo.controls import Controls, Settings
@@ -34,7 +34,6 @@ DEFAULT_FRAMES = 2_000
 # By then the allocator's caches, the latency windows and the clip's second turn are allocated.
 WARM_UP_FRAMES = 500
 CLIP_WIDTH_PX, CLIP_HEIGHT_PX = 640, 480
-BAR_DELAY_S = 5.0
 STAGES = ("decode", "preprocess", "inference", "overlay")
 
 

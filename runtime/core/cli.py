@@ -13,6 +13,8 @@ from runtime.core.errors import FocalEdgeError
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+# Work that takes less time shows no progress bar.
+BAR_DELAY_S = 5.0
 
 SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "--data-dir": {"type": Path, "metavar": "FOLDER", "help": "folder of the images (default: $DATA_DIR)"},

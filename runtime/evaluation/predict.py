@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.core.cli import BAR_DELAY_S
 from runtime.core.errors import ArtifactError
 from runtime.engines.engine import Engine
 from runtime.engines.outputs import Outputs
@@ -15,7 +16,6 @@ from runtime.evaluation.metrics import Classes
 from runtime.images.preprocess import Image, preprocess
 
 NO_CLASS = -1
-BAR_DELAY_S = 5.0
 
 
 def predict(run: Callable[[Image], NDArray[np.float32]], images: Sequence[Image] | Image, task: str) -> Classes:

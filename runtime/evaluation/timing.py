@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.core.cli import BAR_DELAY_S
 from runtime.core.errors import ConfigError, FocalEdgeError
 from runtime.evaluation.metrics import percentile
 
 WARM_UP_RUNS = 10
 SYNTHETIC_IMAGES = 8
-BAR_DELAY_S = 5.0
 
 Name = TypeVar("Name")
 

@@ -1,9 +1,9 @@
-"""Make a run of a published checkpoint, as if it had been trained here.
+"""Import a published checkpoint as a run.
 
     python -m train.import_pretrained focalnet_tiny_srf.pth --preset focalnet_tiny_srf --out runs/tiny
 
-Checkpoints of the authors' code, of transformers and of timm are told apart by their tensors' names. A safetensors file
-is read without PyTorch; any other through `torch.load(weights_only=True)`, which runs none of what the file may hold.
+Checkpoints of the original code, of transformers and of timm are told apart by their tensors' names. A safetensors file
+is read without PyTorch. Any other goes through `torch.load(weights_only=True)`, which runs no code of the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from runtime.core.cli import run_cli
+from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import read_json, sha256_of, write_json
 from train.data.imagenet import imagenet_labels
@@ -31,37 +31,38 @@ from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
 from train.model.presets import PRESETS, find_preset
 from train.model.weights import Tensors, listed, write_tensors
-from train.pretrained.checkpoint_names import SPELLINGS, Published, Shape, Spelling, as_variables, published_tensors
+from train.pretrained.checkpoint_names import NAMINGS, CheckpointTensor, Naming, Shape, checkpoint_tensors, to_variables
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Run, write_run
 
 IMPORT_FILE = "import.json"
 SAFETENSORS = ".safetensors"
-# Where a checkpoint may keep its network among other things.
+# Keys under which a checkpoint may keep its network.
 NESTED = ("model", "state_dict")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A network made of a checkpoint.
+    """A network from a checkpoint.
 
     Attributes:
-        weights: its variables, as they are trained, by `layer/variable`.
-        spelling: whose checkpoint it was.
-        tensors: how many of its tensors became the network's.
-        unused: names of those that are no part of it.
+        weights: variables of the trainable network, by `layer/variable`.
+        naming: of the checkpoint.
+        tensors: number of its tensors that are used.
+        unused: names of the others.
     """
 
     weights: Tensors
-    spelling: str
+    naming: str
     tensors: int
     unused: tuple[str, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read a checkpoint, hold it to its preset, and write the run."""
+    """Read a checkpoint, check it against its preset, and write the run."""
     args = _parser().parse_args(argv)
     preset = find_preset(args.preset)
-    _check_target(args.out)
+    if (args.out / CONFIG_FILE).exists():
+        raise ConfigError(f"{args.out} already holds a run; name another folder with --out")
     tensors = read_checkpoint(args.checkpoint)
     config = _settings_of(args.checkpoint, preset.model)
     config = dataclasses.replace(config, classes=count_classes(tensors, str(args.checkpoint)))
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = {
         "checkpoint": args.checkpoint.name,
         "sha256": sha256_of(args.checkpoint),
-        "spelling": imported.spelling,
+        "naming": imported.naming,
         "preset": args.preset,
         "tensors": imported.tensors,
         "unused": list(imported.unused),
@@ -82,15 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_tensors(args.out / WEIGHTS_FILE, fold_weights(imported.weights, config))
     write_json(args.out / IMPORT_FILE, facts)
     write_run(args.out, run)  # last: it makes the folder a run
-    print(json.dumps(facts, indent=2) if args.json else _described(facts, args.out))
+    print(json.dumps(facts, indent=2) if args.json else _summary(facts, args.out))
     return 0
 
 
-def _described(facts: Mapping[str, Any], out: Path) -> str:
-    unused = f"; not used: {', '.join(facts['unused'])}" if facts["unused"] else "; all of them used"
+def _summary(facts: Mapping[str, Any], out: Path) -> str:
+    unused = f"; not used: {', '.join(facts['unused'])}" if facts["unused"] else "; all used"
     return (
         f"{facts['preset']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['classes']} classes: "
-        f"{facts['tensors']} tensors in {facts['spelling']} spelling{unused}; run in {out}"
+        f"{facts['tensors']} tensors in {facts['naming']} naming{unused}; run in {out}"
     )
 
 
@@ -98,14 +99,15 @@ def read_checkpoint(path: Path) -> Tensors:
     """Read the tensors of a checkpoint, as float32.
 
     Args:
-        path: a safetensors file, or one that `torch.save` wrote; its network may be under "model" or "state_dict".
+        path: a safetensors file, or a file of `torch.save` with the network at the top or under "model" or
+            "state_dict".
 
     Returns:
         Arrays by name.
 
     Raises:
-        ArtifactError: the file is missing, damaged, holds objects other than tensors, or no tensors at all.
-        ConfigError: it takes PyTorch to read it, which is not installed.
+        ArtifactError: the file is missing or damaged, holds other objects than tensors, or has no tensors.
+        ConfigError: the file needs PyTorch, which is not installed.
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; expected a checkpoint file, such as model{SAFETENSORS}")
@@ -118,16 +120,14 @@ def read_checkpoint(path: Path) -> Tensors:
 def _read_safetensors(path: Path) -> Tensors:
     try:
         return {name: np.asarray(value, dtype=np.float32) for name, value in load_file(path).items()}
-    except TypeError as error:  # bfloat16, which NumPy has not
+    except TypeError as error:  # bfloat16, which NumPy does not have
         try:
             from safetensors.torch import load_file as load_torch_file
         except ImportError:
-            raise ConfigError(
-                f"{path} takes PyTorch to read ({error}); install torch, or save it as float32"
-            ) from error
+            raise ConfigError(f"{path} needs PyTorch ({error}); install torch, or save it as float32") from error
         return {name: value.float().numpy() for name, value in load_torch_file(path).items()}
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); download it anew") from error
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); download it again") from error
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -135,15 +135,15 @@ def _read_torch(path: Path) -> Tensors:
         import torch
     except ImportError as error:
         raise ConfigError(
-            f"{path} takes PyTorch to read; install torch (its CPU build will do), or give a {SAFETENSORS} file"
+            f"{path} needs PyTorch; install torch (its CPU build will do), or give a {SAFETENSORS} file"
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own have no common base
         reason = str(error).strip().splitlines()
         raise ArtifactError(
-            f"{path} is damaged, or holds objects that are no tensors and might run code "
-            f"({reason[-1] if reason else type(error).__name__}); download it anew, or save its state dict alone"
+            f"{path} is damaged, or holds objects other than tensors, which might run code "
+            f"({reason[-1] if reason else type(error).__name__}); download it again, or save only its state dict"
         ) from error
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -153,65 +153,62 @@ def _read_torch(path: Path) -> Tensors:
     return {str(name): value.float().numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
-def recognise(tensors: Mapping[str, Any], source: str) -> Spelling:
-    """Tell whose checkpoint it is, by its first embedding's name.
+def find_naming(tensors: Mapping[str, Any], source: str) -> Naming:
+    """Find the naming of a checkpoint by its first embedding.
 
     Raises:
-        ArtifactError: it is no FocalNet's in a known spelling.
+        ArtifactError: the naming is unknown.
     """
-    for spelling in SPELLINGS:
-        if any(name.startswith(f"{spelling.stem}.") for name in tensors):
-            return spelling
-    expected = ", ".join(f"{each.stem}.* ({each.name})" for each in SPELLINGS)
+    for naming in NAMINGS:
+        if any(name.startswith(f"{naming.stem}.") for name in tensors):
+            return naming
+    expected = ", ".join(f"{each.stem}.* ({each.name})" for each in NAMINGS)
     raise ArtifactError(
-        f"{source} is no FocalNet in a known spelling: received {listed(sorted(tensors), ', ')}; expected one of "
+        f"{source} is not a FocalNet in a known naming: received {listed(sorted(tensors), ', ')}; expected one of "
         f"{expected}"
     )
 
 
 def count_classes(tensors: Tensors, source: str) -> int:
-    """Return how many classes a checkpoint's head has: a fine-tuned network's are its own, not its preset's.
+    """Return the number of classes of a checkpoint's head, which may differ from its preset's.
 
     Raises:
-        ArtifactError: it has no head, or is no FocalNet's.
+        ArtifactError: it has no head, or its naming is unknown.
     """
-    name = f"{recognise(tensors, source).head}.bias"
+    name = f"{find_naming(tensors, source).head}.bias"
     if name not in tensors or tensors[name].ndim != 1 or len(tensors[name]) < 2:
         found = f"{name} {list(tensors[name].shape)}" if name in tensors else f"no {name}"
         raise ArtifactError(
-            f"{source} has {found}; expected a classifier's, of 2 classes or more: give one with its head"
+            f"{source} has {found}; expected a classifier of 2 classes or more: give a checkpoint with its head"
         )
     return len(tensors[name])
 
 
 def import_tensors(tensors: Tensors, config: FocalNetConfig, source: str) -> Imported:
-    """Make a network's variables of a checkpoint's tensors, all or none.
+    """Convert a checkpoint's tensors to a network's variables.
 
     Args:
         tensors: float32 arrays by name.
-        config: the network, as it is trained.
-        source: where the tensors come from, for errors.
-
-    Returns:
-        The variables, and what became of the tensors.
+        config: the trainable network.
+        source: origin of the tensors, for errors.
 
     Raises:
-        ArtifactError: listing the tensors that are missing, of another shape, not finite, or of layers that the
-            network does not have; and naming the preset that they fit, if there is one.
+        ArtifactError: tensors are missing, unknown, of another shape or not finite; the message lists them, and names
+            the preset that they fit, if any.
     """
-    spelling = recognise(tensors, source)
-    expected = published_tensors(config, spelling)
+    naming = find_naming(tensors, source)
+    expected = checkpoint_tensors(config, naming)
     unused = tuple(sorted(set(tensors) - set(expected)))
-    if faults := _faults(tensors, expected, [name for name in unused if name not in spelling.ignored]):
-        advice = _advice(tensors, spelling, config.classes)
+    if faults := _faults(tensors, expected, [name for name in unused if name not in naming.ignored]):
+        advice = _advice(tensors, naming, config.classes)
         raise ArtifactError(f"{source} does not fit: {listed(faults)}; {advice}")
     weights: Tensors = {}
     for name, published in expected.items():
-        weights |= as_variables(tensors[name], published)
-    return Imported(weights, spelling.name, len(expected), unused)
+        weights |= to_variables(tensors[name], published)
+    return Imported(weights, naming.name, len(expected), unused)
 
 
-def _faults(tensors: Tensors, expected: Mapping[str, Published], unknown: Sequence[str]) -> list[str]:
+def _faults(tensors: Tensors, expected: Mapping[str, CheckpointTensor], unknown: Sequence[str]) -> list[str]:
     faults = [f"missing {name} {list(each.shape)}" for name, each in expected.items() if name not in tensors]
     faults += [
         f"{name} has shape {list(tensors[name].shape)}, not {list(each.shape)}"
@@ -224,23 +221,23 @@ def _faults(tensors: Tensors, expected: Mapping[str, Published], unknown: Sequen
 
 
 def _fits(found: Shape, expected: Shape) -> bool:
-    """Say whether shapes are the same, a linear layer's as a 1x1 convolution's too."""
+    """Compare shapes; a linear layer may have that of a 1x1 convolution."""
     return found == expected or (len(expected) == 2 and found == (*expected, 1, 1))
 
 
-def _advice(tensors: Tensors, spelling: Spelling, classes: int) -> str:
-    shapes = {name: value.shape for name, value in tensors.items() if name not in spelling.ignored}
+def _advice(tensors: Tensors, naming: Naming, classes: int) -> str:
+    shapes = {name: value.shape for name, value in tensors.items() if name not in naming.ignored}
     for name, preset in PRESETS.items():
         if preset.model.stem == "conv" or preset.model.norm != "layer":
             continue
-        expected = published_tensors(dataclasses.replace(preset.model, classes=classes), spelling)
+        expected = checkpoint_tensors(dataclasses.replace(preset.model, classes=classes), naming)
         if set(expected) == set(shapes) and all(_fits(shapes[each], expected[each].shape) for each in expected):
             return f"its tensors are those of --preset {name}"
-    return "download it anew, or give the preset that it was trained as"
+    return "download it again, or give the preset of its training"
 
 
 def _settings_of(checkpoint: Path, config: FocalNetConfig) -> FocalNetConfig:
-    """Take from the config.json of transformers beside a checkpoint what no tensor shows.
+    """Take the settings that no tensor shows from transformers' config.json beside the checkpoint.
 
     Raises:
         ArtifactError: it describes another network than the preset's.
@@ -269,8 +266,8 @@ def _settings_of(checkpoint: Path, config: FocalNetConfig) -> FocalNetConfig:
     ]
     if faults:
         raise ArtifactError(
-            f"{_description_file(checkpoint)} describes another network: {'; '.join(faults)}; give the preset that "
-            "it was trained as"
+            f"{_description_file(checkpoint)} describes another network: {'; '.join(faults)}; give the preset of "
+            "its training"
         )
     return dataclasses.replace(
         config, normalise_modulator=bool(described.get("normalize_modulator", config.normalise_modulator))
@@ -288,16 +285,16 @@ def _description(checkpoint: Path) -> dict[str, Any]:
 
 
 def _labels(checkpoint: Path, classes: int, given: Path | None) -> tuple[str, ...]:
-    """Return the class names: those given, those beside the checkpoint, those of ImageNet-1k, or numbers."""
+    """Return the given class names, those beside the checkpoint, those of ImageNet-1k, or numbers."""
     if given is not None:
         return _read_labels(given, classes)
     names = _description(checkpoint).get("id2label")
     names = names if isinstance(names, dict) else {}
-    first = str(names.get("0", "LABEL_0"))  # transformers' own, where nobody gave any
+    first = str(names.get("0", "LABEL_0"))  # transformers' default
     if classes == len(imagenet_labels()) and first.startswith(("LABEL_", imagenet_labels()[0])):
         return imagenet_labels()
     labels = tuple(str(names.get(str(index), f"class {index}")) for index in range(classes))
-    # Of two classes with one name neither could be told; 22,000 nouns have many such.
+    # Equal names get their number: ImageNet-22k has many.
     times = Counter(labels)
     return tuple(f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(labels))
 
@@ -316,26 +313,23 @@ def _read_labels(path: Path, classes: int) -> tuple[str, ...]:
     return labels
 
 
-def _check_target(out: Path) -> None:
-    if (out / CONFIG_FILE).exists():
-        raise ConfigError(f"{out} already holds a run; name another folder with --out")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.import_pretrained", description="Make a run of a published FocalNet checkpoint."
+    parser = command_parser(
+        "python -m train.import_pretrained",
+        "Import a published FocalNet checkpoint as a run.",
+        parents=[shared_options("--json")],
     )
-    parser.add_argument("checkpoint", type=Path, help="a safetensors file, or a .pth or .bin of PyTorch")
-    published = [name for name in PRESETS if name.startswith("focalnet_")]
-    parser.add_argument("--preset", required=True, help=f"what it was trained as: {', '.join(published)}")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run, made if missing")
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="safetensors file, or PyTorch's .pth or .bin")
+    published = ", ".join(name for name in PRESETS if name.startswith("focalnet_"))
+    parser.add_argument("--preset", required=True, metavar="NAME", help=f"network of the checkpoint: {published}")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the run, made if missing")
     parser.add_argument(
-        "--labels", type=Path, help="class names, one a line (ImageNet's for 1,000 classes, else those beside it)"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="class names, one a line (default: ImageNet's for 1,000 classes, else those beside the checkpoint)",
     )
-    parser.add_argument(
-        "--dataset", choices=DATASETS, default="folder", help="what it is calibrated and tuned on (%(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print what became of its tensors as JSON")
+    parser.add_argument("--dataset", choices=tuple(DATASETS), default="folder", help="dataset of the later stages")
     return parser
 
 

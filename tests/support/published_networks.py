@@ -1,4 +1,4 @@
-"""Small networks with what the published ones have, and their checkpoints in each spelling, for tests."""
+"""Small networks with the parts of the published ones, and their checkpoints in each naming."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.tiny_run import draw_weights
 from train.model.config import FocalNetConfig
 from train.model.presets import IMAGENET_MEAN, IMAGENET_STD
 from train.model.weights import Tensors
-from train.pretrained.checkpoint_names import Spelling, published_tensors
+from train.pretrained.checkpoint_names import Naming, checkpoint_tensors
 
 
 def small_network(**changes: Any) -> FocalNetConfig:
@@ -40,7 +40,7 @@ LARGE = small_network(
 NETWORKS = {"plain": PLAIN, "large": LARGE}
 
 
-def drawn_checkpoint(config: FocalNetConfig, spelling: Spelling, seed: int = 0) -> Tensors:
+def drawn_checkpoint(config: FocalNetConfig, naming: Naming, seed: int = 0) -> Tensors:
     """Draw a checkpoint's tensors, of the shapes that PyTorch gives them."""
-    shapes = {name: each.shape for name, each in published_tensors(config, spelling).items()}
+    shapes = {name: each.shape for name, each in checkpoint_tensors(config, naming).items()}
     return {name: value.astype(np.float32) for name, value in draw_weights(shapes, seed).items()}

@@ -1,4 +1,4 @@
-"""Networks of which only the shapes are of interest, the largest having 3 GB of values."""
+"""Networks without values, where only shapes matter: the largest would have 3 GB."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import keras
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Give the variables of networks that are built inside it no values, neither now nor later."""
+    """Leave the variables of networks that are built in the block without values."""
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        # Keras would make up for it as soon as another such scope ends.
+        # Or Keras initialises them when another such scope ends.
         keras.utils.clear_session(free_memory=False)

@@ -1,4 +1,4 @@
-"""Importing checkpoints: what is read, what a run then holds, and what is refused, with nothing written."""
+"""Import of published checkpoints: the run that is written, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from safetensors.numpy import save_file
 from runtime.core.cli import run_cli
 from tests.support.published_networks import LARGE, NETWORKS, PLAIN, drawn_checkpoint
 from train.data.imagenet import imagenet_labels
-from train.import_pretrained import import_tensors, main, read_checkpoint, recognise
+from train.import_pretrained import find_naming, import_tensors, main, read_checkpoint
 from train.model import presets
 from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
 from train.model.presets import Preset
 from train.model.weights import Tensors, read_tensors
-from train.pretrained.checkpoint_names import SPELLINGS, Spelling
+from train.pretrained.checkpoint_names import NAMINGS, Naming
 from train.run import read_run
 
-AUTHORS, TRANSFORMERS, TIMM = SPELLINGS
+ORIGINAL, TRANSFORMERS, TIMM = NAMINGS
 JOINT = "layers.0.blocks.0.modulation.f.weight"
 EXTRA = "layers.1.blocks.2.norm1.weight"  # the last block of the network is its second
 
 
 @pytest.fixture
 def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets of networks that are drawn in no time."""
+    """Presets of small networks."""
     for name, config in NETWORKS.items():
         monkeypatch.setitem(presets.PRESETS, f"focalnet_{name}", Preset(config, 1))
 
@@ -41,7 +41,7 @@ def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "given" / "model.safetensors"
     path.parent.mkdir()
-    save_file(drawn_checkpoint(PLAIN, AUTHORS), path)
+    save_file(drawn_checkpoint(PLAIN, ORIGINAL), path)
     return path
 
 
@@ -60,8 +60,8 @@ def test_a_checkpoint_becomes_a_run(checkpoint: Path, tmp_path: Path, capsys: py
     options = [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run"), "--json"]
     assert run_cli(main, options) == 0
     facts = json.loads(capsys.readouterr().out)
-    tensors = drawn_checkpoint(PLAIN, AUTHORS)
-    assert (facts["spelling"], facts["tensors"], facts["unused"]) == ("the authors'", len(tensors), [])
+    tensors = drawn_checkpoint(PLAIN, ORIGINAL)
+    assert (facts["naming"], facts["tensors"], facts["unused"]) == ("original", len(tensors), [])
     assert facts["parameters"] == sum(value.size for value in tensors.values())
     run = read_run(tmp_path / "run")
     assert (run.preset, run.model, run.dataset) == ("focalnet_plain", PLAIN, "folder")
@@ -84,15 +84,15 @@ def test_a_fine_tuned_network_keeps_its_own_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS.keys())
-def test_the_three_spellings_give_one_network(config: FocalNetConfig) -> None:
-    """The same tensors under the names of each, linear layers as timm has them too."""
-    drawn = list(drawn_checkpoint(config, AUTHORS).values())
+def test_the_three_namings_give_one_network(config: FocalNetConfig) -> None:
+    """Also with timm's shape of linear layers."""
+    drawn = list(drawn_checkpoint(config, ORIGINAL).values())
     weights = []
-    for spelling in SPELLINGS:
-        tensors = dict(zip(drawn_checkpoint(config, spelling), drawn, strict=True))
-        if spelling is TIMM:
+    for naming in NAMINGS:
+        tensors = dict(zip(drawn_checkpoint(config, naming), drawn, strict=True))
+        if naming is TIMM:
             tensors = {n: v[..., None, None] if v.ndim == 2 and "head" not in n else v for n, v in tensors.items()}
-        assert recognise(tensors, "test") is spelling
+        assert find_naming(tensors, "test") is naming
         weights.append(import_tensors(tensors, config, "test").weights)
     for name, value in weights[0].items():
         assert all(np.array_equal(other[name], value) for other in weights[1:])
@@ -139,9 +139,9 @@ def renamed(tensors: Tensors) -> Tensors:
 
 
 def poisoned(tensors: Tensors) -> Tensors:
-    spoilt = tensors[JOINT].copy()
-    spoilt[3, 2] = np.nan
-    return tensors | {JOINT: spoilt}
+    values = tensors[JOINT].copy()
+    values[3, 2] = np.nan
+    return tensors | {JOINT: values}
 
 
 @pytest.mark.usefixtures("small_preset")
@@ -157,15 +157,15 @@ def poisoned(tensors: Tensors) -> Tensors:
         pytest.param(lambda t: t | {JOINT: t[JOINT].T.copy()}, [f"{JOINT} has shape [8, 19], not"], id="transposed"),
         pytest.param(lambda t: t | {EXTRA: np.ones(16, np.float32)}, [f"unknown {EXTRA}"], id="a block too many"),
         pytest.param(poisoned, [f"{JOINT} is not finite"], id="NaN"),
-        pytest.param(lambda t: {f"module.{n}": v for n, v in t.items()}, ["known spelling", "module."], id="prefixed"),
-        pytest.param(lambda t: {"conv1.weight": t["head.bias"]}, ["known spelling", "conv1"], id="another network"),
+        pytest.param(lambda t: {f"module.{n}": v for n, v in t.items()}, ["known naming", "module."], id="prefixed"),
+        pytest.param(lambda t: {"conv1.weight": t["head.bias"]}, ["known naming", "conv1"], id="another network"),
         pytest.param(lambda t: {}, ["holds no tensors"], id="empty"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_with_what_does_not(
+def test_a_checkpoint_that_does_not_fit_is_refused(
     damage: Any, expected: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file(damage(drawn_checkpoint(PLAIN, AUTHORS)), checkpoint)
+    save_file(damage(drawn_checkpoint(PLAIN, ORIGINAL)), checkpoint)
     error = refused(checkpoint, capsys)
     for part in expected:
         assert part in error
@@ -222,7 +222,7 @@ def test_a_description_of_another_network_beside_the_checkpoint_is_refused(
 
 
 @pytest.mark.usefixtures("small_preset")
-def test_what_no_tensor_shows_is_taken_from_the_description(checkpoint: Path, tmp_path: Path) -> None:
+def test_settings_without_a_tensor_are_taken_from_the_description(checkpoint: Path, tmp_path: Path) -> None:
     described = {"model_type": "focalnet", "normalize_modulator": True}
     checkpoint.with_name("config.json").write_text(json.dumps(described))
     assert run_cli(main, [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]) == 0
@@ -230,9 +230,7 @@ def test_what_no_tensor_shows_is_taken_from_the_description(checkpoint: Path, tm
 
 
 @pytest.mark.usefixtures("small_preset")
-def test_a_tensor_that_is_no_part_of_the_classifier_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tensor_outside_the_classifier_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mask = {"focalnet.embeddings.mask_token": np.zeros((1, 1, 8), np.float32)}
     save_file(drawn_checkpoint(LARGE, TRANSFORMERS) | mask, tmp_path / "model.safetensors")
     options = [str(tmp_path / "model.safetensors"), "--preset", "focalnet_large", "--out", str(tmp_path / "run")]
@@ -251,15 +249,15 @@ def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
 
 
 def as_torch(tensors: Tensors) -> dict[str, Any]:
-    torch = pytest.importorskip("torch", reason="reading .pth takes torch")
+    torch = pytest.importorskip("torch", reason=".pth needs torch")
     return {name: torch.tensor(value) for name, value in tensors.items()}
 
 
 @pytest.mark.usefixtures("small_preset")
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda each: each.name)
+@pytest.mark.parametrize("naming", NAMINGS, ids=lambda each: each.name)
 @pytest.mark.parametrize("nest", [lambda t: {"model": t, "epoch": 299}, lambda t: {"state_dict": t}, lambda t: t])
-def test_a_torch_file_is_read_as_tensors_alone(spelling: Spelling, nest: Any, tmp_path: Path) -> None:
-    tensors = drawn_checkpoint(PLAIN, spelling)
+def test_a_torch_file_is_read_as_tensors_alone(naming: Naming, nest: Any, tmp_path: Path) -> None:
+    tensors = drawn_checkpoint(PLAIN, naming)
     content = nest(as_torch(tensors))
     import torch
 
@@ -270,7 +268,7 @@ def test_a_torch_file_is_read_as_tensors_alone(spelling: Spelling, nest: Any, tm
 
 
 class Trap:
-    """What runs code where it is unpickled plainly."""
+    """An object that runs code when unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -281,10 +279,10 @@ class Trap:
 
 @pytest.mark.usefixtures("small_preset")
 @pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_file_that_would_run_code_runs_none(
+def test_code_in_a_file_is_not_run(
     how: str, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {"model": as_torch(drawn_checkpoint(PLAIN, AUTHORS)), "config": Trap(tmp_path / "sprung")}
+    content = {"model": as_torch(drawn_checkpoint(PLAIN, ORIGINAL)), "config": Trap(tmp_path / "sprung")}
     import torch
 
     path = checkpoint.with_name("model.pth")
@@ -292,14 +290,14 @@ def test_a_file_that_would_run_code_runs_none(
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    assert "objects that are no tensors" in refused(path, capsys)
+    assert "objects other than tensors" in refused(path, capsys)
     assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.usefixtures("small_preset")
 @pytest.mark.parametrize("keep", [0, 100, -40])
 def test_a_truncated_torch_file_is_refused(keep: int, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = as_torch(drawn_checkpoint(PLAIN, AUTHORS))
+    content = as_torch(drawn_checkpoint(PLAIN, ORIGINAL))
     import torch
 
     path = checkpoint.with_name("model.pth")

@@ -1,7 +1,7 @@
-"""Published FocalNet checkpoints: what their tensors are called, and the variables here that they become.
+"""Tensor names of published FocalNet checkpoints, and the variables that their tensors become.
 
-There are three spellings: that of the authors' code (`classification/focalnet.py`), that of transformers
-(`FocalNetForImageClassification`), and timm's (`timm/models/focalnet.py`). In all of them query, context and gates are
+There are three namings: the original code's (`classification/focalnet.py`), transformers'
+(`FocalNetForImageClassification`) and timm's (`timm/models/focalnet.py`). In all of them query, context and gates are
 one projection, linear layers are `[out, in]` or `[out, in, 1, 1]`, and convolutions `[out, in, k, k]`.
 """
 
@@ -20,19 +20,19 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """What a family of checkpoints calls its layers.
+class Naming:
+    """Layer names of a family of checkpoints.
 
     Attributes:
-        name: what messages call it.
+        name: of the family.
         stem: the first embedding.
-        embed: the embedding before stage `{stage}`, from 1; `{before}` is the stage before it.
-        proj: within an embedding, its convolution.
+        embed: the embedding before stage `{stage}`, from 1; `{before}` is the previous stage.
+        proj: the convolution within an embedding.
         block: block `{block}` of stage `{stage}`.
-        parts: layers of a block that are called otherwise here; `{level}` is a focal level.
+        parts: layers of a block, by their names here; `{level}` is a focal level.
         norm: the norm before the head.
         head: the classifier.
-        ignored: tensors that are no part of the classifier, and may be left.
+        ignored: tensors outside the classifier, which need not be used.
     """
 
     name: str
@@ -61,9 +61,9 @@ _AUTHORS_PARTS = {
     "layer_scale1": "gamma_1",
     "layer_scale2": "gamma_2",
 }
-SPELLINGS = (
-    Spelling(
-        name="the authors'",
+NAMINGS = (
+    Naming(
+        name="original",
         stem="patch_embed",
         embed="layers.{before}.downsample",
         proj="proj",
@@ -72,8 +72,8 @@ SPELLINGS = (
         norm="norm",
         head="head",
     ),
-    Spelling(
-        name="transformers'",
+    Naming(
+        name="transformers",
         stem="focalnet.embeddings",
         embed="focalnet.encoder.stages.{before}.downsample",
         proj="projection",
@@ -89,8 +89,8 @@ SPELLINGS = (
         head="classifier",
         ignored=("focalnet.embeddings.mask_token",),
     ),
-    Spelling(
-        name="timm's",
+    Naming(
+        name="timm",
         stem="stem",
         embed="layers.{stage}.downsample",
         proj="proj",
@@ -110,73 +110,73 @@ SPELLINGS = (
 
 
 @dataclass(frozen=True)
-class Published:
+class CheckpointTensor:
     """A tensor of a checkpoint.
 
     Attributes:
-        shape: its shape, a linear layer's as `[out, in]`.
-        variables: the variables that it becomes, each with how many of its rows, in their order.
+        shape: its shape; `[out, in]` of a linear layer.
+        variables: number of its rows for each variable that it becomes, in their order.
     """
 
     shape: Shape
     variables: Mapping[str, int]
 
 
-def published_tensors(config: FocalNetConfig, spelling: Spelling) -> dict[str, Published]:
-    """List the tensors that a checkpoint of a network has.
+def checkpoint_tensors(config: FocalNetConfig, naming: Naming) -> dict[str, CheckpointTensor]:
+    """List the tensors of a network's checkpoint. Together they become all its variables.
 
     Args:
-        config: the network, as it is trained (not `folded`), of stem "patch" or "overlap" and with LayerNorms.
-        spelling: whose checkpoint.
+        config: the trainable network (not `folded`), of stem "patch" or "overlap" and with LayerNorms.
+        naming: the checkpoint's.
 
     Returns:
-        The tensors by name, of which all variables of the network are made.
+        The tensors by name.
     """
-    found: dict[str, Published] = {}
-    for layer, shape, targets in _layers(config, spelling):
-        # A layer scale is a tensor without a part to its name.
+    found: dict[str, CheckpointTensor] = {}
+    for layer, shape, targets in _layers(config, naming):
+        # The tensor of a layer scale has the layer's name, without ".weight".
         plain = len(shape) == 1 and next(iter(targets)).rpartition(".")[2].startswith("layer_scale")
         norm = len(shape) == 1 and not plain
         kernel, bias = ("gamma", "beta") if norm else ("kernel", "bias")
-        found[layer if plain else f"{layer}.weight"] = Published(
+        found[layer if plain else f"{layer}.weight"] = CheckpointTensor(
             shape, {f"{n}/{kernel}": r for n, r in targets.items()}
         )
         if not plain and ".focal_layers." not in layer:
-            found[f"{layer}.bias"] = Published(shape[:1], {f"{n}/{bias}": r for n, r in targets.items()})
+            found[f"{layer}.bias"] = CheckpointTensor(shape[:1], {f"{n}/{bias}": r for n, r in targets.items()})
     return found
 
 
-def _layers(config: FocalNetConfig, spelling: Spelling) -> Iterator[tuple[str, Shape, dict[str, int]]]:
-    """Yield each layer's name in a checkpoint, its weight's shape, and the layers it becomes with their rows."""
+def _layers(config: FocalNetConfig, naming: Naming) -> Iterator[tuple[str, Shape, dict[str, int]]]:
+    """Yield each layer's name in a checkpoint, its weight's shape, and its rows by the layer that they become."""
     inputs = 3
     for stage, dim in enumerate(config.dims):
         name, stride = ("embed", config.patch_size) if stage == 0 else (f"stage{stage}.embed", 2)
-        theirs = spelling.embed.format(stage=stage, before=stage - 1) if stage else spelling.stem
+        theirs = naming.embed.format(stage=stage, before=stage - 1) if stage else naming.stem
         side = 2 * stride - 1 if config.stem == "overlap" else stride
-        # The first embedding of transformers is a module of its own within the stem.
-        proj = "patch_embeddings.projection" if stage == 0 and spelling.proj == "projection" else spelling.proj
+        # In transformers the first embedding is a submodule of the stem.
+        proj = "patch_embeddings.projection" if stage == 0 and naming.proj == "projection" else naming.proj
         yield f"{theirs}.{proj}", (dim, inputs, side, side), {f"{name}.proj": dim}
         if stage == 0 or config.norm_after_downsampling:
             yield f"{theirs}.norm", (dim,), {f"{name}.norm": dim}
         for block in range(config.depths[stage]):
-            yield from _block_layers(config, spelling, stage, block)
+            yield from _block_layers(config, naming, stage, block)
         inputs = dim
-    yield spelling.norm, (inputs,), {"head.norm": inputs}
-    yield spelling.head, (config.classes, inputs), {"logits": config.classes}
+    yield naming.norm, (inputs,), {"head.norm": inputs}
+    yield naming.head, (config.classes, inputs), {"logits": config.classes}
 
 
 def _block_layers(
-    config: FocalNetConfig, spelling: Spelling, stage: int, block: int
+    config: FocalNetConfig, naming: Naming, stage: int, block: int
 ) -> Iterator[tuple[str, Shape, dict[str, int]]]:
     dim, levels = config.dims[stage], config.focal_levels[stage]
     hidden, name = int(config.mlp_ratio * dim), f"stage{stage}.block{block}"
-    theirs = spelling.block.format(stage=stage, block=block)
+    theirs = naming.block.format(stage=stage, block=block)
     # f: q, z_0 and the gates g_0..g_L, in this order
     joint = {f"{name}.query": dim, f"{name}.context": dim} | {f"{name}.gate{each}": 1 for each in range(levels + 1)}
-    yield f"{theirs}.{spelling.parts['joint']}", (2 * dim + levels + 1, dim), joint
+    yield f"{theirs}.{naming.parts['joint']}", (2 * dim + levels + 1, dim), joint
     for level in range(levels):
         side = config.kernel_size(stage, level)
-        focal = spelling.parts["focal"].format(level=level)
+        focal = naming.parts["focal"].format(level=level)
         yield f"{theirs}.{focal}", (dim, 1, side, side), {f"{name}.focal{level}": dim}
     linear = {"modulator": (dim, dim), "proj": (dim, dim), "expand": (hidden, dim), "contract": (dim, hidden)}
     post = "_post" if config.post_norm else ""
@@ -184,15 +184,15 @@ def _block_layers(
     vectors += ["norm_proj"] if config.norm_in_modulation else []
     vectors += ["layer_scale1", "layer_scale2"] if config.layer_scale else []
     for part, shape in (linear | dict.fromkeys(vectors, (dim,))).items():
-        yield f"{theirs}.{spelling.parts[part]}", shape, {f"{name}.{part}": shape[0]}
+        yield f"{theirs}.{naming.parts[part]}", shape, {f"{name}.{part}": shape[0]}
 
 
-def as_variables(tensor: Array, published: Published) -> dict[str, Array]:
-    """Cut a tensor into the variables that it becomes, in their layout.
+def to_variables(tensor: Array, published: CheckpointTensor) -> dict[str, Array]:
+    """Split a tensor into variables, in Keras' layout.
 
     Args:
-        tensor: of the shape that is published.
-        published: what it is.
+        tensor: the values.
+        published: its shape and variables.
 
     Returns:
         Kernels `[k, k, in, out]`, of depthwise convolutions `[k, k, C, 1]`; vectors as they are.

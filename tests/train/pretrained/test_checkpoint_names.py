@@ -1,4 +1,4 @@
-"""Names and shapes of published tensors, held to those of timm's own code and of its converter from the authors'."""
+"""Names and shapes of checkpoint tensors, against timm's code and its converter from the original naming."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.presets import PRESETS
 from train.model.weights import model_weights
-from train.pretrained.checkpoint_names import SPELLINGS, Spelling, as_variables, published_tensors
+from train.pretrained.checkpoint_names import NAMINGS, Naming, checkpoint_tensors, to_variables
 
-# Of timm 1.0.31: `FocalNet(...).state_dict()`, and what its `checkpoint_filter_fn` makes that of.
+# Of timm 1.0.31: `FocalNet(...).state_dict()`, and the input of its `checkpoint_filter_fn`.
 RECORDED = json.loads((ROOT / "tests/support/published_names.json").read_text())
 PUBLISHED = [name for name in PRESETS if name.startswith("focalnet_")]
 
@@ -28,22 +28,20 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(
-    "spelling", [each for each in SPELLINGS if each.name in RECORDED["plain"]], ids=lambda s: s.name
-)
-def test_names_and_shapes_are_those_of_the_published_code(spelling: Spelling, network: str) -> None:
-    expected = {name: squeezed(tuple(shape)) for name, shape in RECORDED[network][spelling.name].items()}
-    found = {name: each.shape for name, each in published_tensors(NETWORKS[network], spelling).items()}
+@pytest.mark.parametrize("naming", [each for each in NAMINGS if each.name in RECORDED["plain"]], ids=lambda s: s.name)
+def test_names_and_shapes_are_those_of_the_published_code(naming: Naming, network: str) -> None:
+    expected = {name: squeezed(tuple(shape)) for name, shape in RECORDED[network][naming.name].items()}
+    found = {name: each.shape for name, each in checkpoint_tensors(NETWORKS[network], naming).items()}
     assert found == expected
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(name: str) -> None:
+def test_a_checkpoint_has_all_variables_of_a_preset(name: str) -> None:
     config = PRESETS[name].model
     with without_values():
         variables = {key: tuple(v.shape) for key, v in model_weights(build_focalnet(config, keras)).items()}
-    for spelling in SPELLINGS:
-        published = published_tensors(config, spelling)
+    for naming in NAMINGS:
+        published = checkpoint_tensors(config, naming)
         made = [variable for each in published.values() for variable in each.variables]
         assert sorted(made) == sorted(variables)
         assert sum(math.prod(each.shape) for each in published.values()) == sum(map(math.prod, variables.values()))
@@ -53,10 +51,10 @@ def test_a_preset_s_variables_are_all_made_of_a_checkpoint_s_tensors(name: str) 
 def test_every_value_of_a_checkpoint_is_in_one_variable(config: FocalNetConfig) -> None:
     with without_values():
         shapes = {key: tuple(v.shape) for key, v in model_weights(build_focalnet(config, keras)).items()}
-    for spelling in SPELLINGS:
-        published = published_tensors(config, spelling)
-        for name, tensor in drawn_checkpoint(config, spelling).items():
-            variables = as_variables(tensor, published[name])
+    for naming in NAMINGS:
+        published = checkpoint_tensors(config, naming)
+        for name, tensor in drawn_checkpoint(config, naming).items():
+            variables = to_variables(tensor, published[name])
             assert {key: value.shape for key, value in variables.items()} == {key: shapes[key] for key in variables}
             values = np.concatenate([value.ravel() for value in variables.values()])
             np.testing.assert_array_equal(np.sort(values), np.sort(tensor.ravel()))
@@ -64,11 +62,11 @@ def test_every_value_of_a_checkpoint_is_in_one_variable(config: FocalNetConfig) 
 
 def test_the_joint_projection_is_query_then_context_then_gates() -> None:
     (name,) = [
-        each for each in published_tensors(PLAIN, SPELLINGS[0]) if each == "layers.0.blocks.0.modulation.f.weight"
+        each for each in checkpoint_tensors(PLAIN, NAMINGS[0]) if each == "layers.0.blocks.0.modulation.f.weight"
     ]
-    published = published_tensors(PLAIN, SPELLINGS[0])[name]
+    published = checkpoint_tensors(PLAIN, NAMINGS[0])[name]
     tensor = np.arange(math.prod(published.shape), dtype=np.float32).reshape(published.shape)  # [2C + L + 1, C]
-    variables = as_variables(tensor, published)
+    variables = to_variables(tensor, published)
     np.testing.assert_array_equal(variables["stage0.block0.query/kernel"][0, 0], tensor[:8].T)
     np.testing.assert_array_equal(variables["stage0.block0.context/kernel"][0, 0], tensor[8:16].T)
     for level in range(3):

@@ -1,7 +1,7 @@
 """Training speed: this project's step against the Keras tutorial's, in one process.
 
 `python -m train.benchmark` trains both constructions at the same size and with the same recipe on random images. They
-take turns of a few steps, so that whatever slows the machine slows both. A step takes the next batch of its own input
+take turns, step by step, so that whatever slows the machine slows both. A step takes the next batch of its own input
 pipeline and runs forward, backward and update. The tutorial's threads also prepare batches during the other's turns,
 which favours it.
 """
@@ -13,19 +13,18 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from time import perf_counter_ns
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from runtime.core.cli import command_parser, run_cli, shared_options
-from runtime.core.errors import ConfigError, FocalEdgeError
+from runtime.core.errors import FocalEdgeError
 from runtime.evaluation.metrics import percentile
+from runtime.evaluation.timing import measure_times
 from train.data.batches import Batch, TrainBatches
 from train.data.dataset import Split
 from train.distributed.placement import device_name
@@ -38,7 +37,6 @@ from train.model.presets import PRESETS
 from train.model.recipe import TrainConfig
 from train.studies.keras_tutorial import build_tutorial, tutorial_batches
 
-Step = Callable[[], object]
 OURS, TUTORIAL = "focaledge", "tutorial"
 TARGET_SPEEDUP = 1.5
 WARM_UP_STEPS = 3
@@ -79,8 +77,8 @@ class Comparison:
         xla: XLA compiles both steps, or neither (but for grouped convolutions, which Keras always hands to it).
         network: the network.
         batch_size: images per step.
-        rounds: turns of each construction.
-        steps: steps per turn.
+        rounds: rounds of each construction.
+        steps: steps per round.
         cost: of the trained network, the same for both.
         peak_flops_per_s: float32, measured first.
         speeds: of this project and of the tutorial.
@@ -100,41 +98,15 @@ class Comparison:
     speedup: float
 
 
-def measure(
-    steppers: Mapping[str, Step], rounds: int, steps: int, clock_ns: Callable[[], int] = perf_counter_ns
-) -> dict[str, list[float]]:
-    """Time training steps in turns; the first of a round alternates. A few warm-up steps are not timed.
+@dataclass(frozen=True)
+class Stepper:
+    """A training step as `runtime.evaluation.timing.measure_times` times it."""
 
-    Args:
-        steppers: functions that do one step, by name.
-        rounds: turns of each.
-        steps: steps per turn.
-        clock_ns: the time, in nanoseconds.
+    step: Callable[[], object]
 
-    Returns:
-        The times of `rounds * steps` steps, in milliseconds, by name.
-
-    Raises:
-        ConfigError: no stepper, round or step.
-    """
-    if not steppers or rounds < 1 or steps < 1:
-        raise ConfigError(
-            f"received {len(steppers)} constructions, {rounds} rounds and {steps} steps a round; "
-            "expected at least one of each"
-        )
-    for step in steppers.values():
-        for _ in range(WARM_UP_STEPS):
-            step()
-    names = list(steppers)
-    times_ms: dict[str, list[float]] = {name: [] for name in names}
-    for index in tqdm(range(rounds), desc="training steps", unit="round", disable=None, leave=False):
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
-            for _ in range(steps):
-                start_ns = clock_ns()
-                steppers[name]()
-                times_ms[name].append((clock_ns() - start_ns) / 1e6)
-    return times_ms
+    def run(self, _: object, /) -> object:
+        """Do one step."""
+        return self.step()
 
 
 def compare(
@@ -151,8 +123,8 @@ def compare(
     Args:
         config: the network, of a structure that the tutorial has.
         recipe: the training recipe.
-        rounds: turns of each.
-        steps: steps per turn.
+        rounds: rounds of each construction.
+        steps: steps per round.
         images: size of the training split, at least a batch.
         peak_flops_per_s: the device's peak; measured if `None`.
 
@@ -174,11 +146,12 @@ def compare(
     )
     batches = _endless(TrainBatches(split.labels, config.classes, recipe))
     peak = peak_flops_per_s or measure_peak("float32")
-    steppers: dict[str, Step] = {
-        OURS: lambda: ours.train_on_batch(*next(batches)),
-        TUTORIAL: lambda: tutorial.train_on_batch(*next(pipeline)),
+    steppers = {
+        OURS: Stepper(lambda: ours.train_on_batch(*next(batches))),
+        TUTORIAL: Stepper(lambda: tutorial.train_on_batch(*next(pipeline))),
     }
-    times_ms = measure(steppers, rounds, steps)
+    no_image = np.zeros((1, 1, 1, 3), np.uint8)  # a step takes its own batch
+    times_ms = measure_times(steppers, [no_image], rounds * steps, warm_up_runs=WARM_UP_STEPS, task="training steps")
     cost = model_cost(build_focalnet(config, keras))
     speeds = {name: speed(name, times, recipe.batch_size, cost.macs, peak) for name, times in times_ms.items()}
     return Comparison(
@@ -305,9 +278,9 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=int, default=DEFAULT_BATCH_SIZE, metavar="N", help="images per step, 1 or more"
     )
     parser.add_argument(
-        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="turns of each construction, 1 or more"
+        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="rounds of each construction, 1 or more"
     )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help="steps per turn, 1 or more")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help="steps per round, 1 or more")
     return parser
 
 

@@ -23,12 +23,10 @@ from train.benchmark import (
     OURS,
     TARGET_SPEEDUP,
     TUTORIAL,
-    WARM_UP_STEPS,
     Comparison,
     Speed,
     compare,
     main,
-    measure,
     random_split,
     speed,
 )
@@ -159,42 +157,6 @@ def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ConfigError, match=r"'jax'.*KERAS_BACKEND=tensorflow"):
         compare(TINY, RECIPE, rounds=1, steps=1)
-
-
-class Clock:
-    """A clock, and the steps that move it."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self.log: list[str] = []
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def stepper(self, name: str, times_ms: list[float]) -> Any:
-        def step() -> None:
-            self.now_ns += round(1e6 * times_ms[self.log.count(name) % len(times_ms)])
-            self.log.append(name)
-
-        return step
-
-
-def test_steppers_take_turns_and_alternate() -> None:
-    clock = Clock()
-    measure({name: clock.stepper(name, [1.0]) for name in "ab"}, rounds=3, steps=2, clock_ns=clock)
-    assert "".join(clock.log[2 * WARM_UP_STEPS :]) == "aabb" + "bbaa" + "aabb"
-
-
-def test_warm_up_is_not_timed() -> None:
-    clock, times_ms = Clock(), [500.0] * WARM_UP_STEPS + [3.0, 4.0, 5.0, 6.0]
-    measured_ms = measure({"a": clock.stepper("a", times_ms)}, rounds=2, steps=2, clock_ns=clock)
-    assert measured_ms == {"a": [3.0, 4.0, 5.0, 6.0]}
-
-
-@pytest.mark.parametrize(("names", "rounds", "steps"), [("", 1, 1), ("a", 0, 1), ("a", 1, 0)])
-def test_no_constructions_rounds_or_steps_are_refused(names: str, rounds: int, steps: int) -> None:
-    with pytest.raises(ConfigError, match="at least one of each"):
-        measure(dict.fromkeys(names, lambda: None), rounds, steps)
 
 
 def test_speed_is_that_of_the_median_step() -> None:

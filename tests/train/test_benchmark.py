@@ -53,7 +53,7 @@ RECIPE = dataclasses.replace(SEED.train, batch_size=8)
 
 
 def as_the_tutorial(weights: dict[str, np.ndarray], config: FocalNetConfig) -> dict[str, np.ndarray]:
-    """The weights of `build_focalnet`, as the tutorial's layers hold them."""
+    """Convert weights of `build_focalnet` to the tutorial's layers."""
     found = dict(weights)
     for stage, depth in enumerate(config.depths):
         levels = config.focal_levels[stage]
@@ -73,7 +73,7 @@ def as_the_tutorial(weights: dict[str, np.ndarray], config: FocalNetConfig) -> d
 
 @pytest.fixture(scope="module")
 def both() -> tuple[Any, Any]:
-    """The network twice, with the same weights, none of them neutral."""
+    """The network in both constructions, with the same random weights."""
     ours, tutorial = build_focalnet(TINY, keras), build_tutorial(TINY)
     drawn = draw_weights({name: tuple(v.shape) for name, v in model_weights(ours).items()}, seed=0)
     assign_weights(model_weights(ours), drawn, "drawn")
@@ -134,7 +134,7 @@ def test_the_tutorial_s_pipeline_crops_the_images_it_resized() -> None:
     assert resized.shape == (8, 48, 48, 3)
     assert resized.dtype == "float32"
     assert labels.dtype == "int64"
-    # A plain image stays one, in 0..1, beside its label.
+    # A plain image stays plain, in 0..1, with its label.
     np.testing.assert_allclose(resized, np.ones((1, 48, 48, 3)) * labels[:, None, None, None] * 25 / 255, atol=1e-5)
 
 

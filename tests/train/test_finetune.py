@@ -1,4 +1,4 @@
-"""`python -m train --init`: what is taken of another run, what is kept of it, and what is refused."""
+"""`python -m train --init`: initial weights from another run, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from train.model.weights import model_weights, read_tensors, write_tensors
 from train.pretrained.init_weights import initial_weights, read_pretrained, statistics_indices
 from train.run import CHECKPOINT_FILE, CONFIG_FILE, WEIGHTS_FILE, Run, WeightsId, read_run, write_run
 
-# Two stages, and no norm that a batch's statistics move: weights at a rate of next to nothing stay what they were.
+# Two stages without BatchNorm: weights at a rate near 0 do not change.
 LAYERED = dataclasses.replace(
     NETWORK,
     patch_size=2,
@@ -54,7 +54,7 @@ SHORT = dataclasses.replace(RECIPE, epochs=1, monitor_every=0, ema_momentum=0.0)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A run from a source's weights, by the command line, and what it printed."""
+    """A run started from a source's weights, and its output."""
 
     folder: Path
     source: Path
@@ -62,7 +62,7 @@ class Tuned:
 
 
 def write_source(folder: Path, network: Any = LAYERED, labels: tuple[str, ...] = ("ant", "bee", "cat")) -> Path:
-    """Write what training leaves: a description, and drawn weights, folded."""
+    """Write a run with random, folded weights."""
     _, weights = with_drawn_weights(network)
     tensors = {name: np.float32(value) for name, value in fold_weights(weights, network).items()}
     folder.mkdir(parents=True)
@@ -79,7 +79,9 @@ def seen_images(run: Run) -> Image:
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_preset() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, SHORT))  # the weights say what network it is, not the preset
+        patch.setitem(
+            PRESETS, "tiny", Preset(NETWORK, 0, SHORT)
+        )  # the network is that of the weights, not the preset's
         yield
 
 
@@ -104,7 +106,7 @@ def arguments(images: Path, folder: Path, *more: str) -> list[str]:
 
 
 def start(images: Path, folder: Path, source: Path, *more: str) -> str:
-    """Start a run from a source at a rate of next to nothing, and return what it printed."""
+    """Start a run from a source at a rate near 0, and return its output."""
     options = ["--init", str(source), "--learning-rate", "1e-12", "--weight-decay", "0", *more]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         assert run_cli(main, arguments(images, folder, *options)) == 0, err.getvalue()
@@ -136,9 +138,9 @@ def test_the_network_is_the_source_s_and_the_classes_the_folder_s(tuned: Tuned) 
     assert json.loads((tuned.folder / CONFIG_FILE).read_text())["init"] == {"preset": "tiny", "sha256": digest}
 
 
-def test_one_line_says_what_came_from_where(tuned: Tuned) -> None:
+def test_one_line_gives_the_origin_of_the_weights(tuned: Tuned) -> None:
     tensors = read_tensors(tuned.source / WEIGHTS_FILE)
-    # norm1 and norm2 of two blocks and head.norm, with a scale and an offset each.
+    # Scale and offset of norm1 and norm2 of two blocks, and of head.norm.
     assert (
         f"{len(tensors) - 2} tensors are from {tuned.source / WEIGHTS_FILE} (tiny); 10 of norms that were folded into "
         "them are set to change nothing; logits/kernel and logits/bias are new\n"
@@ -163,7 +165,7 @@ def test_classes_in_another_order_are_other_classes(source: Path) -> None:
 
 
 def test_a_folded_source_gets_its_norms_back(tmp_path: Path) -> None:
-    """As one that was imported in its deployed form."""
+    """Such as one that was imported in its deployed form."""
     folder = write_source(tmp_path / "source", BATCHED)
     run = read_run(folder)
     write_run(folder, dataclasses.replace(run, model=run.deployed))
@@ -173,7 +175,7 @@ def test_a_folded_source_gets_its_norms_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [(), ("--init",)])
-def test_a_run_goes_on_whether_its_weights_are_named_again_or_not(
+def test_a_run_resumes_with_or_without_its_weights_named(
     tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: tuple[str, ...]
 ) -> None:
     folder = Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
@@ -187,13 +189,13 @@ def test_a_run_goes_on_whether_its_weights_are_named_again_or_not(
 
 
 def one_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on standard error."""
+    """Return the only line on standard error."""
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line
 
 
-def test_a_run_does_not_go_on_from_other_weights(
+def test_a_run_does_not_resume_from_other_weights(
     tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Path(shutil.copytree(tuned.source, tmp_path / "other"))
@@ -210,7 +212,7 @@ def test_a_run_does_not_go_on_from_other_weights(
 def test_a_run_stopped_in_its_first_epoch_needs_its_weights_named(
     tuned: Tuned, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Or it would begin anew from drawn ones, without a word."""
+    """Else it would silently start from random ones."""
     folder = Path(shutil.copytree(tuned.folder, tmp_path / "copy"))
     (folder / CHECKPOINT_FILE).unlink()
     before = (folder / CONFIG_FILE).read_bytes()
@@ -220,7 +222,7 @@ def test_a_run_stopped_in_its_first_epoch_needs_its_weights_named(
     assert (folder / CONFIG_FILE).read_bytes() == before
 
 
-def test_a_description_from_before_says_nothing_of_weights(tuned: Tuned, tmp_path: Path) -> None:
+def test_an_older_description_without_init_is_read(tuned: Tuned, tmp_path: Path) -> None:
     content = json.loads((tuned.folder / CONFIG_FILE).read_text())
     del content["init"], content["recipe"]["layer_decay"], content["recipe"]["frozen_stages"]
     (tmp_path / CONFIG_FILE).write_text(json.dumps(content))
@@ -259,7 +261,7 @@ def test_weights_that_do_not_fit_are_refused(
     assert not folder.exists()
 
 
-def test_what_is_no_run_is_refused(source: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_refused(source: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = source.parent / "run"
 
     def refused(*options: str, data: Path = images) -> str:

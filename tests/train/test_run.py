@@ -1,4 +1,4 @@
-"""The description of a run: read as it was written, and held to on resuming."""
+"""The description of a run: reading, writing and resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
 
 
 def changed(folder: Path, **changes: Any) -> Path:
-    """Write the run's description with fields replaced, or removed where the change is `None`."""
+    """Write the run's description with fields replaced, or removed by `None`."""
     write_run(folder, RUN)
     content = json.loads((folder / CONFIG_FILE).read_text()) | changes
     (folder / CONFIG_FILE).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
@@ -72,7 +72,7 @@ def test_a_description_that_cannot_be_built_is_refused(tmp_path: Path, part: str
         read_run(changed(tmp_path, **{part: content}))
 
 
-def test_the_same_run_may_go_on(tmp_path: Path) -> None:
+def test_the_same_run_may_be_resumed(tmp_path: Path) -> None:
     write_run(tmp_path, RUN)
     assert resumed_run(read_run(tmp_path), RUN, tmp_path) == RUN
     with pytest.raises(ConfigError):
@@ -101,7 +101,7 @@ def planned(epochs: int) -> Run:
     return dataclasses.replace(RUN, recipe=dataclasses.replace(RECIPE, epochs=epochs))
 
 
-def test_a_run_may_be_made_longer_and_says_what_it_was_planned_for(tmp_path: Path) -> None:
+def test_a_longer_run_keeps_its_earlier_lengths(tmp_path: Path) -> None:
     begin_run(tmp_path, planned(4), resume=False)
     (tmp_path / CHECKPOINT_FILE).touch()
     for epochs in (6, 6, 9):

@@ -15,7 +15,7 @@ from keras import ops
 
 from train.data.dataset import Split, resize_all
 from train.data.lazy_images import LazyImages
-from train.distributed.placement import ALONE, Placement, everywhere
+from train.distributed.placement import ALONE, Placement, device_name, everywhere
 from train.loop.augment import Augment
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
@@ -51,7 +51,7 @@ class TrainingModel(keras.Model):
         """
         super().__init__(name="training_model")
         with _precision(recipe.precision):
-            self.network = build_focalnet(config, keras, depthwise_class())
+            self.network = build_focalnet(config, keras, depthwise_class(keras.backend.backend(), device_name()))
         for layer in self.network.layers:
             layer.trainable = not is_frozen(layer.name, recipe.frozen_stages)  # Keras then keeps BatchNorm's statistics
         self.config = config

@@ -23,7 +23,7 @@ def require(holds: bool, received: str, expected: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FocalNetConfig:
-    """A Focal Modulation Network, in the terms of the paper (Yang et al., 2022, section 3).
+    """A Focal Modulation Network (Yang et al., 2022, arXiv 2203.11926, section 3).
 
     Stage `i` works on `input_size / (patch_size * 2**i)` tokens a side with `dims[i]` channels.
     Focal level `l` (from 0) of stage `i` has a depthwise kernel of
@@ -33,11 +33,10 @@ class FocalNetConfig:
         input_size: side of the square input, in pixels.
         classes: number of classes.
         patch_size: stride of the first embedding, in pixels; the side of its patches too, if `stem` is "patch".
-        stem: "patch", one convolution over patches that do not overlap (the paper's small models, the
-            tutorial); "overlap", a 7x7 convolution of stride 4, and 3x3 ones of stride 2 between stages (the
-            paper's large models, where it is called conv embed); or "conv", 3x3 convolutions of which the last
-            log2(patch_size) halve the grid and double the channels (Xiao et al., 2021, "Early convolutions help
-            transformers see better").
+        stem: "patch", one convolution over disjoint patches (the paper's small models, the tutorial); "overlap", a 7x7
+            convolution of stride 4, and 3x3 ones of stride 2 between stages (the paper's large models, there conv
+            embed); or "conv", 3x3 convolutions, of which the last log2(patch_size) halve the grid and double the
+            channels (Xiao et al., 2021, "Early convolutions help transformers see better").
         dims: channels of each stage.
         depths: blocks of each stage.
         focal_levels: focal levels L of each stage, the global one not counted.
@@ -46,19 +45,17 @@ class FocalNetConfig:
         mlp_ratio: hidden channels of the MLP, as a multiple of the stage's.
         norm: "layer", LayerNorm everywhere (the paper, the tutorial); or "batch", BatchNorm everywhere but before
             the modulation.
-        folded: the network as it is deployed: what its norms do that a linear layer beside them can do is part of
-            that layer (`train/model/fold_norms.py`).
+        folded: the deployed network, its norms folded into adjacent linear layers (`train/model/fold_norms.py`).
         activation: "gelu" (the paper, the tutorial) or "relu", of the focal levels and the MLPs.
         norm_before_modulation: norm before the modulation (the paper); without it, the
             modulation sees the bare residual stream (the Keras tutorial).
         norm_after_downsampling: norm after every patch embedding (the paper); without it, after
             the first alone (the Keras tutorial).
-        post_norm: norm what modulation and MLP give, before it is added to the residual stream, instead of what
-            they take in (the paper's large models).
+        post_norm: norm the outputs of modulation and MLP, not their inputs (the paper's large models).
         norm_in_modulation: LayerNorm before a modulation's output projection too (the paper's huge models).
         normalise_modulator: take the mean of the gated levels, not their sum.
-        layer_scale: what each channel of both branches of a block is scaled by at first, before it is added to the
-            stream (Touvron et al., 2021, "Going deeper with image transformers"); 0 for no such scale.
+        layer_scale: initial scale of each channel of both branches of a block (Touvron et al., 2021, "Going deeper with
+            image transformers"); 0 for none.
         embed_norm_epsilon: epsilon of the norms after the patch embeddings and before the head.
         block_norm_epsilon: epsilon of the norms inside the blocks.
         initializer: "glorot", Keras' default with the three projections of the modulation
@@ -104,7 +101,7 @@ class FocalNetConfig:
     interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
-        """Reject every combination that cannot be built.
+        """Reject networks that cannot be built.
 
         Raises:
             ConfigError: naming the field, what it received and what it expects.
@@ -173,11 +170,11 @@ class FocalNetConfig:
             require(len(values) == 3, f"{name}={values}", "3 values, for R, G and B")
         require(all(math.isfinite(m) for m in self.mean), f"mean={self.mean}", "finite means")
         require(all(0 < s < math.inf for s in self.std), f"std={self.std}", "positive standard deviations")
-        _ = self.input_spec  # which refuses what it cannot be
+        _ = self.input_spec  # checks crop_fraction and interpolation
 
     @property
     def input_spec(self) -> InputSpec:
-        """What the input is made of an image, in validation, calibration and use."""
+        """Preprocessing of images in validation, calibration and use."""
         return InputSpec(self.input_size, self.crop_fraction, self.interpolation)
 
     @property

@@ -1,18 +1,16 @@
 """Focal Modulation Networks (Yang et al., 2022) as one functional Keras builder.
 
 Sources: the paper, arXiv 2203.11926, section 3; the authors' code; the Keras tutorial "Focal
-Modulation: A replacement for Self-Attention". Deviations from both, none of which changes the
-function that is computed:
+Modulation: A replacement for Self-Attention". Deviations that do not change the function:
 
-- the projection `q, z0, g = Linear(x)` is three layers, with one layer per gate: splits cut a
-  delegate's partition in two, and every gate gets a quantization scale of its own;
+- the projection `q, z0, g = Linear(x)` is one layer each for q, z0 and every gate: a split cuts a delegate's
+  partition in two, and each gate gets its own quantization scale;
 - linear layers, the head included, are 1x1 convolutions on the `[B, H, W, C]` grid: no reshapes,
   and converters give them per-channel int8 weights;
 - grouped convolutions are `DepthwiseConv2D`: the same kernels, many times faster;
 - the head gives logits, not probabilities.
 
-Only stock layers that Keras 3 and `tf_keras` share are used, under the same names, so that weights
-move between the two by name.
+All layers are stock ones of both Keras 3 and `tf_keras`, so weights move between the two by name.
 """
 
 from __future__ import annotations
@@ -64,12 +62,12 @@ def build_focalnet(config: FocalNetConfig, keras: ModuleType, depthwise: Any = N
 
 
 def overlay_tensors(model: Model, config: FocalNetConfig, prefix: str = "") -> tuple[list[Tensor], Tensor]:
-    """Find the tensors that overlays draw.
+    """Return the tensors that overlays show.
 
     Args:
         model: a model of `build_focalnet`, or its fake-quantized copy.
         config: the network.
-        prefix: what precedes the layers' names in a fake-quantized copy.
+        prefix: of the layers' names in a fake-quantized copy.
 
     Returns:
         The L+1 gates of the overlay layer, each `[B, h, w, 1]`, the global one last; and its
@@ -81,7 +79,7 @@ def overlay_tensors(model: Model, config: FocalNetConfig, prefix: str = "") -> t
 
 
 def with_overlay(model: Model, config: FocalNetConfig, keras: ModuleType) -> Model:
-    """Extend a FocalNet by the outputs that overlays draw, sharing its layers and weights.
+    """Add the outputs that overlays show to a FocalNet; layers and weights are shared.
 
     Args:
         model: a model of `build_focalnet`.
@@ -114,7 +112,7 @@ def _conv_stem(x: Tensor, config: FocalNetConfig, keras: ModuleType) -> Tensor:
             name=f"embed.conv{i}",
         )(x)
         x = _norm(x, f"embed.norm{i}", config.embed_norm_epsilon, config, keras, of_stream=True)
-        if i < halvings:  # the last one opens the residual stream, which is not rectified
+        if i < halvings:  # the last one begins the residual stream, which has no ReLU
             x = keras.layers.Activation(config.activation, name=f"embed.act{i}")(x)
     return x
 
@@ -125,7 +123,7 @@ def _embed(
     """Embed patches, overlapping or not: `[B, H, W, C]` to `[B, H/stride, W/stride, dim]`."""
     kernel = 2 * stride - 1 if config.stem == "overlap" else stride
     if kernel > stride:
-        # As PyTorch pads 7x7 by 2 and 3x3 by 1, at both ends; beyond the last step nothing is read.
+        # PyTorch's padding of 2 for 7x7 and 1 for 3x3, without the last rows, which no step reads.
         before, after = (2, 1) if stride == 4 else (1, 0)
         x = keras.layers.ZeroPadding2D(((before, after), (before, after)), name=f"{name}.pad")(x)
     fan_in = kernel * kernel * x.shape[-1]
@@ -144,8 +142,8 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
 
     shortcut = x  # [B, H, W, C]
     if config.norm_before_modulation and not config.post_norm:
-        # Per token, whatever the other norms: q * h(g * z) is a product of three projections, and would let an
-        # image that is twice as strong as the batches of its training grow eightfold from block to block.
+        # Always per token: q * h(g * z) multiplies three projections, so with BatchNorm an image twice as strong as
+        # the training batches would grow eightfold in every block.
         x = _layer_norm(x, f"{name}.norm1", config.block_norm_epsilon, not config.folded, keras)
     else:
         x = _tap(x, f"{name}.norm1", keras)
@@ -169,13 +167,13 @@ def _block(x: Tensor, stage: int, block: int, config: FocalNetConfig, keras: Mod
 
 
 def _end_branch(x: Tensor, name: str, branch: int, config: FocalNetConfig, keras: ModuleType) -> Tensor:
-    """Norm and scale what a branch gives, `[B, H, W, C]`, as the large models do before it is added to the stream."""
+    """Norm and scale a branch's output `[B, H, W, C]`, as the large models do before the sum."""
     if config.post_norm:
         x = _layer_norm(x, f"{name}.norm{branch}_post", config.block_norm_epsilon, True, keras)
     if not config.layer_scale or config.folded:
         return x
     scale = keras.initializers.Constant(config.layer_scale)
-    # The stock layer that multiplies each channel by a weight of its own.
+    # The stock layer that multiplies each channel by its own weight.
     return keras.layers.DepthwiseConv2D(
         1, use_bias=False, depthwise_initializer=scale, name=f"{name}.layer_scale{branch}"
     )(x)
@@ -187,7 +185,7 @@ def _focal_modulation(
     """Apply focal modulation, y = proj(q(x) * h(sum_l g_l(x) * z_l)): paper, equations 4 to 8."""
     layers = keras.layers
     dim, levels = config.dims[stage], config.focal_levels[stage]
-    joint = 2 * dim + levels + 1  # width of the one projection that query, context and gates are
+    joint = 2 * dim + levels + 1  # width of the paper's one projection
 
     query = _linear(x, f"{name}.query", dim, config, keras, joint)  # q [B, H, W, C]
     context = _linear(x, f"{name}.context", dim, config, keras, joint)  # z_0 [B, H, W, C]
@@ -204,7 +202,7 @@ def _focal_modulation(
             kernel,
             padding="same",
             use_bias=False,
-            # oneDNN has no fast bfloat16 gradient of kernels wider than 3: float32's takes a third of the time.
+            # oneDNN's float32 gradient takes a third of its bfloat16 one's time for kernels wider than 3.
             dtype="float32" if kernel > 3 and depthwise is None else None,
             depthwise_initializer=_conv_init(config, kernel * kernel, keras),
             name=f"{name}.focal{level}",
@@ -212,13 +210,13 @@ def _focal_modulation(
         context = layers.Activation(config.activation, name=f"{name}.focal{level}_act")(context)
         gated.append(layers.Multiply(name=f"{name}.gated{level}")([context, gates[level]]))
 
-    # z_{L+1} = act(AvgPool(z_L)) [B, 1, 1, C]; the mean of what a ReLU gives is its own ReLU
+    # z_{L+1} = act(AvgPool(z_L)) [B, 1, 1, C], where act changes nothing for ReLU
     context = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.global_pool")(context)
     if config.activation != "relu":
         context = layers.Activation(config.activation, name=f"{name}.global_act")(context)
     gated.append(layers.Multiply(name=f"{name}.gated{levels}")([context, gates[levels]]))
 
-    aggregate = gated[0]  # sum_l g_l * z_l [B, H, W, C], two terms at a time, so that each sum has a range
+    aggregate = gated[0]  # sum_l g_l * z_l [B, H, W, C], in sums of two, each with its own range
     for level in range(1, levels + 1):
         place = "" if level == levels else f"{level}"
         aggregate = layers.Add(name=f"{name}.aggregate{place}")([aggregate, gated[level]])
@@ -256,12 +254,12 @@ def _conv_init(config: FocalNetConfig, fan_in: int, keras: ModuleType) -> Any:
 def _norm(
     x: Tensor, name: str, epsilon: float, config: FocalNetConfig, keras: ModuleType, of_stream: bool = False
 ) -> Tensor:
-    """Apply the configured norm; `of_stream` is one whose output the residual stream itself is."""
+    """Apply the configured norm; with `of_stream` its output is the residual stream."""
     if config.norm == "layer":
         return _layer_norm(x, name, epsilon, of_stream or not config.folded, keras)
     if config.folded:
         return x
-    # Keras' own 0.99 would follow the statistics of a run of a few thousand steps too late.
+    # Keras' default 0.99 is too slow for runs of a few thousand steps.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
 
 
@@ -270,7 +268,7 @@ def _layer_norm(x: Tensor, name: str, epsilon: float, affine: bool, keras: Modul
 
 
 def _tap(x: Tensor, name: str, keras: ModuleType) -> Tensor:
-    """Name the tensor that a branch reads, so that it can be quantized there and the stream stay float."""
+    """Name a branch's input, so that it can be quantized while the stream stays float."""
     return keras.layers.Activation("linear", name=name)(x)
 
 
@@ -279,5 +277,5 @@ def _dropout(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
 
 
 def _drop_path(x: Tensor, name: str, rate: float, keras: ModuleType) -> Tensor:
-    """Drop whole residual branches, image by image (stochastic depth)."""
+    """Drop residual branches per image (stochastic depth; Huang et al., 2016)."""
     return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x) if rate else x

@@ -1,8 +1,7 @@
-"""Where in a network a layer stands: which ones are frozen, and at what share of the rate the others learn.
+"""Groups of layers by their place in the network: learning rates and frozen stages.
 
-A layer is told by its name, as `train/model/focalnet.py` gives it: `embed…` is the embedding, `stage2.…` of stage 2
-(its downsampling, `stage2.embed…`, goes with its first block), and all else, such as `head.norm` and `logits`, the
-head.
+Names decide, as `train/model/focalnet.py` gives them: `embed…` is the embedding, `stage2.…` belongs to stage 2 (its
+downsampling, `stage2.embed…`, goes with its first block), and all else, such as `head.norm` and `logits`, is the head.
 """
 
 from __future__ import annotations
@@ -15,15 +14,7 @@ _OF_STAGE = re.compile(r"stage(\d+)\.(?:block(\d+))?")
 
 
 def steps_from_head(layer: str, config: FocalNetConfig) -> int:
-    """Count the blocks from the head down to a layer.
-
-    Args:
-        layer: its name.
-        config: the network.
-
-    Returns:
-        0 for the head, 1 for the last block, the number of blocks for the first, and one more for the embedding.
-    """
+    """Return the distance of a layer from the head, in blocks: 0 for the head, 1 for the last block."""
     blocks = sum(config.depths)
     if layer.startswith("embed"):
         return blocks + 1
@@ -33,25 +24,22 @@ def steps_from_head(layer: str, config: FocalNetConfig) -> int:
 
 
 def rate_scale(layer: str, config: FocalNetConfig, layer_decay: float) -> float:
-    """Return the share of the learning rate that a layer learns at (Clark et al., 2020, ELECTRA; BEiT).
+    """Return a layer's factor of the learning rate (Clark et al., 2020, "ELECTRA"; Bao et al., 2021, "BEiT").
 
     Args:
         layer: its name.
         config: the network.
-        layer_decay: share that each block leaves to the one below, above 0 and at most 1.
-
-    Returns:
-        layer_decay ** steps_from_head.
+        layer_decay: factor from each block to the one before it, above 0 and at most 1.
     """
     return float(layer_decay ** steps_from_head(layer, config))
 
 
 def is_frozen(layer: str, frozen_stages: int) -> bool:
-    """Say whether a layer is of the embedding or the first stages, if any are frozen.
+    """Tell whether a layer is frozen.
 
     Args:
         layer: its name.
-        frozen_stages: how many stages are, from the first; 0 freezes the embedding neither.
+        frozen_stages: number of frozen stages, from the first, with the embedding; 0 freezes nothing.
     """
     if not frozen_stages:
         return False

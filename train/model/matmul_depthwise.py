@@ -1,4 +1,4 @@
-"""Depthwise convolutions as matrix products, for devices that are fast at those alone."""
+"""Depthwise convolution as one matrix product per channel, for devices that are fast only at products."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from train.distributed.placement import device_name
-
 Tensor = Any
-MAX_TOKENS = 256  # of a grid; the matrices grow with its square
+MAX_TOKENS = 256  # in a grid; a matrix has the square of that
 
 
 class MatmulDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras' `DepthwiseConv2D` with the same weights and results, a matrix `[tokens, tokens]` for each channel.
+    """`DepthwiseConv2D` with a `[tokens, tokens]` matrix per channel, of the same weights and results.
 
-    For odd kernels, stride 1, padding "same", no bias and one output a channel. Grids of more than 256 tokens go
-    the stock way.
+    For odd kernels, stride 1, padding "same", no bias and depth multiplier 1. Grids of more than 256 tokens use the
+    stock convolution.
     """
 
     def call(self, inputs: Tensor) -> Tensor:
@@ -29,14 +27,14 @@ class MatmulDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             return super().call(inputs)
         x = ops.reshape(ops.cast(inputs, self.compute_dtype), (-1, height * width, channels))  # [B, tokens, C]
         kernel = ops.reshape(ops.cast(self.kernel, self.compute_dtype), (-1, channels))  # [taps, C]
-        places = ops.cast(tap_places(height, width, self.kernel_size), self.compute_dtype)
-        matrices = ops.einsum("qpt,tc->cqp", places, kernel)
+        taps = ops.cast(tap_matrix(height, width, self.kernel_size), self.compute_dtype)
+        matrices = ops.einsum("qpt,tc->cqp", taps, kernel)
         y = ops.einsum("bpc,cqp->bqc", x, matrices)
         return ops.reshape(y, (-1, height, width, channels))
 
 
-def tap_places(height: int, width: int, kernel_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Say by which tap of a kernel each token of a grid reads each other one.
+def tap_matrix(height: int, width: int, kernel_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the kernel tap between each pair of tokens, one-hot.
 
     Args:
         height: of the grid, in tokens.
@@ -44,7 +42,7 @@ def tap_places(height: int, width: int, kernel_size: tuple[int, int]) -> NDArray
         kernel_size: rows and columns of the kernel, odd.
 
     Returns:
-        `[tokens, tokens, taps]`: 1 where the first token's output takes the second token's input times the tap.
+        `[output tokens, input tokens, taps]`: 1 where the output token reads the input token through the tap.
     """
     rows, columns = kernel_size
     y, x = (each.reshape(-1) for each in np.mgrid[:height, :width])
@@ -55,6 +53,6 @@ def tap_places(height: int, width: int, kernel_size: tuple[int, int]) -> NDArray
     return (tap[:, :, None] == np.arange(rows * columns)).astype(np.uint8)
 
 
-def depthwise_class() -> Any:
-    """Return the class of depthwise convolutions that is fast where Keras trains; `None` for the stock one."""
-    return MatmulDepthwiseConv2D if keras.backend.backend() == "jax" and device_name() != "cpu" else None
+def depthwise_class(backend: str, device: str) -> Any:
+    """Return the fast class of depthwise convolutions for a Keras backend and device; `None` for the stock one."""
+    return MatmulDepthwiseConv2D if backend == "jax" and device != "cpu" else None

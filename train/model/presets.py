@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preset:
-    """A named network with its recipe and, as a tested fact, its number of parameters when deployed."""
+    """A network with its recipe and its number of deployed parameters, which a test checks."""
 
     model: FocalNetConfig
     parameters: int
@@ -79,8 +79,8 @@ _FOCALNET_SMALL = replace(_FOCALNET_TINY, depths=(2, 2, 18, 2), drop_path_rate=0
 _FOCALNET_BASE = replace(_FOCALNET_SMALL, dims=(128, 256, 512, 1024), drop_path_rate=0.5)
 _FOCALNET_ISO = replace(_FOCALNET_TINY, patch_size=16, dims=(192,), depths=(12,), focal_levels=(3,), focal_windows=(3,))
 _LONG_RANGE = (3, 3, 3, 3)
-# The large networks, of 21,842 classes, after the authors' configuration files; but for normalise_modulator, which the
-# one of large_fl4 sets, and neither their code nor any other that its checkpoint is used with.
+# The large networks, of 21,842 classes, after the authors' configuration files, except that large_fl4's sets
+# normalise_modulator, which no code for its checkpoint does.
 _FOCALNET_LARGE = replace(
     _FOCALNET_SMALL,
     input_size=384,
@@ -103,7 +103,7 @@ _FOCALNET_HUGE = replace(
     norm_in_modulation=True,
 )
 
-# Random crops of what the centre crop of 0.875 is taken from when it is evaluated.
+# Training crops from the image whose centre crop of 0.875 is evaluated.
 _224_RECIPE = TrainConfig(resize_margin=256 - 224)
 _384_RECIPE = TrainConfig(resize_margin=438 - 384)
 
@@ -136,7 +136,7 @@ def find_preset(name: str) -> Preset:
     """Return a preset by its name.
 
     Raises:
-        ConfigError: there is none of that name; the message lists those there are.
+        ConfigError: the name is unknown; the message lists the known ones.
     """
     if name not in PRESETS:
         raise ConfigError(f"received preset {name!r}; expected one of {', '.join(PRESETS)}")

@@ -190,15 +190,15 @@ def recipe_table() -> str:
 
 
 def recipe_for(recipe: TrainConfig, images: int) -> TrainConfig:
-    """Fit a recipe to the size of a training split: few images take small batches, or too few steps are left.
+    """Reduce the batch size for a small training split, so that an epoch has enough steps.
 
     Args:
         recipe: a preset's recipe.
         images: size of the training split.
 
     Returns:
-        The recipe itself from 10,000 images on; below, batches of 32 at most, with the learning rate
-        scaled by the square root of the batch size, as is usual for Adam (Malladi et al., 2022).
+        The recipe itself from 10,000 images on; below, batches of at most 32, with the rates scaled by the square root
+        of the batch size (Malladi et al., 2022, arXiv 2205.10287).
     """
     if images >= SMALL_DATA_IMAGES or recipe.batch_size <= SMALL_DATA_BATCH_SIZE:
         return recipe
@@ -212,15 +212,7 @@ def recipe_for(recipe: TrainConfig, images: int) -> TrainConfig:
 
 
 def finetuning(recipe: TrainConfig) -> TrainConfig:
-    """Change a preset's recipe for weights that have learnt before.
-
-    Args:
-        recipe: a preset's recipe, for drawn weights.
-
-    Returns:
-        The recipe at half its rates: less of what was learnt is lost, and where all of it must change, little time is
-        (docs/guides/train.md, "Fine-tuning").
-    """
+    """Return a recipe at half its rates, for pretrained weights (docs/guides/train.md, "Fine-tuning")."""
     return dataclasses.replace(
         recipe,
         learning_rate=recipe.learning_rate * FINETUNING_RATE,
@@ -229,10 +221,10 @@ def finetuning(recipe: TrainConfig) -> TrainConfig:
 
 
 def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:
-    """Hold a recipe to the network it is for.
+    """Check a recipe against its network.
 
     Raises:
-        ConfigError: it freezes more stages than there are.
+        ConfigError: it freezes more stages than the network has.
     """
     stages = len(model.dims)
     require(
@@ -243,14 +235,13 @@ def check_recipe(model: FocalNetConfig, recipe: TrainConfig) -> None:
 
 
 def stored_image_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
-    """Return the side that training images are resized to, in pixels: the input's, with room for random crops.
+    """Return the side of the stored training images, in pixels: the input's, with room for random crops.
 
-    What is stored at this side is the whole centred square. Validation makes the network's input of that as the
-    runtime does of any image, by `FocalNetConfig.input_spec`: of 256 stored pixels, a crop fraction of 0.875 at an
-    input size of 224 takes the centre as it is.
+    They hold the whole centred square. Validation makes the network's input from them by `FocalNetConfig.input_spec`,
+    as the runtime does: of 256 stored pixels, a crop fraction of 0.875 at input size 224 takes the centre unchanged.
 
     Raises:
-        ConfigError: the recipe's padding is wider than such images, which it mirrors.
+        ConfigError: the recipe's mirrored padding is wider than the images.
     """
     size = model.input_size + recipe.resize_margin
     require(recipe.pad < size, f"pad={recipe.pad} for images of {size} pixels", "less than their side")
@@ -258,7 +249,7 @@ def stored_image_size(model: FocalNetConfig, recipe: TrainConfig) -> int:
 
 
 def image_spec(model: FocalNetConfig, recipe: TrainConfig) -> InputSpec:
-    """Return what training images are made of an image: its whole centred square, at `stored_image_size`.
+    """Return the input spec of stored training images: the whole centred square at `stored_image_size`.
 
     Raises:
         ConfigError: as `stored_image_size`.

@@ -1,10 +1,9 @@
-"""Unfold norms: put back what `train/model/fold_norms.py` folded, so that a deployed network can be trained again.
+"""Unfold norms: turn the weights of a deployed network into those of its trainable form, of the same function.
 
-A norm's trained scale and offset cannot be told from the layer that they were folded into, nor need they be. A
-LayerNorm kept its statistics, and gets scale 1 and offset 0. Of a BatchNorm nothing was left, so it gets the mean m
-and variance v that images have at its place, gamma = sqrt(v + epsilon) and beta = m: with its moving statistics it
-is the identity, and with a batch's nearly so. A layer scale gets 1, as it is in what it was folded into, and the mean
-over gated levels and the mean and deviation of images are taken out of the layers that they went into.
+A folded scale and offset cannot be recovered, and need not be. A LayerNorm kept its statistics and gets scale 1 and
+offset 0. A BatchNorm gets the mean m and variance v of its inputs on training images, gamma = sqrt(v + epsilon) and
+beta = m: with moving statistics it is the identity, and nearly so with a batch's. A layer scale gets 1. The mean over
+gated levels and the mean and deviation of images are divided out again.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from train.model.fold_norms import Weights, averaged_terms, folded
 from train.model.weights import assign_weights, model_weights, weight_arrays
 
 BATCH = 32
-# "kernel" is that of a layer scale: no other layer is folded away.
+# "kernel" is a layer scale's: no other layer with a kernel is folded.
 NEUTRAL = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0, "kernel": 1.0}
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def unfold_weights(weights: Weights, config: FocalNetConfig, images: Image) -> Weights:
-    """Make the weights of a trainable network from those of its `folded` form, which computes the same.
+    """Make a trainable network's weights from those of its `folded` form.
 
     Args:
-        weights: the tensors of `folded(config)`, by `layer/variable`.
-        config: the network to make, not folded.
-        images: images of its training, uint8 `[N, S, S, 3]` at its input size, for the statistics of BatchNorm.
+        weights: tensors of `folded(config)`, by `layer/variable`.
+        config: the trainable network.
+        images: training images for BatchNorm's statistics, uint8 `[N, S, S, 3]` at the input size.
 
     Returns:
-        The tensors of `config`, by the same names.
+        Tensors of `config`, by `layer/variable`.
 
     Raises:
-        ArtifactError: the tensors are not those of `folded(config)`, or overflow on the images.
+        ArtifactError: the tensors are not those of `folded(config)`, or activations overflow on the images.
     """
     result = _unfold_constants(weights, config)
     network = build_focalnet(config, keras)
@@ -49,13 +48,13 @@ def unfold_weights(weights: Weights, config: FocalNetConfig, images: Image) -> W
     for name, variable in variables.items():
         if name not in weights:
             result[name] = np.full(variable.shape, NEUTRAL[name.rsplit("/", 1)[1]], np.float32)
-    assign_weights(variables, result, "what was unfolded")
+    assign_weights(variables, result, "the unfolded network")
     norms = [layer for layer in network.layers if f"{layer.name}/moving_mean" in result.keys() - weights.keys()]
     for norm in norms:
         norm.gamma.assign(np.full(norm.gamma.shape, np.sqrt(1.0 + norm.epsilon)))  # the identity
     for norm, (mean, variance) in zip(norms, _moments(network, norms, images), strict=True):
-        if not np.all(variance < np.finfo(np.float32).max):  # nor is NaN
-            raise ArtifactError(f"the network's values overflow at {norm.name}; use weights that give finite ones")
+        if not np.all(variance < np.finfo(np.float32).max):  # also refuses NaN
+            raise ArtifactError(f"the network's values overflow at {norm.name}; use weights with finite activations")
         norm.gamma.assign(np.sqrt(variance + norm.epsilon))
         norm.beta.assign(mean)
         norm.moving_mean.assign(mean)
@@ -76,7 +75,7 @@ def _unfold_constants(weights: Weights, config: FocalNetConfig) -> Weights:
 
 
 def _moments(network: Any, layers: list[Any], images: Image) -> list[Moments]:
-    """Return mean and variance, `[C]` each, of what layers read over all images and places."""
+    """Return mean and variance of layers' inputs over all images and positions, `[C]` each."""
     if not layers:
         return []
     inputs = keras.Model(network.input, [layer.input for layer in layers])

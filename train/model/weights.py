@@ -1,4 +1,4 @@
-"""Weights as safetensors keyed `layer/variable`: readable without a framework, the same for both Keras."""
+"""Weights as safetensors keyed `layer/variable`, readable without a framework, the same for both Keras."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from runtime.core.files import replacing
 
 Tensors = dict[str, NDArray[Any]]
 
-# tf_keras names the kernel of a depthwise convolution by another name than Keras 3.
+# tf_keras' name for what Keras 3 calls "kernel".
 _VARIABLE_NAMES = {"depthwise_kernel": "kernel"}
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
-    """Write arrays as one safetensors file, by temporary name and rename.
+    """Write arrays as one safetensors file, by `replacing`.
 
     Args:
         path: the file.
         tensors: arrays by name.
-        metadata: short texts kept in the file's header.
+        metadata: texts for the file's header.
 
     Raises:
         FocalEdgeError: the file cannot be written.
@@ -49,11 +49,11 @@ def read_tensors(path: Path) -> Tensors:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; make it with `python -m train`") from error
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it anew") from error
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it again") from error
 
 
 def model_weights(model: Any) -> dict[str, Any]:
-    """Return a model's weight variables by `layer/variable`, whichever Keras built it."""
+    """Return the weight variables of a model of either Keras, by `layer/variable`."""
     weights = {}
     for layer in model.layers:
         for variable in layer.weights:
@@ -68,20 +68,20 @@ def weight_arrays(model: Any) -> Tensors:
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Fill a model with the weights of a safetensors file; nothing is assigned unless all fit.
+    """Load a model's weights from a safetensors file, all or none.
 
     Args:
         model: a model of `build_focalnet`, from either Keras.
         path: the file.
 
     Raises:
-        ArtifactError: listing what the file lacks, has too much, or has in another shape.
+        ArtifactError: tensors are missing, unknown or of another shape; the message lists them.
     """
     assign_weights(model_weights(model), read_tensors(path), str(path))
 
 
 def listed(names: list[str], separator: str = "; ") -> str:
-    """Return the first eight, and how many more there are."""
+    """Join the first eight names, and the number of the others."""
     return separator.join([*names[:8], f"and {len(names) - 8} more"] if len(names) > 8 else names)
 
 
@@ -91,10 +91,10 @@ def assign_weights(weights: dict[str, Any], tensors: Tensors, source: str) -> No
     Args:
         weights: variables by name.
         tensors: arrays by name.
-        source: where the arrays come from, for the error.
+        source: origin of the arrays, for the error.
 
     Raises:
-        ArtifactError: listing what is missing, unknown or of another shape.
+        ArtifactError: arrays are missing, unknown or of another shape; the message lists them.
     """
     faults = [f"missing {name}" for name in weights if name not in tensors]
     faults += [f"unknown {name}" for name in tensors if name not in weights]

@@ -1,9 +1,9 @@
-"""The construction of the Keras tutorial "Focal Modulation: A replacement for Self-Attention", to compare with.
+"""The Keras tutorial "Focal Modulation: A replacement for Self-Attention", as a baseline for training speed.
 
-It computes what `build_focalnet` does with the tutorial's settings, another way: one joint projection that
-is split, grouped convolutions behind explicit padding (which Keras hands to XLA on TensorFlow, as that has no
-kernel for their gradients on a CPU), tokens in a row between the blocks, and a `tf.data` pipeline that
-augments image by image. Layers have the names of `build_focalnet`'s; of the projection, "joint".
+The model computes the function of `build_focalnet` with the tutorial's settings in another way: one joint projection
+and a split, grouped convolutions behind explicit padding (which Keras on TensorFlow gives to XLA, as TensorFlow has no
+CPU kernel for their gradients), tokens in a row between blocks, and a `tf.data` pipeline that augments each image.
+Layers have the names of `build_focalnet`; the projection is "joint".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from train.model.recipe import TrainConfig
 
 Tensor = Any
 SHUFFLE_BUFFER = 2048
-# What the tutorial has no choice of.
+# Fields without a choice in the tutorial.
 FIXED = (
     "stem", "norm", "activation", "norm_before_modulation", "norm_after_downsampling", "post_norm",
     "norm_in_modulation", "normalise_modulator", "layer_scale", "mean", "std",
@@ -32,14 +32,14 @@ def build_tutorial(config: FocalNetConfig) -> Any:
     """Build the tutorial's classifier.
 
     Args:
-        config: the network, with the seed preset's structure and any size.
+        config: a network of the seed preset's structure, of any size.
 
     Returns:
         A functional model from float32 `[B, S, S, 3]` RGB in 0..1 to probabilities `[B, classes]`, the softmax
         of its layer "logits".
 
     Raises:
-        ConfigError: the tutorial has no network of this structure.
+        ConfigError: the structure differs from the tutorial's.
     """
     for name in FIXED:
         received, expected = getattr(config, name), getattr(PRESETS["seed-cifar10"].model, name)
@@ -64,7 +64,7 @@ def build_tutorial(config: FocalNetConfig) -> Any:
 
 
 def tutorial_batches(split: Split, size: int, recipe: TrainConfig) -> Any:
-    """Make the tutorial's input pipeline: scale, resize, crop and mirror in worker threads, then shuffle and batch.
+    """Build the tutorial's input pipeline: scale, resize, crop and mirror in worker threads, then shuffle and batch.
 
     Args:
         split: the images.
@@ -72,10 +72,10 @@ def tutorial_batches(split: Split, size: int, recipe: TrainConfig) -> Any:
         recipe: batch size, resize margin and seed.
 
     Returns:
-        A `tf.data.Dataset` without end, of float32 images `[B, S, S, 3]` in 0..1 and int64 labels `[B]`.
+        An endless `tf.data.Dataset` of float32 images `[B, S, S, 3]` in 0..1 and int64 labels `[B]`.
 
     Raises:
-        ConfigError: Keras runs on another backend than TensorFlow.
+        ConfigError: Keras does not run on TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
@@ -103,7 +103,7 @@ def tutorial_batches(split: Split, size: int, recipe: TrainConfig) -> Any:
 
 
 def _patch_embed(x: Tensor, name: str, patch: int, dim: int) -> Tensor:
-    """Embed patches, and put them in a row: `[B, H, W, C]` to `[B, H/patch * W/patch, dim]`."""
+    """Embed patches and flatten the grid: `[B, H, W, C]` to `[B, H/patch * W/patch, dim]`."""
     x = layers.Conv2D(dim, patch, strides=patch, name=f"{name}.proj")(x)
     return _row(x)
 
@@ -129,7 +129,7 @@ def _block(x: Tensor, side: int, stage: int, block: int, config: FocalNetConfig)
 
 
 def _focal_modulation(x: Tensor, stage: int, name: str, config: FocalNetConfig) -> Tensor:
-    """Apply focal modulation to `[B, H, W, C]`, by one projection that is split into query, context and gates."""
+    """Apply focal modulation to `[B, H, W, C]`, with one projection, split into query, context and gates."""
     dim, levels = config.dims[stage], config.focal_levels[stage]
     joint = layers.Dense(2 * dim + levels + 1, name=f"{name}.joint")(x)
     query, context, gates = ops.split(joint, [dim, 2 * dim], axis=-1)

@@ -1,4 +1,4 @@
-"""A configuration is either one that can be built and run, or an error that names the field."""
+"""Network configurations: impossible ones are refused by field, and JSON keeps the others."""
 
 from __future__ import annotations
 

@@ -119,37 +119,36 @@ def test_the_fraction_of_peak() -> None:
 
 
 @pytest.mark.parametrize("peak", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_peak_that_is_none_is_refused(peak: float) -> None:
-    with pytest.raises(TrainingError, match="measure it anew"):
+def test_a_peak_that_is_not_positive_and_finite_is_refused(peak: float) -> None:
+    with pytest.raises(TrainingError, match="measure it with measure_peak"):
         fraction_of_peak(50.0, 1_000, peak)
 
 
-def tick(monkeypatch: pytest.MonkeyPatch, durations_s: list[float]) -> list[float]:
-    """Let each timed call take the next of `durations_s`; those left are returned."""
-    left, now = list(durations_s), [0.0, False]
+class Clock:
+    """A clock by which each timed call takes the next duration; `left_s` are those not taken."""
 
-    def clock() -> float:
-        if now[1]:
-            now[0] += left.pop(0)
-        now[1] = not now[1]
-        return float(now[0])
+    def __init__(self, durations_s: list[float]) -> None:
+        self.left_s, self.now_s, self.running = list(durations_s), 0.0, False
 
-    monkeypatch.setattr(train.model.cost, "perf_counter", clock)
-    return left
+    def __call__(self) -> float:
+        if self.running:
+            self.now_s += self.left_s.pop(0)
+        self.running = not self.running
+        return self.now_s
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_peak_is_that_of_the_fastest_call(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    left = tick(monkeypatch, [4.0, 2.0, 3.0])
-    assert measure_peak(dtype, sides=(16, 32)) == pytest.approx(PRODUCTS * 2 * 16**3 / 2.0)
-    assert left == []
+def test_the_peak_is_that_of_the_fastest_call(dtype: str) -> None:
+    clock = Clock([4.0, 2.0, 3.0])
+    assert measure_peak(dtype, sides=(16, 32), clock_s=clock) == pytest.approx(PRODUCTS * 2 * 16**3 / 2.0)
+    assert clock.left_s == []
 
 
-def test_products_grow_until_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_grow_until_they_last() -> None:
     short = LONG_ENOUGH_S / 2
-    left = tick(monkeypatch, [short] * REPEATS + [2 * LONG_ENOUGH_S] * REPEATS + [9.0] * REPEATS)
-    assert measure_peak(sides=(8, 16, 32)) == pytest.approx(PRODUCTS * 2 * 16**3 / (2 * LONG_ENOUGH_S))
-    assert left == [9.0] * REPEATS
+    clock = Clock([short] * REPEATS + [2 * LONG_ENOUGH_S] * REPEATS + [9.0] * REPEATS)
+    assert measure_peak(sides=(8, 16, 32), clock_s=clock) == pytest.approx(PRODUCTS * 2 * 16**3 / (2 * LONG_ENOUGH_S))
+    assert clock.left_s == [9.0] * REPEATS
 
 
 def test_the_products_are_computed() -> None:
@@ -163,10 +162,9 @@ def test_the_products_are_computed() -> None:
     assert found[0, 0] == pytest.approx(power.max(), rel=1e-4)
 
 
-def test_a_clock_that_stands_still_gives_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    tick(monkeypatch, [0.0] * REPEATS)
+def test_a_clock_that_stands_still_gives_no_peak() -> None:
     with pytest.raises(TrainingError, match="took no time"):
-        measure_peak(sides=(8,))
+        measure_peak(sides=(8,), clock_s=lambda: 0.0)
 
 
 @pytest.mark.parametrize(("dtype", "sides"), [("int8", (8,)), ("float32", ())])

@@ -1,4 +1,4 @@
-"""Depthwise convolutions as matrix products: the results and gradients of Keras' own, and where they are used."""
+"""Depthwise convolutions as matrix products: results and gradients as Keras', and where they are used."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pytest
 import tensorflow as tf
 
 from tests.support.tiny_training import NETWORK
-from train.model import matmul_depthwise as depthwise
 from train.model.focalnet import build_focalnet
-from train.model.matmul_depthwise import MAX_TOKENS, MatmulDepthwiseConv2D, depthwise_class, tap_places
+from train.model.matmul_depthwise import MAX_TOKENS, MatmulDepthwiseConv2D, depthwise_class, tap_matrix
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 5)]
 
@@ -61,8 +60,8 @@ def test_no_convolution_is_left_in_small_grids(monkeypatch: pytest.MonkeyPatch) 
         pair(large, (3, 3))[1](np.ones(large, np.float32))
 
 
-def test_a_tap_is_where_its_offset_says() -> None:
-    places = tap_places(3, 4, (3, 3))
+def test_a_tap_is_at_its_offset() -> None:
+    places = tap_matrix(3, 4, (3, 3))
     assert places.shape == (12, 12, 9)
     # The output at row 1, column 2 reads the input at row 0, column 3 by the tap of row 0, column 2.
     assert places[1 * 4 + 2, 0 * 4 + 3].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
@@ -74,15 +73,11 @@ def test_a_tap_is_where_its_offset_says() -> None:
     ("backend", "device", "chosen"),
     [("jax", "gpu", MatmulDepthwiseConv2D), ("jax", "cpu", None), ("tensorflow", "gpu", None)],
 )
-def test_products_are_for_accelerators_on_jax(
-    monkeypatch: pytest.MonkeyPatch, backend: str, device: str, chosen: Any
-) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    monkeypatch.setattr(depthwise, "device_name", lambda: device)
-    assert depthwise_class() is chosen
+def test_products_are_for_accelerators_on_jax(backend: str, device: str, chosen: Any) -> None:
+    assert depthwise_class(backend, device) is chosen
 
 
-def test_a_network_of_them_has_the_same_variables_and_logits() -> None:
+def test_a_network_has_the_same_variables_and_logits_with_products() -> None:
     stock, ours = build_focalnet(NETWORK, keras), build_focalnet(NETWORK, keras, MatmulDepthwiseConv2D)
     assert any(isinstance(layer, MatmulDepthwiseConv2D) for layer in ours.layers)
     assert [v.path for v in ours.variables if "seed" not in v.path] == [

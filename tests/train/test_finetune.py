@@ -79,9 +79,7 @@ def seen_images(run: Run) -> Image:
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_preset() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            PRESETS, "tiny", Preset(NETWORK, 0, SHORT)
-        )  # the network is that of the weights, not the preset's
+        patch.setitem(PRESETS, "tiny", Preset(NETWORK, 0, SHORT))
         yield
 
 

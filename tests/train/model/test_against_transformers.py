@@ -1,7 +1,7 @@
 """The chain from a checkpoint to the artifacts, against transformers' own FocalNet on the same images.
 
 Each family of the published networks: short and long range, isotropic, norms after the branches with layer scale,
-overlapping patches, and all of these at once. Small, randomly initialised, with norms and biases that are not neutral.
+overlapping patches, and all of these at once. Small, with random weights, norms and biases.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from train.model.fold_norms import fold_weights, folded
 from train.model.presets import IMAGENET_MEAN, IMAGENET_STD
 from train.model.weights import assign_weights, model_weights
 
-torch = pytest.importorskip("torch", reason="transformers' FocalNet takes torch")
+torch = pytest.importorskip("torch", reason="transformers' FocalNet needs torch")
 transformers = pytest.importorskip("transformers", reason="it is the reference")
 
 SIDE, CLASSES, IMAGES = 64, 7, 4
@@ -63,7 +63,7 @@ DEFAULTS = {
 
 
 def reference(family: str) -> Any:
-    """transformers' network, its weights moved off their neutral start."""
+    """transformers' network, with random norms and biases."""
     torch.manual_seed(0)
     config = transformers.FocalNetConfig(**(DEFAULTS | FAMILIES[family]))
     network = transformers.FocalNetForImageClassification(config).eval()

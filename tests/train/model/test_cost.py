@@ -1,4 +1,4 @@
-"""The cost of a network against TensorFlow's own count and one by hand, and the measured peak by a clock of ours."""
+"""Cost of a network, against TensorFlow's count and one by hand; the measured peak, with a fake clock."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def profiled_macs(model: Any, size: int) -> int:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_multiply_accumulates_are_those_that_tensorflow_counts(name: str) -> None:
+def test_multiply_accumulates_equal_tensorflow_s_count(name: str) -> None:
     config = NETWORKS[name]
     model = build_focalnet(config, keras)
     macs = profiled_macs(model, config.input_size)
@@ -64,7 +64,7 @@ def test_multiply_accumulates_are_those_that_tensorflow_counts(name: str) -> Non
     assert network_cost(config).macs == model_cost(model).macs == macs
 
 
-def test_a_tiny_network_costs_what_one_counts_by_hand() -> None:
+def test_a_tiny_network_s_cost_equals_a_count_by_hand() -> None:
     # 2x2 tokens of 8 channels: patches; query, context, 3 gates; 3x3 and 5x5 depthwise; modulator, projection; MLP.
     tokens = 4
     a_token = 48 * 8 + 8 * (8 + 8 + 3) + 8 * (9 + 25) + 2 * 8 * 8 + 2 * 8 * 16
@@ -75,7 +75,7 @@ def test_a_tiny_network_costs_what_one_counts_by_hand() -> None:
     assert cost.parameters == a_token + 8 * 3 + biases + norms
 
 
-def test_what_norms_have_folded_is_not_counted() -> None:
+def test_folded_norms_are_not_counted() -> None:
     config = NETWORKS["convolutional stem, BatchNorm"]
     trained = build_focalnet(config, keras)
     kinds = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
@@ -91,7 +91,7 @@ def test_dense_layers_are_counted_at_every_token() -> None:
     assert model_cost(model).parameters == 4 * 7 + 7
 
 
-def test_a_grouped_convolution_costs_what_the_depthwise_one_does() -> None:
+def test_a_grouped_convolution_costs_the_same_as_a_depthwise_one() -> None:
     image = keras.Input((6, 6, 8))
     grouped = keras.Model(image, keras.layers.Conv2D(8, 3, groups=8, padding="same", use_bias=False)(image))
     depthwise = keras.Model(image, keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(image))
@@ -144,7 +144,7 @@ def test_the_peak_is_that_of_the_fastest_call(dtype: str) -> None:
     assert clock.left_s == []
 
 
-def test_products_grow_until_they_last() -> None:
+def test_sides_grow_until_the_products_last() -> None:
     short = LONG_ENOUGH_S / 2
     clock = Clock([short] * REPEATS + [2 * LONG_ENOUGH_S] * REPEATS + [9.0] * REPEATS)
     assert measure_peak(sides=(8, 16, 32), clock_s=clock) == pytest.approx(PRODUCTS * 2 * 16**3 / (2 * LONG_ENOUGH_S))
@@ -168,6 +168,6 @@ def test_a_clock_that_stands_still_gives_no_peak() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "sides"), [("int8", (8,)), ("float32", ())])
-def test_a_peak_of_something_else_is_refused(dtype: str, sides: tuple[int, ...]) -> None:
+def test_an_unknown_dtype_or_no_side_is_refused(dtype: str, sides: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="float32, bfloat16"):
         measure_peak(dtype, sides)

@@ -1,4 +1,4 @@
-"""The network against a NumPy oracle of the paper's equations, and every preset against its figures."""
+"""The network against a NumPy oracle of the paper's equations; every preset against its published size."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def conv_stem(x: Array, weights: Weights, config: FocalNetConfig) -> Array:
 
 
 def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str, Array]:
-    """What `with_overlay` computes: logits, gates and modulator."""
+    """Return logits, gates and modulator, as `with_overlay` does."""
     x = (images / 255.0 - np.array(config.mean)) / np.array(config.std)
     shown: dict[str, Array] = {}
     for stage, depth in enumerate(config.depths):
@@ -247,7 +247,7 @@ def oracle(images: Array, weights: Weights, config: FocalNetConfig) -> dict[str,
 
 
 def with_drawn_weights(config: FocalNetConfig, seed: int = 0) -> tuple[Any, Weights]:
-    """Build a network with biases and norms that are not neutral; return its weights in NumPy too."""
+    """Build a network with random weights, biases and norms too; return it with the weights in NumPy."""
     model = build_focalnet(config, keras)
     variables = model_weights(model)
     drawn = draw_weights({name: tuple(v.shape) for name, v in variables.items()}, seed)
@@ -444,7 +444,7 @@ def test_without_drop_rates_there_is_no_dropout() -> None:
     assert [layer.name for layer in layers if isinstance(layer, keras.layers.Dropout)] == []
 
 
-def test_stochastic_depth_drops_a_whole_branch_of_a_image() -> None:
+def test_stochastic_depth_drops_a_whole_branch_of_an_image() -> None:
     config = network(4, (1,), (3,), depths=(2,), drop_path_rate=0.5)
     layer = build_focalnet(config, keras).get_layer("stage0.block1.drop_path1")
     kept = np.asarray(layer(np.ones((64, 4, 4, 6), dtype=np.float32), training=True))

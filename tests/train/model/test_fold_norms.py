@@ -1,4 +1,4 @@
-"""Folding: a network whose norms are in the layers beside them computes what it did before."""
+"""Folding norms changes no output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_folding_changes_no_logit(name: str, framework: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_norm_keeps_what_a_layer_beside_it_can_do(name: str) -> None:
+def test_no_foldable_norm_is_left(name: str) -> None:
     config = NETWORKS[name]
     model, weights = with_drawn_weights(config)
     left = [layer for layer in build_focalnet(folded(config), keras).layers if isinstance(layer, NORMS)]
@@ -86,7 +86,7 @@ def test_no_norm_keeps_what_a_layer_beside_it_can_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["BatchNorm, conv stem", "LayerNorm"])
 def test_each_norm_matters(name: str) -> None:
-    """A norm that folding missed would go unseen in a network on which it does nothing."""
+    """Else the other tests would not see a norm that folding missed."""
     config = NETWORKS[name]
     _, weights = with_drawn_weights(config)
     whole = fold_weights(weights, config)
@@ -100,7 +100,7 @@ def test_each_norm_matters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_folded_has_nothing_to_fold(name: str) -> None:
+def test_folding_twice_changes_nothing(name: str) -> None:
     config = folded(NETWORKS[name])
     _, weights = with_drawn_weights(config)
     assert fold_weights(weights, config) is weights
@@ -108,7 +108,7 @@ def test_what_is_folded_has_nothing_to_fold(name: str) -> None:
 
 
 def test_images_stay_normalised_before_a_convolution_that_pads() -> None:
-    """Zeros beside a normalised image are its mean colour; beside a plain one they would be black."""
+    """The zeros around a normalised image are the mean colour; around a plain one they would be black."""
     config = NETWORKS["LayerNorm, conv stem"]
     assert (folded(config).mean, folded(config).std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert folded(NETWORKS["LayerNorm, images normalised"]).mean == (0.0, 0.0, 0.0)

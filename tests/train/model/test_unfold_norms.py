@@ -1,4 +1,4 @@
-"""Unfolding: a deployed network with its norms put back computes what it did, and learns as one that has them."""
+"""Unfolding norms changes no output, and the norms can learn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def logits(config: FocalNetConfig, weights: Any, images: Any, training: bool = F
 
 
 def unfolded(name: str, images: int = 70) -> tuple[FocalNetConfig, Any, Any, Any]:
-    """A network, images, its weights folded, and those unfolded again by the images."""
+    """A network, images, its folded weights, and the weights unfolded from these."""
     config = dataclasses.replace(NETWORKS[name], drop_rate=0.0, drop_path_rate=0.0)
     _, weights = with_drawn_weights(config)
     deployed = {k: np.float32(v) for k, v in fold_weights(weights, config).items()}
@@ -106,7 +106,7 @@ def test_layer_norms_are_neutral_and_batch_norms_the_identity(name: str) -> None
 
 
 def test_normalisation_comes_out_of_the_patches_as_it_went_in() -> None:
-    """The norm behind the embedding stays where it is, so the trained kernel and bias themselves come back."""
+    """The embedding's norm is not folded, so the trained kernel and bias come back."""
     config = NETWORKS["LayerNorm, images normalised"]
     _, trained = with_drawn_weights(config)
     _, _, deployed, weights = unfolded("LayerNorm, images normalised", images=1)
@@ -117,7 +117,7 @@ def test_normalisation_comes_out_of_the_patches_as_it_went_in() -> None:
 
 
 def test_statistics_are_those_of_all_images() -> None:
-    """After the embedding, by its definition: every patch times the kernel, plus the bias."""
+    """Computed after the embedding: every patch times the kernel, plus the bias."""
     config, images, _, weights = unfolded("BatchNorm, images normalised")
     x = (images / 255.0 - np.array(config.mean)) / np.array(config.std)
     side, tokens = config.patch_size, config.input_size // config.patch_size

@@ -1,4 +1,4 @@
-"""Weight files: what is saved is what is loaded, and a file that does not fit changes nothing."""
+"""Weight files: saving, loading, and files that do not fit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def values(model: Any) -> Tensors:
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras])
-def test_what_is_saved_is_loaded(library: Any, tmp_path: Path) -> None:
+def test_saved_weights_are_loaded(library: Any, tmp_path: Path) -> None:
     first, second = build_focalnet(CONFIG, library), build_focalnet(CONFIG, library)
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     before = np.asarray(second(images))
@@ -57,7 +57,7 @@ def test_what_is_saved_is_loaded(library: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras])
-def test_keys_are_layer_and_variable_whichever_keras(library: Any) -> None:
+def test_keys_are_layer_and_variable_with_either_keras(library: Any) -> None:
     block = "stage0.block0"
     convolutions = [
         *("embed.proj", "logits"),
@@ -100,7 +100,7 @@ def test_any_array_keeps_its_shape_type_and_values(array: Any, tmp_path: Path) -
 
 
 def edited(path: Path, **changes: Any) -> Path:
-    """Rewrite a file with tensors replaced, or removed where the change is `None`."""
+    """Rewrite a file with tensors replaced, or removed by `None`."""
     tensors = read_tensors(path) | changes
     write_tensors(path, {name: value for name, value in tensors.items() if value is not None})
     return path
@@ -162,7 +162,7 @@ def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
         read_tensors(tmp_path / "none.safetensors")
 
 
-def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
         read_tensors(tmp_path)
 

@@ -41,9 +41,6 @@ OURS, TUTORIAL = "focaledge", "tutorial"
 TARGET_SPEEDUP = 1.5
 WARM_UP_STEPS = 3
 DEFAULT_DIMS = (48, 96, 192)
-DEFAULT_BATCH_SIZE = 128
-DEFAULT_ROUNDS = 5
-DEFAULT_STEPS = 2
 IMAGES = 4096
 IMAGE_SIZE = 32
 
@@ -232,11 +229,6 @@ def table(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-def to_dict(result: Comparison) -> dict[str, object]:
-    """Return the JSON form of a comparison."""
-    return asdict(result) | {"target_speedup": TARGET_SPEEDUP, "data": "random uint8 images"}
-
-
 def main(argv: Sequence[str] | None = None, *, compare: Callable[..., Comparison] = compare) -> int:
     """Run the command line; see `--help`.
 
@@ -249,7 +241,10 @@ def main(argv: Sequence[str] | None = None, *, compare: Callable[..., Comparison
     config = dataclasses.replace(preset.model, dims=tuple(arguments.dims))
     recipe = dataclasses.replace(preset.train, batch_size=arguments.batch_size)
     result = compare(config, recipe, arguments.rounds, arguments.steps)
-    print(json.dumps(to_dict(result), indent=2) if arguments.json else table(result))
+    if arguments.json:
+        print(json.dumps(asdict(result) | {"target_speedup": TARGET_SPEEDUP, "data": "random uint8 images"}, indent=2))
+    else:
+        print(table(result))
     return 0
 
 
@@ -266,21 +261,11 @@ def _parser() -> argparse.ArgumentParser:
         "Measure training steps of a smaller seed network against the Keras tutorial's construction.",
         parents=[shared_options("--json")],
     )
-    parser.add_argument(
-        "--dims",
-        type=int,
-        nargs="+",
-        default=DEFAULT_DIMS,
-        metavar="C",
-        help="channels of each stage (default: 48 96 192)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=DEFAULT_BATCH_SIZE, metavar="N", help="images per step, 1 or more"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="rounds of each construction, 1 or more"
-    )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help="steps per round, 1 or more")
+    dims_help = f"channels of each stage (default: {' '.join(map(str, DEFAULT_DIMS))})"
+    parser.add_argument("--dims", type=int, nargs="+", default=DEFAULT_DIMS, metavar="C", help=dims_help)
+    counts = (("--batch-size", 128, "images per step"), ("--rounds", 5, "rounds"), ("--steps", 2, "steps per round"))
+    for name, default, text in counts:
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{text}, 1 or more")
     return parser
 
 

@@ -32,7 +32,8 @@ from runtime.core.errors import ConfigError, DataError
 from runtime.engines.engine import open_engine
 from runtime.engines.options import engine_options
 from runtime.evaluation.metrics import softmax
-from runtime.images.preprocess import Image, preprocess, read_image
+from runtime.images.decode import read_image
+from runtime.images.preprocess import Image, preprocess
 from runtime.video.opencv_log import silence_opencv
 
 
@@ -93,13 +94,13 @@ class Classifier:
         """Classify one image: its centred square, or the part of it that the manifest specifies.
 
         Args:
-            source: a file that OpenCV can decode (colour, grey or with transparency), or uint8 `[H, W, 3]` RGB.
+            source: an image file (see `read_image`), or uint8 `[H, W, 3]` RGB.
 
         Raises:
             DataError: the file cannot be read, or the array has another dtype or shape.
             FocalEdgeError: the logits are not finite.
         """
-        image = read_image(str(source)) if isinstance(source, str | Path) else _checked(source)
+        image = read_image(source) if isinstance(source, str | Path) else _checked(source)
         outputs = self.engine.run(preprocess(image, self.engine.input_spec))
         return Classification(self.labels, softmax(outputs.logits), outputs.gates, outputs.modulator)
 

@@ -14,6 +14,7 @@ from runtime.core.errors import DataError
 
 CUT_SHORT = "cut short"
 DAMAGED = "damaged header"
+FIRST_BYTES = 16
 JPEG_END = b"\xff\xd9"
 ORIENTATION_TAG, WIDTH_TAG, HEIGHT_TAG = 0x0112, 0x0100, 0x0101
 # A JPEG marker that ends entropy-coded data: not a stuffed byte, a restart or a fill byte.
@@ -30,7 +31,7 @@ class Header:
         format: name of the format.
         width: of the stored image, in pixels.
         height: of the stored image, in pixels.
-        content: the bytes to decode: the file, its still image where it is animated, an end marker where a JPEG has none.
+        content: the bytes to decode: the file; of an animation, its still image; with an end marker if a JPEG has none.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
         scan_end: of a JPEG, where its last scan ends in `content`; 0 for other formats.
         ended: of a JPEG, whether an end marker follows the last scan.
@@ -66,6 +67,11 @@ def read_header(content: bytes) -> Header:
                 raise DataError(DAMAGED)
             return header
     raise DataError(f"not an image of a known format ({', '.join(NAMES)})")
+
+
+def starts_like_an_image(first_bytes: bytes) -> bool:
+    """Return whether a file's first bytes are those of a known format; `FIRST_BYTES` of them decide."""
+    return any(signature.match(first_bytes) for signature, _ in FORMATS)
 
 
 def _jpeg(content: bytes) -> Header:
@@ -166,7 +172,8 @@ def _webp(content: bytes) -> Header:
             data = frame[kind]
             chunk = struct.pack("<4sI", kind, len(data)) + data + b"\0" * (len(data) % 2)
             still = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
-            return Header("WebP", *(_vp8_size(data) if kind == b"VP8 " else _vp8l_size(data)), still, orientation)
+            width, height = _vp8_size(data) if kind == b"VP8 " else _vp8l_size(data)
+            return Header("WebP", width, height, still, orientation)
     raise DataError(DAMAGED)
 
 
@@ -191,7 +198,8 @@ def _vp8l_size(data: bytes) -> tuple[int, int]:
 
 
 def _gif(content: bytes) -> Header:
-    return Header("GIF", *struct.unpack_from("<HH", content, 6), content)
+    width, height = struct.unpack_from("<HH", content, 6)
+    return Header("GIF", width, height, content)
 
 
 def _bmp(content: bytes) -> Header:
@@ -213,8 +221,8 @@ def _tiff(content: bytes) -> Header:
     if place:
         upright = struct.pack("<H" if content.startswith(b"II") else ">H", 1)
         content = content[:place] + upright + content[place + 2 :]
-    sizes = [tags.get(tag, (0, 0))[0] for tag in (WIDTH_TAG, HEIGHT_TAG)]
-    return Header("TIFF", *sizes, content, orientation if 1 <= orientation <= 8 else 1)
+    width, height = (tags.get(tag, (0, 0))[0] for tag in (WIDTH_TAG, HEIGHT_TAG))
+    return Header("TIFF", width, height, content, orientation if 1 <= orientation <= 8 else 1)
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -249,7 +257,8 @@ def _avif(content: bytes) -> Header:
     turns = next((content[start] & 3 for kind, start, _ in boxes if kind == b"irot"), 0)
     mirror = next((content[start] & 1 for kind, start, _ in boxes if kind == b"imir"), None)
     orientation = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}[mirror][turns]
-    return Header("AVIF", *max(sizes, key=lambda size: size[0] * size[1]), content, orientation)
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    return Header("AVIF", width, height, content, orientation)
 
 
 def _boxes(content: bytes, position: int, end: int, inside: tuple[bytes, ...]) -> Iterator[tuple[bytes, int, int]]:
@@ -297,6 +306,9 @@ FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Header]], ...] = tuple
     )
 )
 NAMES = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "JPEG 2000", "PNM")
-SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .pbm .pgm .ppm .pnm".split()
+# fmt: off
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".avif", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm",
 )
+# fmt: on

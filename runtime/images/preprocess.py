@@ -107,28 +107,6 @@ def preprocess(image: Image, spec: InputSpec) -> Image:
     return resize_square(image, spec)[np.newaxis]
 
 
-def read_image(path: str) -> Image:
-    """Read an image file as RGB.
-
-    Args:
-        path: a file that OpenCV can decode (JPEG, PNG, WebP, ...).
-
-    Returns:
-        uint8 `[H, W, 3]` RGB, values 0..255.
-
-    Raises:
-        DataError: the file is missing, cannot be decoded, or has more pixels than OpenCV allows.
-    """
-    try:
-        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        reason = getattr(error, "err", None) or error
-        raise DataError(f"{path} is refused by OpenCV ({reason}); give a smaller JPEG, PNG or WebP file") from error
-    if frame is None:
-        raise DataError(f"{path} cannot be read as an image; give a JPEG, PNG or WebP file")
-    return bgr_to_rgb(np.asarray(frame, dtype=np.uint8))
-
-
 def check_input(image: Image, shape: tuple[int, ...]) -> None:
     """Check that an image is uint8 of the network's input shape.
 

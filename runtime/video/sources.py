@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 
 from runtime.core.errors import DataError, SourceError
-from runtime.images.preprocess import Image, bgr_to_rgb, read_image
+from runtime.images.decode import read_image
+from runtime.images.formats import FIRST_BYTES, starts_like_an_image
+from runtime.images.preprocess import Image, bgr_to_rgb
 from runtime.video.sample_clip import sample_frames
 
 if TYPE_CHECKING:
@@ -214,7 +216,7 @@ def _finite(spec: str, on_skip: Skip, loop: bool) -> tuple[Frames, float | None]
         )
     elif path.suffix.lower() == SPLIT_SUFFIX:
         once = _split(path)
-    elif cv2.haveImageReader(spec):
+    elif _is_image(path):
         image = _image(path)
         once = lambda: iter([image])  # noqa: E731
     else:
@@ -307,9 +309,17 @@ def _split(path: Path) -> Callable[[], Iterator[Frame]]:
     return frames
 
 
+def _is_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return starts_like_an_image(file.read(FIRST_BYTES))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
 def _image(path: Path) -> Frame:
     try:
-        return Frame(read_image(str(path)), path.name)
+        return Frame(read_image(path), path.name)
     except DataError as error:
         raise SourceError(str(error)) from error
 
@@ -318,7 +328,7 @@ def _images(spec: str, folder: Path, paths: list[Path], on_skip: Skip) -> Iterat
     readable = False
     for path in paths:
         try:
-            image = read_image(str(path))
+            image = read_image(path)
         except DataError as error:
             on_skip(str(error))
             continue

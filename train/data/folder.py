@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from runtime.core.errors import ConfigError, DataError
 from runtime.core.machine import read_memory, usable_cores
+from runtime.images.decode import decode, read_content
 from runtime.images.input_spec import InputSpec, Interpolation
 from runtime.images.preprocess import Image, resize_square
 from train.data.dataset import SPLITS, Dataset, Split, stratified_split
-from train.data.decode import decode, read_content
 from train.data.imagenet import readable_labels
 from train.data.lazy_images import LazyImages, Unreadable
 from train.data.packed_paths import FileNames, FileNamesBuilder

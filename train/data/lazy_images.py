@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.core.errors import DataError
+from runtime.images.decode import decode, read_content
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
-from train.data.decode import decode, read_content
 from train.data.packed_paths import FileNames
 
 ALLOWED_SHARE = 0.01

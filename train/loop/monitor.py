@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from runtime.core.errors import TrainingError
+from runtime.core.errors import DataError, TrainingError
 from runtime.core.files import replacing
 from runtime.draw.canvas import BACKGROUND, BRIGHT, DIM, letterbox
 from runtime.draw.overlay import gate_panel
 from runtime.engines.outputs import Outputs
+from runtime.images.decode import read_image
 from runtime.images.preprocess import Image
 from runtime.video.writer import save_image
 from train.loop.checkpoint import History
@@ -205,10 +206,10 @@ def write_animation(folder: Path) -> Path | None:
 
 
 def _read_panel(path: Path) -> Image:
-    found = cv2.imread(str(path))
-    if found is None:
-        raise TrainingError(f"{path} is not a readable image; expected a panel of this run: delete it")
-    return np.asarray(found[..., ::-1], dtype=np.uint8)
+    try:
+        return read_image(path)
+    except DataError as error:
+        raise TrainingError(f"{error}; expected a panel of this run: delete it") from error
 
 
 def write_curves(path: Path, history: History) -> None:

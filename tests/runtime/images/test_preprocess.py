@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.core.errors import ConfigError
+from runtime.images.decode import read_image
 from runtime.images.input_spec import InputSpec
-from runtime.images.preprocess import Image, centre_square, preprocess, read_image, resize_square
+from runtime.images.preprocess import Image, centre_square, preprocess, resize_square
 from train.data.dataset import resize_all
 from train.data.folder import load_folder
 
@@ -118,7 +119,7 @@ def test_images_stored_for_training_give_the_same_input_as_their_files(tmp_path:
     for split in (dataset.train, dataset.val, dataset.test):
         assert split.images.shape[1:] == (64, 64, 3)
         for found, name in zip(resize_all(split.images, spec), split.ids, strict=True):
-            np.testing.assert_array_equal(found, preprocess(read_image(str(tmp_path / name)), spec)[0])
+            np.testing.assert_array_equal(found, preprocess(read_image(tmp_path / name), spec)[0])
 
 
 @pytest.mark.parametrize(

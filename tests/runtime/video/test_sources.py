@@ -105,7 +105,7 @@ def test_video_gives_every_frame_at_its_rate(video: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no video " * 100, b"\xff\xd8\xff\xe0 no JPEG either"])
 def test_file_that_is_neither_image_nor_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.mp4").write_bytes(content)
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match=r"cannot be read|cut short"):
         collect(tmp_path / "file.mp4")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runtime.core.errors import ConfigError, DataError
+from runtime.images.formats import NAMES
 from train.data.dataset import Dataset, check_dataset
 from train.data.folder import load_folder
 
@@ -183,11 +184,11 @@ def test_corrupt_images_are_listed_and_skipped(pets: Path) -> None:
     (pets / "dog" / "link.png").symlink_to(pets / "gone.png")
     dataset = load_folder(pets, 8, seed=0)
     assert dataset.skipped == (
-        "cat/empty.png: cannot be decoded as an image",
-        "cat/half.png: cannot be decoded as an image",
-        "cat/text.jpg: cannot be decoded as an image",
-        "dog/half.webp: cannot be decoded as an image",
-        "dog/link.png: no such file, or not a plain one",
+        "cat/empty.png: empty file",
+        "cat/half.png: cut short",
+        f"cat/text.jpg: not an image of a known format ({', '.join(NAMES)})",
+        "dog/half.webp: cut short",
+        "dog/link.png: no such file",
     )
     assert len(sum(by_split(dataset), ())) == 30
 
@@ -259,7 +260,7 @@ def test_an_empty_class_is_named(pets: Path) -> None:
 def test_a_class_of_corrupt_images_alone_is_named_with_the_first(pets: Path) -> None:
     (pets / "bird").mkdir()
     (pets / "bird" / "a.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"class bird \(1 skipped: bird/a\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"class bird \(1 skipped: bird/a\.png: not an image of a known format"):
         load_folder(pets, 8, seed=0)
 
 

@@ -14,11 +14,14 @@ import pytest
 from runtime.core.cli import run_cli
 from runtime.core.errors import ConfigError, DataError
 from runtime.evaluation.split_file import read_split
+from runtime.images.formats import NAMES
 from tests.support.paths import ROOT
 from train.data.__main__ import main
 from train.data.dataset import Dataset, Split
 from train.data.registry import DATASETS, DatasetKind, load_dataset
 from train.data.shapes import load_shapes
+
+BAD = f"cat/bad.png: not an image of a known format ({', '.join(NAMES)})"
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +76,7 @@ def test_the_default_shapes_have_the_stated_sizes() -> None:
 def test_a_folder_is_loaded_from_its_place(pets: Path) -> None:
     dataset = load_dataset("folder", data_dir=pets, image_size=9)
     assert (dataset.name, dataset.labels) == ("pets", ("cat", "dog"))
-    assert dataset.skipped == ("cat/bad.png: cannot be decoded as an image",)
+    assert dataset.skipped == (BAD,)
 
 
 def test_cifar10_is_looked_for_in_its_place(tmp_path: Path) -> None:
@@ -109,13 +112,13 @@ def test_the_command_names_and_counts_the_skipped(
     arguments = ["--dataset", "folder", "--data-dir", str(pets), "--image-size", "9", "--out", f"{tmp_path}/t.npz"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "skipped cat/bad.png: cannot be decoded as an image" in printed
+    assert f"skipped {BAD}" in printed
     assert "2 images of 2 classes, test split of pets, 1 skipped" in printed
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 2
     assert figures["class_names"] == ["cat", "dog"]
-    assert figures["skipped"] == ["cat/bad.png: cannot be decoded as an image"]
+    assert figures["skipped"] == [BAD]
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from runtime.core.cli import run_cli
 from runtime.core.errors import DataError, TrainingError
 from runtime.core.machine import Memory
 from runtime.evaluation.split_file import read_split
+from runtime.images.formats import NAMES
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_training import NETWORK, RECIPE, RUN
 from train.data import dataset as splits
@@ -286,6 +287,7 @@ BREAK: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("no image"),
     "gone": lambda path: path.unlink(),
 }
+REASONS = ("empty file", "cut short", f"not an image of a known format ({', '.join(NAMES)})", "no such file")
 
 
 def test_broken_images_are_stood_in_for_counted_and_said(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +305,7 @@ def test_broken_images_are_stood_in_for_counted_and_said(copied: Path, capsys: p
     assert log.count("another image of its class stands in") == len(rows)
     assert disk.unreadable[-1] == "4 unreadable in all; others of their classes stood in for them"
     assert sorted(disk.unreadable[:-1]) == sorted(
-        f"{disk.train.ids[row]}: {reason}" for row, reason in zip(rows, _reasons(disk, rows), strict=True)
+        f"{disk.train.ids[row]}: {reason}" for row, reason in zip(rows, REASONS, strict=True)
     )
     assert memory.unreadable == []
 
@@ -311,12 +313,6 @@ def test_broken_images_are_stood_in_for_counted_and_said(copied: Path, capsys: p
 def _next_sound(labels: Any, row: int, broken: list[int]) -> list[int]:
     same = [each for each in [*range(row + 1, len(labels)), *range(row)] if labels[each] == labels[row]]
     return [next(each for each in same if each not in broken)]
-
-
-def _reasons(dataset: Dataset, rows: list[int]) -> list[str]:
-    cut = "cut short" if dataset.train.ids[rows[1]].endswith(".jpg") else "cannot be decoded as an image"
-    bad = "cannot be decoded as an image"
-    return [bad, cut, bad, "no such file, or not a plain one"]
 
 
 def test_too_many_broken_images_end_the_run_in_one_line(copied: Path, tmp_path: Path) -> None:

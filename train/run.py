@@ -20,6 +20,7 @@ from typing import Any
 from runtime.core.errors import ConfigError, TrainingError
 from runtime.core.files import write_json
 from runtime.core.schema import read_as
+from runtime.core.text import check_labels
 from train.model.config import FocalNetConfig
 from train.model.fold_norms import folded
 from train.model.recipe import TrainConfig, check_recipe, stored_image_size
@@ -69,12 +70,13 @@ class Run:
     init: WeightsId | None = None
 
     def __post_init__(self) -> None:
-        """Check the recipe against the network.
+        """Check the recipe against the network, and the labels.
 
         Raises:
-            ConfigError: the recipe does not fit the network.
+            ConfigError: the recipe does not fit the network, or a label is not a class name.
         """
         check_recipe(self.model, self.recipe)
+        check_labels(self.labels)
 
     @property
     def image_size(self) -> int:

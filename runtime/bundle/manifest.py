@@ -12,6 +12,7 @@ from typing import Any, Literal
 from runtime.core.errors import ArtifactError, ConfigError, FieldError
 from runtime.core.files import sha256_of, write_json
 from runtime.core.schema import check_field, former_names, parse, read_as, stored_as
+from runtime.core.text import check_labels
 from runtime.engines.registry import ENGINES
 from runtime.images.input_spec import InputSpec, Interpolation
 
@@ -249,9 +250,9 @@ class Manifest:
         """Check the fields against each other.
 
         Raises:
-            FieldError: they contradict each other.
+            FieldError: they contradict each other, or a label is not a class name.
         """
-        check_field(self, "labels", 0 < len(self.labels) == len(set(self.labels)), "one distinct name a class")
+        check_labels(self.labels)
         if self.calibration_sha256 is not None:
             _check_sha256(self, "calibration_sha256", self.calibration_sha256)
         logits, gates, modulator = (self.outputs[name] for name in ("logits", "gates", "modulator"))

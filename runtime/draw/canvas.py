@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from runtime.core.text import printable
 from runtime.images.preprocess import Image
 
 Colour = tuple[int, int, int]
@@ -17,6 +18,9 @@ ACCENT: Colour = (88, 166, 255)
 # Height of capitals in OpenCV's fonts at scale 1.
 CAPITAL_HEIGHT_PX = 21.0
 MAX_TEXT_SHRINK = 0.7
+# Less than the narrowest character of OpenCV's fonts at scale 1, rounding included.
+NARROWEST_PX = 4.0
+CUT_MARK = ".."
 
 
 def blank(height: int, width: int) -> Image:
@@ -77,7 +81,7 @@ def write_text(
     align: str = "left",
     bold: bool = False,
 ) -> int:
-    """Write a line of text; shrink it, and then cut it, until it fits.
+    """Write a line of text; shrink it, and then cut it, until it fits. What cannot be drawn is escaped.
 
     Args:
         canvas: uint8 `[h, w, 3]`, modified in place.
@@ -94,6 +98,7 @@ def write_text(
     """
     font = cv2.FONT_HERSHEY_DUPLEX if bold else cv2.FONT_HERSHEY_SIMPLEX
     scale = height_px / CAPITAL_HEIGHT_PX
+    text = _shortened(printable(text), max(room_px, 0) / (NARROWEST_PX * scale * MAX_TEXT_SHRINK))
     width_px = _text_width(text, font, scale)
     if width_px > max(room_px, 0):
         scale *= max(MAX_TEXT_SHRINK, room_px / width_px)
@@ -105,13 +110,27 @@ def write_text(
     return width_px
 
 
+def _shortened(text: str, longest: float) -> str:
+    """Cut a text to the characters that could fit, before it is measured: that takes time for each of them."""
+    return text if len(text) <= longest else text[: int(longest) + 1] + CUT_MARK
+
+
 def _cut(text: str, font: int, scale: float, room_px: int) -> tuple[str, int]:
-    """Return the part of a text that fits, marked as cut, and its width."""
+    """Return the part of a text that fits, marked as cut, and its width; halve what is left to try each time."""
     width_px = _text_width(text, font, scale)
-    while text and width_px > room_px:
-        text = text.removesuffix("..")[:-1].rstrip() + ".." if len(text) > 3 else ""
-        width_px = _text_width(text, font, scale)
-    return text, width_px
+    if width_px <= room_px:
+        return text, width_px
+    whole, fitting = text.removesuffix(CUT_MARK), ("", 0)
+    least, most = 1, len(whole) - 1
+    while least <= most:
+        middle = (least + most) // 2
+        part = whole[:middle].rstrip() + CUT_MARK
+        width_px = _text_width(part, font, scale)
+        if width_px <= room_px:
+            fitting, least = (part, width_px), middle + 1
+        else:
+            most = middle - 1
+    return fitting
 
 
 def _text_width(text: str, font: int, scale: float) -> int:

@@ -5,6 +5,7 @@ No array is pickled, so that a file from elsewhere runs no code.
 
 from __future__ import annotations
 
+import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.core.errors import DataError
+from runtime.core.errors import ConfigError, DataError
 from runtime.core.files import replacing
+from runtime.core.text import check_labels
 
 ARRAYS = ("images", "labels", "ids", "class_names", "dataset", "split")
 
@@ -28,7 +30,7 @@ class LabelledImages:
         images: uint8 `[N, H, W, 3]` RGB, values 0..255, N at least 1.
         labels: int64 `[N]`, values 0..K-1.
         ids: N unique names.
-        class_names: K unique names, K at least 2; the index is the label.
+        class_names: K names, at least 2, as `check_labels` accepts them; the index is the label.
         dataset: the dataset's name.
         split: the split's name, such as "test".
 
@@ -59,8 +61,12 @@ class LabelledImages:
             raise DataError(
                 f"received {len(self.ids)} ids, {len(set(self.ids))} different; expected {len(images)} different ids"
             )
-        if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
-            raise DataError(f"received the class names {list(self.class_names)}; expected at least 2, all different")
+        try:
+            check_labels(self.class_names)
+        except ConfigError as error:
+            raise DataError(str(error)) from None
+        if len(self.class_names) < 2:
+            raise DataError(f"received {len(self.class_names)} class name; expected at least 2")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise DataError(
                 f"received labels {labels.min()}..{labels.max()}; "
@@ -132,6 +138,10 @@ def read_split(path: Path) -> LabelledImages:
                 f"{path}: {name} has dtype {arrays[name].dtype} and shape {arrays[name].shape}; "
                 f"expected unicode with {ndim} dimension(s); {remedy}"
             )
+        # NumPy makes strings of any code, and Python ends in a SystemError where such a string is used.
+        codes = np.ascontiguousarray(arrays[name]).astype(arrays[name].dtype.newbyteorder("=")).reshape(-1)
+        if codes.dtype.itemsize and codes.view(np.uint32).max(initial=0) > sys.maxunicode:
+            raise DataError(f"{path}: {name} is not Unicode text; {remedy}")
     try:
         return LabelledImages(
             images=arrays["images"],

@@ -112,7 +112,14 @@ def _run(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSo
     with ExitStack() as stack:
         write = stack.enter_context(open_output(args.output)) if args.output else None
         source = stack.enter_context(
-            open_source(args.source, on_skip=tally.skip, reconnect_s=args.reconnect_s, tick_s=TICK_S, loop=args.loop)
+            open_source(
+                args.source,
+                on_skip=tally.skip,
+                on_note=warn,
+                reconnect_s=args.reconnect_s,
+                tick_s=TICK_S,
+                loop=args.loop,
+            )
         )
         source = replace(source, frames=tally.until_failure(source.frames))
         outlets = _open_outlets(args, stack, write, source, stopped)

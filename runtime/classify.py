@@ -10,11 +10,10 @@ for label, probability in classifier("dog.jpg").top(3):
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from runtime.engines.engine import open_engine
 from runtime.engines.options import engine_options
 from runtime.evaluation.metrics import softmax
 from runtime.images.decode import read_image
+from runtime.images.listing import images_of
 from runtime.images.preprocess import Image, preprocess
 from runtime.video.opencv_log import silence_opencv
 
@@ -114,31 +114,28 @@ def _checked(image: Image) -> Image:
     return image
 
 
-def find_images(specs: Iterable[str]) -> Iterator[Path]:
+def find_images(specs: Iterable[str], say: Callable[[str], None] = lambda line: None) -> Iterator[Path]:
     """List the images that a command line names.
 
     Args:
         specs: files, folders (searched through) and patterns such as `"shots/**/*.jpg"`.
+        say: receives a line on what a folder holds besides images.
 
     Yields:
-        Each file once for each spec that names it, the files of one spec sorted by name. A spec that names nothing
-        is yielded unchanged; reading it gives the error.
+        Each file once for each spec that names it, the files of one spec sorted by path. A spec that names
+        nothing is yielded unchanged; reading it gives the error.
+
+    Raises:
+        DataError: a pattern is not valid.
     """
     for spec in specs:
-        path = Path(spec)
-        if path.is_dir():
-            yield from _images_in(path)
-        elif not path.exists() and (found := sorted(glob.glob(spec, recursive=True))):  # noqa: PTH207 (absolute ones)
-            yield from (Path(each) for each in found if Path(each).is_file())
-        else:
-            yield path
-
-
-def _images_in(folder: Path) -> list[Path]:
-    # Imported here: a single image needs neither cameras nor videos.
-    from runtime.video.sources import IMAGE_SUFFIXES
-
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        listing = images_of(spec)
+        if listing is None:
+            yield Path(spec)
+            continue
+        if passed := listing.passed_over():
+            say(f"{spec}: passed over {passed}")
+        yield from listing.images
 
 
 def classify_all(
@@ -203,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"received --top {args.top}; give 1 or more")
     silence_opencv()
     classifier = Classifier(args.bundle, precision=args.precision, engine=args.engine, threads=args.threads)
-    paths = list(find_images(args.images))
+    paths = list(find_images(args.images, lambda line: print(f"note: {line}", file=sys.stderr)))
     results: list[dict[str, Any]] = []
     unreadable: list[str] = []
     read = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,8 @@ import numpy as np
 
 from runtime.core.errors import DataError, SourceError
 from runtime.images.decode import read_image
-from runtime.images.formats import FIRST_BYTES, starts_like_an_image
+from runtime.images.formats import FIRST_BYTES, SUFFIXES, starts_like_an_image
+from runtime.images.listing import Listing, images_of
 from runtime.images.preprocess import Image, bgr_to_rgb
 from runtime.video.sample_clip import sample_frames
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from runtime.video.camera import Camera
 
 SAMPLE = "sample"
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 SPLIT_SUFFIX = ".npz"
 CAMERA_TIMEOUT_S = 5.0
@@ -75,6 +75,7 @@ def open_source(
     spec: str,
     *,
     on_skip: Skip,
+    on_note: Skip = lambda line: None,
     timeout_s: float = CAMERA_TIMEOUT_S,
     reconnect_s: float = RECONNECT_S,
     tick_s: float | None = None,
@@ -91,6 +92,7 @@ def open_source(
             - a split file (`runtime.evaluation.split_file`), whose frames have their true labels;
             - "sample".
         on_skip: receives the reason for each unusable image or video frame.
+        on_note: receives a line on the files of a folder that are passed over.
         timeout_s: how long a camera or stream may give no frame before it is reopened, in seconds.
         reconnect_s: how long a camera or stream that gave frames may give none before it fails, in seconds.
         tick_s: yield the last frame of a camera or stream with `Frame.stalled` after this many seconds without a new
@@ -109,7 +111,7 @@ def open_source(
             name = f"camera {spec}" if _is_device(spec) else _without_secrets(spec)
             yield Source(live_frames(name, camera, tick_s), LIVE_FPS, True, lambda: camera.dropped_frames)
         return
-    frames, fps = _finite(spec, on_skip, loop)
+    frames, fps = _finite(spec, on_skip, on_note, loop)
     with closing(frames):
         yield Source(frames, fps)
 
@@ -198,7 +200,7 @@ def _device(spec: str) -> str:
     return device
 
 
-def _finite(spec: str, on_skip: Skip, loop: bool) -> tuple[Frames, float | None]:
+def _finite(spec: str, on_skip: Skip, on_note: Skip, loop: bool) -> tuple[Frames, float | None]:
     """Return the frames and the rate of a source that ends."""
     path = Path(spec)
     fps: float | None = None
@@ -207,8 +209,10 @@ def _finite(spec: str, on_skip: Skip, loop: bool) -> tuple[Frames, float | None]
         once, fps = _sample, LIVE_FPS
     elif _is_video_url(spec):
         return _video(spec, on_skip, loop)
-    elif (paths := _image_paths(path)) is not None:
-        once = lambda: _images(spec, path, paths, on_skip)  # noqa: E731
+    elif (listing := _listing(spec)) is not None:
+        if passed := listing.passed_over():
+            on_note(f"{spec}: passed over {passed}")
+        once = lambda: _images(spec, path, listing.images, on_skip)  # noqa: E731
     elif not path.is_file():
         raise SourceError(
             f"there is no source {spec!r}; give a camera index, a URL, a video, an image, a folder or pattern of "
@@ -224,22 +228,12 @@ def _finite(spec: str, on_skip: Skip, loop: bool) -> tuple[Frames, float | None]
     return _repeated(once, loop), fps
 
 
-def _image_paths(path: Path) -> list[Path] | None:
-    """Return the images of a folder or a pattern, sorted; `None` for any other path."""
-    if path.is_dir():
-        found = list(path.rglob("*"))
-    elif not path.exists() and re.search(r"[*?\[]", str(path)):
-        start = Path(path.anchor)
-        try:
-            found = list(start.glob(str(path.relative_to(start))))
-        # An invalid pattern, such as "**png".
-        except ValueError as error:
-            raise SourceError(
-                f"received the pattern {str(path)!r} ({error}); give one such as 'shots/*.png'"
-            ) from error
-    else:
-        return None
-    return sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+def _listing(spec: str) -> Listing | None:
+    """Return the images of a folder or a pattern; `None` for any other path."""
+    try:
+        return images_of(spec)
+    except DataError as error:
+        raise SourceError(str(error)) from error
 
 
 def _repeated(once: Callable[[], Iterator[Frame]], loop: bool) -> Frames:
@@ -324,7 +318,7 @@ def _image(path: Path) -> Frame:
         raise SourceError(str(error)) from error
 
 
-def _images(spec: str, folder: Path, paths: list[Path], on_skip: Skip) -> Iterator[Frame]:
+def _images(spec: str, folder: Path, paths: Sequence[Path], on_skip: Skip) -> Iterator[Frame]:
     readable = False
     for path in paths:
         try:
@@ -337,5 +331,5 @@ def _images(spec: str, folder: Path, paths: list[Path], on_skip: Skip) -> Iterat
     if not readable:
         raise SourceError(
             f"{spec} has no readable image among {len(paths)} files named "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}; give a folder or pattern with images"
+            f"{', '.join(SUFFIXES)}; give a folder or pattern with images"
         )

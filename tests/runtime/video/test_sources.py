@@ -132,7 +132,7 @@ def test_pattern_is_sorted_and_takes_only_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["nothing*.png", "**png"])
 def test_pattern_without_images(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(SourceError, match="pattern"):
+    with pytest.raises(SourceError, match=r"pattern"):
         collect(tmp_path / pattern)
 
 

@@ -3,7 +3,8 @@
     python -m train.import_pretrained focalnet_tiny_srf.pth --preset focalnet_tiny_srf --out runs/tiny
 
 Checkpoints of the original code, of transformers and of timm are told apart by their tensors' names. A safetensors file
-is read without PyTorch. Any other goes through `torch.load(weights_only=True)`, which runs no code of the file.
+is read without PyTorch. Any other goes through `torch.load(weights_only=True)`, which runs no code of the file. The
+preprocessing of its training is read from the files beside it.
 """
 
 from __future__ import annotations
@@ -19,25 +20,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ArtifactError, ConfigError
-from runtime.core.files import read_json, sha256_of, write_json
+from runtime.core.files import sha256_of, write_json
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS
 from train.model.config import FocalNetConfig
 from train.model.fold_norms import fold_weights
-from train.model.presets import PRESETS, find_preset
+from train.model.presets import PRESETS, Preset, find_preset
+from train.model.recipe import TrainConfig
 from train.model.weights import Tensors, listed, write_tensors
+from train.pretrained.checkpoint_file import Checkpoint, find_file, read_checkpoint
 from train.pretrained.checkpoint_names import NAMINGS, CheckpointTensor, Naming, Shape, checkpoint_tensors, to_variables
+from train.pretrained.preprocessing import (
+    DESCRIPTION_FILE,
+    IGNORE_OPTION,
+    Preprocessing,
+    read_object,
+    read_preprocessing,
+)
 from train.run import CONFIG_FILE, WEIGHTS_FILE, Run, write_run
 
 IMPORT_FILE = "import.json"
-SAFETENSORS = ".safetensors"
-# Keys under which a checkpoint may keep its network.
-NESTED = ("model", "state_dict")
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     preset = find_preset(args.preset)
     if (args.out / CONFIG_FILE).exists():
         raise ConfigError(f"{args.out} already holds a run; name another folder with --out")
-    tensors = read_checkpoint(args.checkpoint)
-    config = _settings_of(args.checkpoint, preset.model)
-    config = dataclasses.replace(config, classes=count_classes(tensors, str(args.checkpoint)))
-    imported = import_tensors(tensors, config, str(args.checkpoint))
-    labels = _labels(args.checkpoint, config.classes, args.labels)
-    run = Run(preset=args.preset, model=config, recipe=preset.train, dataset=args.dataset, labels=labels)
-    facts = {
-        "checkpoint": args.checkpoint.name,
-        "sha256": sha256_of(args.checkpoint),
-        "naming": imported.naming,
-        "preset": args.preset,
-        "tensors": imported.tensors,
-        "unused": list(imported.unused),
-        "variables": len(imported.weights),
-        "parameters": sum(int(value.size) for value in imported.weights.values()),
-        "classes": config.classes,
-    }
+    path = find_file(args.checkpoint)
+    config = _settings_of(path, preset.model)
+    preprocessing = Preprocessing("", {}) if args.ignore_preprocessing else read_preprocessing(path.parent, config)
+    checkpoint = read_checkpoint(path)
+    config = dataclasses.replace(config, classes=count_classes(checkpoint.tensors, str(path)))
+    config = preprocessing.apply(config)
+    imported = import_tensors(checkpoint.tensors, config, str(path))
+    labels = _labels(path, config.classes, args.labels)
+    recipe = _recipe_for(preset, config)
+    run = Run(preset=args.preset, model=config, recipe=recipe, dataset=args.dataset, labels=labels)
+    facts = _facts(checkpoint, imported, run, preprocessing)
     write_tensors(args.out / WEIGHTS_FILE, fold_weights(imported.weights, config))
     write_json(args.out / IMPORT_FILE, facts)
     write_run(args.out, run)  # last: it makes the folder a run
@@ -87,70 +86,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _recipe_for(preset: Preset, config: FocalNetConfig) -> TrainConfig:
+    """Return the preset's recipe, which stores images at the size whose centre crop the network sees."""
+    if config.input_spec == preset.model.input_spec:
+        return preset.train
+    margin = config.input_spec.resized_short_side - config.input_size
+    return dataclasses.replace(preset.train, resize_margin=margin)
+
+
+def _facts(checkpoint: Checkpoint, imported: Imported, run: Run, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what import.json records."""
+    model = run.model
+    return {
+        "checkpoint": checkpoint.path.name,
+        "sha256": sha256_of(checkpoint.path),
+        "files": {each.name: sha256_of(each) for each in checkpoint.files},
+        "key": checkpoint.key,
+        "prefix": checkpoint.prefix,
+        "averaged": checkpoint.averaged,
+        "naming": imported.naming,
+        "preset": run.preset,
+        "tensors": imported.tensors,
+        "unused": [*imported.unused, *checkpoint.others],
+        "variables": len(imported.weights),
+        "parameters": sum(int(value.size) for value in imported.weights.values()),
+        "classes": model.classes,
+        "preprocessing": {
+            "source": preprocessing.source or "preset",
+            "input_size": model.input_size,
+            "crop_fraction": model.crop_fraction,
+            "interpolation": model.interpolation,
+            "mean": list(model.mean),
+            "std": list(model.std),
+        },
+    }
+
+
 def _summary(facts: Mapping[str, Any], out: Path) -> str:
-    unused = f"; not used: {', '.join(facts['unused'])}" if facts["unused"] else "; all used"
+    unused = f"; not used: {listed(facts['unused'], ', ')}" if facts["unused"] else "; all used"
+    place = f" under {facts['key']}" if facts["key"] else ""
+    place += f", without the prefix {facts['prefix']}" if facts["prefix"] else ""
+    average = ", the moving average (EMA) of the weights" if facts["averaged"] else ""
+    seen = facts["preprocessing"]
     return (
         f"{facts['preset']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['classes']} classes: "
-        f"{facts['tensors']} tensors in {facts['naming']} naming{unused}; run in {out}"
+        f"{facts['tensors']} tensors in {facts['naming']} naming{place}{average}{unused}; run in {out}\n"
+        f"preprocessing of {'the preset' if seen['source'] == 'preset' else seen['source']}: {seen['input_size']} px, "
+        f"crop fraction {seen['crop_fraction']:.4g}, {seen['interpolation']}, mean {seen['mean']}, std {seen['std']}"
     )
-
-
-def read_checkpoint(path: Path) -> Tensors:
-    """Read the tensors of a checkpoint, as float32.
-
-    Args:
-        path: a safetensors file, or a file of `torch.save` with the network at the top or under "model" or
-            "state_dict".
-
-    Returns:
-        Arrays by name.
-
-    Raises:
-        ArtifactError: the file is missing or damaged, holds other objects than tensors, or has no tensors.
-        ConfigError: the file needs PyTorch, which is not installed.
-    """
-    if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; expected a checkpoint file, such as model{SAFETENSORS}")
-    tensors = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
-    if not tensors:
-        raise ArtifactError(f"{path} holds no tensors; expected a FocalNet's")
-    return tensors
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    try:
-        return {name: np.asarray(value, dtype=np.float32) for name, value in load_file(path).items()}
-    except TypeError as error:  # bfloat16, which NumPy does not have
-        try:
-            from safetensors.torch import load_file as load_torch_file
-        except ImportError:
-            raise ConfigError(f"{path} needs PyTorch ({error}); install torch, or save it as float32") from error
-        return {name: value.float().numpy() for name, value in load_torch_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); download it again") from error
-
-
-def _read_torch(path: Path) -> Tensors:
-    try:
-        import torch
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} needs PyTorch; install torch (its CPU build will do), or give a {SAFETENSORS} file"
-        ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own have no common base
-        reason = str(error).strip().splitlines()
-        raise ArtifactError(
-            f"{path} is damaged, or holds objects other than tensors, which might run code "
-            f"({reason[-1] if reason else type(error).__name__}); download it again, or save only its state dict"
-        ) from error
-    for key in NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path} holds a {type(content).__name__}; expected a dictionary of tensors")
-    return {str(name): value.float().numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def find_naming(tensors: Mapping[str, Any], source: str) -> Naming:
@@ -215,8 +198,14 @@ def _faults(tensors: Tensors, expected: Mapping[str, CheckpointTensor], unknown:
         for name, each in expected.items()
         if name in tensors and not _fits(tensors[name].shape, each.shape)
     ]
-    faults += [f"unknown {name} {list(tensors[name].shape)}" for name in unknown]
-    faults += [f"{name} is not finite" for name in expected if name in tensors and not np.isfinite(tensors[name]).all()]
+    # A tensor without dimensions is a counter of the training.
+    faults += [f"unknown {name} {list(tensors[name].shape)}" for name in unknown if tensors[name].ndim]
+    fitting = [name for name, each in expected.items() if name in tensors and _fits(tensors[name].shape, each.shape)]
+    for name in fitting:
+        if tensors[name].dtype != np.float32:
+            faults.append(f"{name} holds {tensors[name].dtype} values, not floating-point ones")
+        elif not np.isfinite(tensors[name]).all():
+            faults.append(f"{name} is not finite")
     return faults
 
 
@@ -266,22 +255,17 @@ def _settings_of(checkpoint: Path, config: FocalNetConfig) -> FocalNetConfig:
     ]
     if faults:
         raise ArtifactError(
-            f"{_description_file(checkpoint)} describes another network: {'; '.join(faults)}; give the preset of "
-            "its training"
+            f"{checkpoint.with_name(DESCRIPTION_FILE)} describes another network: {'; '.join(faults)}; give the preset "
+            "of its training"
         )
     return dataclasses.replace(
         config, normalise_modulator=bool(described.get("normalize_modulator", config.normalise_modulator))
     )
 
 
-def _description_file(checkpoint: Path) -> Path:
-    return checkpoint.with_name("config.json")
-
-
 def _description(checkpoint: Path) -> dict[str, Any]:
-    path = _description_file(checkpoint)
-    content = read_json(path, made_by="transformers") if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    path = checkpoint.with_name(DESCRIPTION_FILE)
+    return read_object(path) if path.is_file() else {}
 
 
 def _labels(checkpoint: Path, classes: int, given: Path | None) -> tuple[str, ...]:
@@ -319,7 +303,12 @@ def _parser() -> argparse.ArgumentParser:
         "Import a published FocalNet checkpoint as a run.",
         parents=[shared_options("--json")],
     )
-    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="safetensors file, or PyTorch's .pth or .bin")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="safetensors file, PyTorch's .pth or .bin, index of shards (.index.json), or a folder with one of them",
+    )
     published = ", ".join(name for name in PRESETS if name.startswith("focalnet_"))
     parser.add_argument("--preset", required=True, metavar="NAME", help=f"network of the checkpoint: {published}")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the run, made if missing")
@@ -328,6 +317,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="class names, one a line (default: ImageNet's for 1,000 classes, else those beside the checkpoint)",
+    )
+    parser.add_argument(
+        IGNORE_OPTION,
+        action="store_true",
+        help="use the preset's size, crop, interpolation, mean and deviation, not those beside the checkpoint",
     )
     parser.add_argument("--dataset", choices=tuple(DATASETS), default="folder", help="dataset of the later stages")
     return parser

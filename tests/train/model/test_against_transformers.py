@@ -21,12 +21,13 @@ from export.onnx import convert as onnx
 from export.quantize.fake_quant import build_float
 from export.tflite.convert import convert_float
 from runtime.engines.tflite import load_interpreter
-from train.import_pretrained import import_tensors, read_checkpoint
+from train.import_pretrained import import_tensors
 from train.model.config import FocalNetConfig
 from train.model.focalnet import build_focalnet
 from train.model.fold_norms import fold_weights, folded
 from train.model.presets import IMAGENET_MEAN, IMAGENET_STD
 from train.model.weights import assign_weights, model_weights
+from train.pretrained.checkpoint_file import read_checkpoint
 
 torch = pytest.importorskip("torch", reason="transformers' FocalNet needs torch")
 transformers = pytest.importorskip("transformers", reason="it is the reference")
@@ -113,7 +114,7 @@ def test_a_checkpoint_gives_the_reference_s_logits_here_and_in_both_float_artifa
     network = reference(family)
     network.save_pretrained(tmp_path)
     config = described(network.config)
-    weights = import_tensors(read_checkpoint(tmp_path / "model.safetensors"), config, "test").weights
+    weights = import_tensors(read_checkpoint(tmp_path / "model.safetensors").tensors, config, "test").weights
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
     normalised = (images / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +9,8 @@ from calibration.calibrate import DEFAULT_IMAGES, calibrate_run
 from calibration.calibration_file import CALIBRATION_FILE, describe_observer
 from calibration.observers import DEFAULT_OBSERVER, DEFAULT_PERCENTILE, OBSERVERS
 from calibration.range_plot import RANGE_PLOT_FILE
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
+from runtime.core.files import json_text
 from train.data.registry import add_stream_argument
 
 
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     count, ranges = len(calibration.ids), calibration.ranges
     if args.json:
         figures = {key: getattr(calibration, key) for key in ("observer", "percentile", "sha256")}
-        print(json.dumps({**figures, "images": count, "ranges": ranges}, indent=2))
+        print(json_text({**figures, "images": count, "ranges": ranges}))
     else:
-        print(
+        say(
             f"{len(ranges)} ranges over {count} images of {calibration.dataset} "
             f"({describe_observer(calibration)}): {args.run / CALIBRATION_FILE}, drawn in {RANGE_PLOT_FILE}"
         )

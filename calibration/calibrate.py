@@ -17,6 +17,7 @@ from calibration.inner_tensors import inner_tensors
 from calibration.observers import DEFAULT_OBSERVER, OBSERVERS, choose_ranges, find_observer
 from calibration.range_plot import RANGE_PLOT_FILE, write_range_plot
 from calibration.representative_set import draw_representative_set
+from runtime.core.cli import say
 from train.data.batches import batch_within
 from train.data.dataset import resize_all
 from train.data.registry import load_data_of
@@ -64,7 +65,7 @@ def calibrate_run(
     run = read_run(folder)
     dataset = load_data_of(run, data_dir, stream)
     if dataset.train.streamed:
-        print(dataset.residence, file=sys.stderr)
+        say(dataset.residence, sys.stderr)
     count = min(DEFAULT_IMAGES, len(dataset.train.labels)) if images is None else images
     representative = draw_representative_set(dataset.train, count, seed)
     model = _observed_model(run, folder / WEIGHTS_FILE)

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.calibration_file import Calibration, read_calibration
 from calibration.representative_set import hash_of, indices_of
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.errors import DataError
 from runtime.evaluation.split_file import LabelledImages, write_split
 from train.data.dataset import Split
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = load_data_of(run, args.data_dir, args.stream)
     images = find_images(calibration, dataset.train, dataset.labels)
     write_split(args.out, images)
-    print(f"wrote {args.out}: {len(images.ids)} images that {args.run} was calibrated on")
+    say(f"wrote {args.out}: {len(images.ids)} images that {args.run} was calibrated on")
     return 0
 
 

@@ -15,6 +15,7 @@ from calibration.histogram import Histogram
 from calibration.observers import Range
 from calibration.quantization_error import Floats
 from runtime.core.files import replacing
+from runtime.core.text import plot_text
 
 RANGE_PLOT_FILE = "calibration.png"
 WIDTH_IN, ROW_IN, MARGIN_IN = 11.0, 0.17, 1.2
@@ -59,7 +60,7 @@ def draw_ranges(histograms: Mapping[str, Histogram], calibration: Calibration) -
     )
     axes.set_title(
         f"observer {describe_observer(calibration)}: {len(seen)} ranges over "
-        f"{len(calibration.ids)} images of {calibration.dataset}",
+        f"{len(calibration.ids)} images of {plot_text(calibration.dataset)}",
         fontsize=TEXT_PT + 3,
         loc="left",
     )
@@ -117,7 +118,7 @@ def _draw_brackets(axes: Axes, chosen: Floats) -> None:
 def _label_rows(axes: Axes, histograms: Mapping[str, Histogram], calibration: Calibration) -> None:
     """Write layer names at the left and figures at the right."""
     rows = np.arange(len(histograms))
-    axes.set_yticks(rows, list(histograms), fontsize=TEXT_PT)
+    axes.set_yticks(rows, list(map(plot_text, histograms)), fontsize=TEXT_PT)
     figures = []
     for layer, histogram in histograms.items():
         ends = calibration.ranges[layer]

@@ -26,7 +26,7 @@ from export.quantize.qat import (
 from export.quantize.schemes import SCHEMES, SELECTIVE, find_scheme, match_rules, write_scheme
 from export.run_files import QAT_WEIGHTS_FILE, RunFiles, read_run_files
 from export.tflite.operators import layer_names
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.files import write_json
 from train.data.dataset import Dataset, resident, resize_all
 from train.data.registry import add_stream_argument, load_data_of
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.epochs:
         dataset = load_data_of(files.run, args.data_dir, args.stream)
         if dataset.train.streamed:
-            print(dataset.residence, file=sys.stderr)
+            say(dataset.residence, sys.stderr)
         figures = quantization_aware_training(files, dataset, config)
         write_json(args.run / QAT_FILE, figures)
         print(describe_qat(figures), file=sys.stderr)
@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = args.run / ARTIFACTS_FOLDER
     manifest = write_artifacts(files, bundle)
     if test is None:
-        print(_how_to_measure(files.run, args.run / TEST_FILE, args.data_dir), file=sys.stderr)
+        say(_how_to_measure(files.run, args.run / TEST_FILE, args.data_dir), sys.stderr)
     else:
         manifest = measure_accuracy(files, bundle, test)
     print_closing_lines(bundle, manifest, sys.stderr if args.json else sys.stdout)
     if args.json:
-        print((bundle / "manifest.json").read_text())
+        print((bundle / "manifest.json").read_text(encoding="utf-8"))
     return 0
 
 

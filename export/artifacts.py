@@ -28,8 +28,10 @@ from runtime.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
+from runtime.core.cli import say
 from runtime.core.errors import ArtifactError
 from runtime.core.files import replacing, sha256_of
+from runtime.core.text import printable_lines
 from runtime.engines.engine import open_engine
 from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import Classes, agreement, top1
@@ -213,13 +215,13 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
 
     The latencies are measured now, which takes a second or two for a network of the edge presets' size.
     """
-    print(describe_bundle(folder, manifest), file=out)
+    print(printable_lines(describe_bundle(folder, manifest)), file=out)
     for engine in ENGINES:
         latencies = measure_latencies(folder, engine)
         print(describe_latencies(latencies["float32"], latencies["int8"], engine), file=out)
         warning = latency_warning(latencies["float32"], latencies["int8"], engine)
         if warning is not None:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}", sys.stderr)
 
 
 def measure_latencies(folder: Path, engine: str) -> dict[str, Latency]:

@@ -6,7 +6,6 @@ The installed interpreter lists the operators. The delegate partitions may diffe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,9 @@ from export.quantize.schemes import SELECTIVE, Scheme, find_scheme
 from export.tflite.operators import Listing, check_scheme, layer_names, list_operators, summarise
 from runtime.bundle.manifest import Artifact, Manifest, read_manifest, verified_file
 from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.files import json_text
 from runtime.core.schema import parse
+from runtime.core.text import printable, printable_lines
 from train.model.config import FocalNetConfig
 
 
@@ -66,9 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if artifact.engine == "tflite"
     ]
     if args.json:
-        print(json.dumps([_to_json(artifact, listing) for artifact, listing in listings], indent=2))
+        print(json_text([_to_json(artifact, listing) for artifact, listing in listings]))
     else:
-        texts = [f"{args.bundle / artifact.file}: {describe(listing)}" for artifact, listing in listings]
+        texts = [
+            f"{printable(str(args.bundle / artifact.file))}: {printable_lines(describe(listing))}"
+            for artifact, listing in listings
+        ]
         print("\n\n".join(texts))
     for artifact, listing in listings:
         if artifact.precision == "int8":

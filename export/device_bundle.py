@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import re
+import shlex
 import sys
 import tarfile
 import tempfile
@@ -22,9 +22,9 @@ from typing import Any
 
 from runtime.bundle.default import default_bundle
 from runtime.bundle.manifest import MANIFEST_NAME, Artifact, Manifest, read_manifest, verified_file, write_manifest
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.errors import ArtifactError, ConfigError, FocalEdgeError
-from runtime.core.files import replacing, sha256_of
+from runtime.core.files import json_text, replacing, sha256_of
 from runtime.engines.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,10 +218,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = write_device_bundle(args.bundle, out, args.artifacts, windows=args.windows)
     facts = {"out": str(out), "size_bytes": out.stat().st_size, "sha256": sha256_of(out), "files": names}
     if args.json:
-        print(json.dumps(facts, indent=2))
+        print(json_text(facts))
         return 0
-    print(f"wrote {out}: {facts['size_bytes']:,} bytes, {len(names)} files, SHA-256 {facts['sha256']}")
-    print(f"on the device: tar -xzf {out.name}, then see README.md in the new folder")
+    say(f"wrote {out}: {facts['size_bytes']:,} bytes, {len(names)} files, SHA-256 {facts['sha256']}")
+    say(f"on the device: tar -xzf {shlex.quote(out.name)}, then see README.md in the new folder")
     return 0
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
+from runtime.core.files import json_text
 from runtime.engines.engine import Engine, open_engine
 from runtime.engines.options import REQUIRED, engine_options
 from runtime.evaluation.timing import latencies_of, measure_times, speedup, synthetic_images
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None, open_with: Callable[..., Engine] = o
     if args.json:
         figures = {precision: asdict(latency) for precision, latency in latencies.items()}
         run = {"engine": name, "threads": args.threads, "rounds": args.rounds}
-        print(json.dumps({**run, **figures, "speedup": ratio}, indent=2))
+        print(json_text({**run, **figures, "speedup": ratio}))
         return 0
     print(f"{name}, {args.threads} thread(s), {args.rounds} rounds, ms per image")
     print(f"{'':8} {'p50':>9} {'p90':>9} {'min':>9}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -24,8 +23,9 @@ if __name__ == "__main__":
 import cv2
 
 from runtime.bundle.precisions import Precisions
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.errors import ConfigError, SourceError
+from runtime.core.files import json_text
 from runtime.demo.controls import Controls, Settings, layout_for, level_for
 from runtime.demo.pace import Pace
 from runtime.demo.pipeline import Pipeline, Result
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None, *, open_source: OpenSource = open_so
         require_display()
     with _stop_signals() as stopped:
         summary = _run(args, stopped, open_source)
-    print(json.dumps(asdict(summary), indent=2) if args.json else describe(summary))
+    print(json_text(asdict(summary)) if args.json else describe(summary))
     return 0
 
 
@@ -182,7 +182,7 @@ def _open_artifacts(args: argparse.Namespace) -> tuple[Precisions, str]:
     if engine == AUTO:
         from runtime.engine_choice import choose_engine
 
-        engine, precision, threads = choose_engine(args.bundle, log=lambda line: print(line, file=sys.stderr))
+        engine, precision, threads = choose_engine(args.bundle, log=lambda line: say(line, sys.stderr))
     return Precisions(args.bundle, precision=precision, engine=engine, threads=threads), precision
 
 
@@ -193,7 +193,7 @@ def _open_outlets(
     view = window = None
     if args.serve:
         view = stack.enter_context(_open_view(args, controls))
-        print(f"watch it at {view.url}", file=sys.stderr)
+        say(f"watch it at {view.url}", sys.stderr)
     elif not args.headless:
         from runtime.demo.window import open_window
 
@@ -214,7 +214,7 @@ def _open_view(args: argparse.Namespace, controls: Controls) -> AbstractContextM
 
 def _finish(recorder: Recorder) -> None:
     if recorder.path:
-        print(recorder.stop(), file=sys.stderr)
+        say(recorder.stop(), sys.stderr)
 
 
 def _progress(results: Iterable[Result], limit: int | None, *, shown: bool) -> Iterable[Result]:

@@ -10,7 +10,6 @@ for label, probability in classifier("dog.jpg").top(3):
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle.manifest import read_manifest
-from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
+from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, say, shared_options
 from runtime.core.errors import ConfigError, DataError
+from runtime.core.files import json_text
+from runtime.core.text import LONGEST_SHOWN_LABEL, printable
 from runtime.engines.engine import open_engine
 from runtime.engines.options import engine_options
 from runtime.evaluation.metrics import softmax
@@ -173,8 +174,8 @@ def _as_json(path: Path, result: Classification, count: int) -> dict[str, Any]:
 
 
 def _as_text(path: Path, result: Classification, count: int) -> str:
-    width = max(map(len, result.labels))
-    return "\n".join([str(path), *(f"  {label:{width}} {share:7.2%}" for label, share in result.top(count))])
+    width = min(LONGEST_SHOWN_LABEL, max(map(len, result.labels)))
+    return "\n".join([printable(str(path)), *(f"  {label:{width}} {share:7.2%}" for label, share in result.top(count))])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, result in classify_all(classifier, paths, bar=bar):
         if isinstance(result, DataError):
             unreadable.append(str(path))
-            print(f"warning: skipped: {result}", file=sys.stderr)
+            say(f"warning: skipped: {result}", sys.stderr)
             continue
         read += 1
         if args.json:
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         engine = classifier.engine
         run = {"engine": engine.name, "precision": engine.precision, "threads": engine.threads}
-        print(json.dumps({**run, "images": results, "unreadable": unreadable}, indent=2))
+        print(json_text({**run, "images": results, "unreadable": unreadable}))
     if not read:
         raise DataError(f"none of {len(paths)} images could be read; give JPEG, PNG or WebP files, or folders of them")
     return 0

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
-from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
-from runtime.core.errors import ConfigError, DataError, FocalEdgeError
+from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, say, shared_options
+from runtime.core.errors import ConfigError, DataError
+from runtime.core.files import json_text
 from runtime.engines.options import engine_options
 from runtime.evaluation.fresh_process import FreshProcess, run_fresh
 from runtime.evaluation.metrics import percentile
 from runtime.video.sample_clip import sample_frames
+from runtime.video.writer import save_image
 
 DEFAULT_STARTS = 10
 BYTES_PER_MB = 1e6
@@ -71,8 +71,7 @@ def measure_cold_start(
 
 def write_sample_image(path: Path) -> None:
     """Write the first frame of the built-in clip as an image file."""
-    if not cv2.imwrite(str(path), next(sample_frames())[..., ::-1]):
-        raise FocalEdgeError(f"cannot write {path}; choose a folder that is writable and has room")
+    save_image(path, next(sample_frames()))
 
 
 def main(argv: Sequence[str] | None = None, measure: Callable[..., ColdStart] = measure_cold_start) -> int:
@@ -88,9 +87,9 @@ def main(argv: Sequence[str] | None = None, measure: Callable[..., ColdStart] = 
             write_sample_image(image)
         figures = measure([str(image), *options], args.starts)
     if args.json:
-        print(json.dumps(asdict(figures), indent=2))
+        print(json_text(asdict(figures)))
         return 0
-    print(f"{figures.starts} fresh processes, files in the page cache, {args.precision}, {args.bundle}")
+    say(f"{figures.starts} fresh processes, files in the page cache, {args.precision}, {args.bundle}")
     print(f"first classification min {figures.first_min_ms:8.1f} ms after the process starts")
     print(f"first classification p50 {figures.first_p50_ms:8.1f} ms")
     print(f"first classification p90 {figures.first_p90_ms:8.1f} ms")

@@ -10,14 +10,14 @@ with warnings; 1: a rule of runtime/parity.toml fails; 2: bad input.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, shared_options
+from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, say, shared_options
 from runtime.core.errors import ConfigError
+from runtime.core.files import json_text
 from runtime.core.machine import usable_cores
 from runtime.engines.engine import open_engine
 from runtime.engines.options import engine_options
@@ -120,10 +120,10 @@ def main(
     comparison = compare(pair, split, limits, effort, Extras(calibration, arguments.sensitivity), measures)
     paths = write_reports(arguments.out, comparison, html=not arguments.no_html)
     if arguments.json:
-        print(json.dumps(comparison.report, indent=2))
+        print(json_text(comparison.report))
     else:
         print(to_screen(comparison.report))
-        print(f"wrote {', '.join(str(path) for path in paths)}")
+        say(f"wrote {', '.join(str(path) for path in paths)}")
     verdict = comparison.report["verdict"]
     return 0 if verdict["passed"] and not (arguments.strict and verdict["outcome"] == WARN) else EXIT_FAILED
 

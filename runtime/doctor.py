@@ -6,16 +6,17 @@ It must work where nothing else does, so it imports neither NumPy nor OpenCV nor
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runtime.bundle.manifest import Manifest, read_manifest
-from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, shared_options
+from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, say, shared_options
 from runtime.core.errors import FocalEdgeError
+from runtime.core.files import json_text
 from runtime.core.machine import Cpu, Memory
+from runtime.core.text import printable_lines
 from runtime.diagnosis.checks import NEEDED, Problem, find_problems
 from runtime.diagnosis.found import BundleState, Found, examine
 from runtime.diagnosis.probes import CameraDevice, OpenCv, Package
@@ -166,11 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if the demo can run, 1 if not.
     """
     args = _parser().parse_args(argv)
-    diagnosis = diagnose(args.bundle, measure=args.measure, log=lambda line: print(f"warning: {line}", file=sys.stderr))
+    diagnosis = diagnose(args.bundle, measure=args.measure, log=lambda line: say(f"warning: {line}", sys.stderr))
     if args.json:
-        print(json.dumps({"can_run": diagnosis.can_run, **asdict(diagnosis)}, indent=2))
+        print(json_text({"can_run": diagnosis.can_run, **asdict(diagnosis)}))
     else:
-        print(describe(diagnosis))
+        print(printable_lines(describe(diagnosis)))
     return 0 if diagnosis.can_run else EXIT_FAILED
 
 

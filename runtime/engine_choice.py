@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
+from runtime.core.files import json_text
+from runtime.core.text import printable_lines
 from runtime.engines.options import engine_options
 from runtime.selection.candidates import DEFAULT_MAX_DROP_PP
 from runtime.selection.choose import Choice, choose
@@ -104,11 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     choice = choose(
         args.bundle,
-        log=lambda line: print(f"warning: {line}", file=sys.stderr),
+        log=lambda line: say(f"warning: {line}", sys.stderr),
         max_drop_pp=args.max_drop,
         fresh=args.fresh,
     )
-    print(json.dumps(as_json(choice), indent=2) if args.json else table(choice))
+    print(json_text(as_json(choice)) if args.json else printable_lines(table(choice)))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from runtime.bundle.precisions import Precisions
 from runtime.core.cli import BAR_DELAY_S, command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError, SourceError
+from runtime.core.files import json_text
 from runtime.core.machine import memory_bytes, peak_memory_bytes
 from runtime.demo.controls import Controls, Settings
 from runtime.demo.pipeline import Pipeline, Result
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None, warm_up_frames: int = WARM_UP_FRAMES
     else:
         with sample_video() as source:
             measured = soak(artifacts, source, args.frames, settings, warm_up_frames)
-    print(json.dumps(asdict(measured), indent=2) if args.json else describe(measured))
+    print(json_text(asdict(measured)) if args.json else describe(measured))
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
-from runtime.core.files import read_json, write_json
+from runtime.core.files import json_text, read_json, write_json
 from runtime.core.schema import parse, renamed
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
@@ -250,7 +249,7 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Dataset] = lo
         run = Run(preset=args.preset, model=model, recipe=recipe, dataset=args.dataset, labels=dataset.labels)
         rows.append(train_variant(name, run, dataset, args.out / _folder_name(name)))
     content = asdict(settings) | {"rows": [asdict(row) for row in rows]}
-    print(json.dumps(content, indent=2) if args.json else table(rows))
+    print(json_text(content) if args.json else table(rows))
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import FocalEdgeError
+from runtime.core.files import json_text
 from runtime.evaluation.metrics import percentile
 from runtime.evaluation.timing import measure_times
 from train.data.batches import Batch, TrainBatches
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None, *, compare: Callable[..., Comparison
     recipe = dataclasses.replace(preset.train, batch_size=arguments.batch_size)
     result = compare(config, recipe, arguments.rounds, arguments.steps)
     if arguments.json:
-        print(json.dumps(asdict(result) | {"target_speedup": TARGET_SPEEDUP, "data": "random uint8 images"}, indent=2))
+        print(json_text(asdict(result) | {"target_speedup": TARGET_SPEEDUP, "data": "random uint8 images"}))
     else:
         print(table(result))
     return 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,8 @@ import numpy as np
 
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ArtifactError, ConfigError
-from runtime.core.files import sha256_of, write_json
+from runtime.core.files import json_text, sha256_of, write_json
+from runtime.core.text import printable_lines
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS
 from train.model.config import FocalNetConfig
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_tensors(args.out / WEIGHTS_FILE, fold_weights(imported.weights, config))
     write_json(args.out / IMPORT_FILE, facts)
     write_run(args.out, run)  # last: it makes the folder a run
-    print(json.dumps(facts, indent=2) if args.json else _summary(facts, args.out))
+    print(json_text(facts) if args.json else printable_lines(_summary(facts, args.out)))
     return 0
 
 

@@ -50,7 +50,7 @@ def supervise(request: Request) -> int:
 
 def _work(request: Request) -> None:
     # Gloo writes to stdout, which may carry JSON.
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
     # The default lock, of multiprocessing, would be reported as leaked.
     tqdm.set_lock(threading.RLock())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.core.files import write_json
+from runtime.core.cli import say
+from runtime.core.files import json_text, write_json
 from runtime.evaluation.metrics import agreement
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.evaluation.split_file import write_split
@@ -65,7 +65,7 @@ class Request:
 
     def log(self, line: str) -> None:
         """Print a line; with `json`, stdout carries the JSON alone."""
-        print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
+        say(line, sys.stderr if self.json else sys.stdout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +101,9 @@ def train(request: Request) -> int:
     if not prepared.placement.writes:
         return 0
     if request.json:
-        print(json.dumps(summary, indent=2))
+        print(json_text(summary))
     else:
-        print(
+        say(
             f"{summary['images_per_s']} images/s, {summary['peak_fraction']:.1%} of the device's measured peak; "
             f"test top-1 {summary['test_top1']:.2%} on {summary['test_images']} images of {request.dataset}; "
             f"weights in {request.folder / WEIGHTS_FILE}"

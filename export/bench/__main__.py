@@ -12,7 +12,6 @@ Exit code: 0; 1 if a peer whose packages are installed could not be made; 2 for 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from export.bench.untrained import make_untrained_bundle
 from export.reporting.tables import machine_facts
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
+from runtime.core.files import json_text
 from runtime.engines.tflite import load_interpreter
 from runtime.evaluation.metrics import RelativeAccuracy, accuracy_of
 from runtime.evaluation.predict import predict
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, families: Mapping[str, Family] = FAM
         result = bench(bundle, args.data_dir, out / "artifacts", images, rounds, args.threads, families)
     paths = write_reports(out, result)
     if args.json:
-        print(json.dumps(to_dict(result), indent=2))
+        print(json_text(to_dict(result)))
     else:
         print(to_markdown(result))
         print(f"wrote {', '.join(str(path) for path in paths)}")

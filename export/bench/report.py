@@ -34,6 +34,7 @@ from export.bench.contender import LOWER_BOUND, OURS, OURS_PREFIX, NotMeasured
 from export.reporting.figures import label_in_column, write_figure
 from export.reporting.tables import ACCURACY_HEAD, accuracy_cells, markdown_table
 from runtime.core.files import replacing, write_json
+from runtime.core.text import markdown_text, plot_text, printable_lines
 from runtime.evaluation.metrics import RelativeAccuracy
 from runtime.evaluation.timing import Latency, speedup
 
@@ -89,7 +90,7 @@ def to_dict(result: Benchmark) -> dict[str, Any]:
 def to_markdown(result: Benchmark) -> str:
     """Return the content of bench.md."""
     lines = [
-        f"# {result.bundle} and its alternatives",
+        f"# {markdown_text(result.bundle)} and its alternatives",
         "",
         *_circumstances(result),
         "",
@@ -100,14 +101,14 @@ def to_markdown(result: Benchmark) -> str:
     if result.not_measured:
         lines += ["", "Not measured:", ""]
         lines += [f"- **{each.name}**: {each.reason}" for each in result.not_measured]
-    return "\n".join(lines) + "\n"
+    return printable_lines("\n".join(lines)) + "\n"
 
 
 def _circumstances(result: Benchmark) -> list[str]:
     data, machine = result.data, result.machine
     own = "the bundle's own" if data["representative_is_the_bundles"] else "not the bundle's own"
     return [
-        f"- {data['images']:,} images of {data['dataset']}, {data['split']} split, class-balanced; "
+        f"- {data['images']:,} images of {markdown_text(data['dataset'])}, {data['split']} split, class-balanced; "
         f"the float Keras network classifies {data['float_top1']:.2%} of them correctly; drops are from that",
         f"- calibrated on {data['representative']:,} images of the training split, {own}",
         f"- {machine['cpu']}, {machine['cores']} cores, load average {machine['load_before']:.2f} before and "
@@ -169,7 +170,7 @@ def draw(result: Benchmark) -> Figure:
     axes.set(
         xlabel=f"latency p50 of one image, ms ({_counted(threads)}, {result.machine['cpu']})",
         ylabel=f"top-1 on {result.data['images']:,} images, %",
-        title=f"{result.bundle}: accuracy against latency (up and to the left is better)",
+        title=f"{plot_text(result.bundle)}: accuracy against latency (up and to the left is better)",
     )
     return figure
 

@@ -10,7 +10,6 @@ Exit code: 0; 1 if only the float artifact keeps to the largest drop; 2 for bad 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,7 +22,7 @@ from export.sensitivity.plot import CURVE_FILE, DPI, RANKING_FILE, draw_curve, d
 from export.sensitivity.report import SENSITIVITY_FILE, Report, to_dict, to_markdown
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ConfigError
-from runtime.core.files import write_json
+from runtime.core.files import json_text, write_json
 
 FOLDER = "sensitivity"
 DEFAULT_IMAGES = 1000
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with redirect_stdout(sys.stderr):  # the converter prints
         report = analyse(load_inputs(args.run, args.data_dir, args.images), args.max_drop)
     write_reports(args.run / FOLDER, report)
-    print(json.dumps(to_dict(report), indent=2) if args.json else to_markdown(report))
+    print(json_text(to_dict(report)) if args.json else to_markdown(report))
     return 1 if report.search is not None and report.search.command is None else 0
 
 

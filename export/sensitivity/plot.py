@@ -12,6 +12,7 @@ from export.reporting.figures import label_in_column
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.report import Report, SearchReport
 from export.sensitivity.tradeoff import Point
+from runtime.core.text import plot_text
 
 RANKING_FILE = "sensitivity.png"
 CURVE_FILE = "curve.png"
@@ -40,7 +41,7 @@ def draw_ranking(report: Report) -> Figure:
         axes.tick_params(axis="x", labelsize=TEXT_PT)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-    sqnr.set_yticks(rows, [each.layer for each in layers], fontsize=TEXT_PT)
+    sqnr.set_yticks(rows, [plot_text(each.layer) for each in layers], fontsize=TEXT_PT)
     sqnr.set_ylim(len(layers) - 0.4, -0.6)
     for label, each in zip(sqnr.get_yticklabels(), layers, strict=True):
         label.set_color(CHOSEN_COLOUR if each.layer in chosen else "black")
@@ -50,8 +51,8 @@ def draw_ranking(report: Report) -> Figure:
         else ""
     )
     figure.suptitle(
-        f"each product alone in int8: {len(layers)} of {report.run}, {report.data['images']:,} images of "
-        f"{report.data['dataset']}, {report.data['split']} split{left}",
+        f"each product alone in int8: {len(layers)} of {plot_text(report.run)}, {report.data['images']:,} images of "
+        f"{plot_text(report.data['dataset'])}, {report.data['split']} split{left}",
         fontsize=TEXT_PT + 3,
     )
     return figure
@@ -101,7 +102,7 @@ def draw_curve(report: Report, search: SearchReport) -> Figure:
     axes.set_xlabel(f"latency p50 of one image, ms (1 thread, {search.machine['cpu']})")
     axes.set_ylabel(f"drop of top-1 on {report.data['images']:,} images, pp ± standard error")
     axes.set_title(
-        f"{report.run}: more and fewer products in float (up and to the left is better; area: bytes)",
+        f"{plot_text(report.run)}: more and fewer products in float (up and to the left is better; area: bytes)",
         fontsize=TEXT_PT + 4,
     )
     return figure

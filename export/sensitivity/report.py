@@ -38,6 +38,7 @@ from export.reporting.tables import ACCURACY_HEAD, accuracy_cells, markdown_tabl
 from export.sensitivity.float_layer_search import Trial
 from export.sensitivity.ranking import Sensitivity
 from export.sensitivity.tradeoff import LayerCost, Point
+from runtime.core.text import markdown_text, printable_lines
 
 SCHEMA_VERSION = 2
 SENSITIVITY_FILE = "sensitivity.json"
@@ -90,15 +91,15 @@ def to_markdown(report: Report) -> str:
     """Return the tables and the choice."""
     data = report.data
     lines = [
-        f"{len(report.layers)} int8 products of {report.run}, scheme {report.scheme}, each alone in int8: "
-        f"{data['images']:,} images of {data['dataset']}, {data['split']} split, float top-1 "
+        f"{len(report.layers)} int8 products of {markdown_text(report.run)}, scheme {report.scheme}, each alone in "
+        f"int8: {data['images']:,} images of {markdown_text(data['dataset'])}, {data['split']} split, float top-1 "
         f"{data['float_top1']:.2%}",
         "",
         *_ranking(report.layers),
     ]
     if report.search is not None:
         lines += ["", *_search(report.search, len(report.layers))]
-    return "\n".join(lines)
+    return printable_lines("\n".join(lines))
 
 
 def _ranking(layers: Iterable[Sensitivity]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from runtime.core.cli import command_parser, run_cli
+from runtime.core.cli import command_parser, run_cli, say
 from runtime.core.files import replacing
 from runtime.parity.measures.peak_throughput import PRODUCT_CHANNELS, PRODUCT_FILES, PRODUCT_SIDE
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for precision, file in PRODUCT_FILES.items():
         with replacing(args.out / file.name) as temporary:
             temporary.write_bytes(product_model(precision))
-        print(args.out / file.name)
+        say(str(args.out / file.name))
     return 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
-from runtime.core.errors import FocalEdgeError
+from runtime.core.errors import ConfigError, FocalEdgeError
+from runtime.core.text import printable
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -34,6 +36,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuse arguments on one line, whatever characters they have."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def command_parser(
     prog: str, description: str, *, parents: Sequence[argparse.ArgumentParser] = ()
 ) -> argparse.ArgumentParser:
@@ -44,9 +53,7 @@ def command_parser(
         description: what the command does, one sentence.
         parents: parsers of shared options, as `shared_options` returns them.
     """
-    return argparse.ArgumentParser(
-        prog=prog, description=description, parents=list(parents), formatter_class=_HelpFormatter
-    )
+    return _Parser(prog=prog, description=description, parents=list(parents), formatter_class=_HelpFormatter)
 
 
 def shared_options(*names: str, **texts: str) -> argparse.ArgumentParser:
@@ -74,11 +81,31 @@ def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
     Returns:
         The exit code: `main`'s own, 2 after a `FocalEdgeError`, 130 after Ctrl-C.
     """
+    _print_any_text()
     try:
+        if any("\0" in argument for argument in argv or ()):
+            raise ConfigError("received an argument with a NUL character; expected text without one")
         return main(argv)
     except FocalEdgeError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line, with escapes for control characters and for what is not Unicode in names, labels and messages.
+
+    Args:
+        line: the text; `printable` keeps it on one line.
+        stream: where to; stdout by default.
+    """
+    print(printable(line), file=stream, flush=True)
+
+
+def _print_any_text() -> None:
+    """Let stdout and stderr take text that their encoding lacks, as escapes: in the C locale they take ASCII alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

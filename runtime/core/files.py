@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core.errors import ArtifactError, FocalEdgeError
+from runtime.core.text import unicode_only
 
 
 @contextmanager
@@ -54,9 +55,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, by `replacing`; NaN and infinities are refused."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    text = json_text(content, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(content: Any, *, allow_nan: bool = True) -> str:
+    """Return `content` as indented JSON in ASCII, without the lone surrogates of names that are not UTF-8."""
+    return json.dumps(unicode_only(content), indent=2, allow_nan=allow_nan)
 
 
 def read_json(path: Path, made_by: str) -> Any:

@@ -6,8 +6,10 @@ characters command a terminal, and marks of direction show a text in another ord
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from runtime.core.errors import FieldError
 
@@ -17,12 +19,14 @@ _UNSHOWN = (
 )
 _UNSHOWN_CHARACTER = re.compile(f"[{_UNSHOWN}]")
 _UNSHOWN_IN_LINES = re.compile(f"(?!\n)[{_UNSHOWN}]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A backslash that would be read as the start of an escape.
 _AMBIGUOUS_BACKSLASH = re.compile(rf"\\(?=[\\nrtxu{_UNSHOWN}])")
 _SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 # The surrogates that stand for the bytes 0x80 to 0xff of a name that is not UTF-8 (PEP 383).
 _FIRST_BYTE, _LAST_BYTE, _BYTE_OFFSET = "\udc80", "\udcff", 0xDC00
 LONGEST_SHOWN_LABEL = 60
+LONGEST_IN_PLOT = 40
 
 
 def printable(text: str) -> str:
@@ -39,13 +43,52 @@ def printable_lines(text: str) -> str:
     return _UNSHOWN_IN_LINES.sub(_escape, text)
 
 
+def name_text(name: str) -> str:
+    """Return a name of the file system as text, whatever the locale: UTF-8 if it is that, else with surrogates."""
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode()
+    except UnicodeError:
+        return name
+
+
 def file_id(name: str) -> str:
     r"""Return the name of a file as identifiers have it: printable, and different for different names.
 
     It differs from `printable` in backslashes: one that could be the start of an escape is doubled. It leaves all
     other names as they are.
     """
-    return printable(_AMBIGUOUS_BACKSLASH.sub(r"\\\\", name))
+    return printable(_AMBIGUOUS_BACKSLASH.sub(r"\\\\", name_text(name)))
+
+
+def printable_content(content: Any) -> Any:
+    """Return JSON content, objects, arrays and strings, whose strings are as `printable` returns them."""
+    return _with_texts(content, printable)
+
+
+def unicode_only(content: Any) -> Any:
+    r"""Return JSON content whose strings have `\xdf` in place of a lone surrogate; JSON has escapes for the others."""
+    return _with_texts(content, lambda text: text if text.isascii() else _SURROGATE.sub(_escape, text))
+
+
+def _with_texts(content: Any, clean: Callable[[str], str]) -> Any:
+    if isinstance(content, str):
+        return clean(content)
+    if isinstance(content, dict):
+        return {_with_texts(key, clean): _with_texts(value, clean) for key, value in content.items()}
+    return [_with_texts(each, clean) for each in content] if isinstance(content, list | tuple) else content
+
+
+def markdown_text(text: str) -> str:
+    """Return a text for a line or a cell of Markdown: printable, its special characters escaped, its spaces single."""
+    line = printable(" ".join(text.split()))
+    return "".join(f"\\{sign}" if sign in "\\`*_|<>[]#&$~" else sign for sign in line)
+
+
+def plot_text(text: str) -> str:
+    r"""Return a text for a plot: short, printable, and with `\$` for a dollar sign: two enclose a formula."""
+    return shortened(text, LONGEST_IN_PLOT).replace("$", r"\$")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.core.cli import say
 from runtime.core.errors import SourceError
+from runtime.core.text import printable
 from runtime.demo.counts import percentiles
 from runtime.demo.pipeline import Result
 from runtime.demo.status import Status
@@ -111,10 +113,10 @@ def describe(summary: Summary) -> str:
     if summary.skipped_images:
         lines.append(f"unreadable images skipped: {summary.skipped_images}")
     if summary.output:
-        lines.append(f"wrote {summary.output}")
+        lines.append(printable(f"wrote {summary.output}"))
     return "\n".join(lines)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    say(f"warning: {text}", sys.stderr)

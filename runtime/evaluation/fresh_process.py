@@ -60,13 +60,14 @@ def run_fresh(module: str, arguments: Sequence[str], limit_s: float = LIMIT_S) -
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # stderr goes to a file: as a second pipe it could fill up while the first is read.
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
         start_s = perf_counter()
         with subprocess.Popen(
             [sys.executable, "-c", PROGRAM, module, *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            errors="replace",
             env=os.environ | {"PYTHONPATH": path},
         ) as child:
             assert child.stdout is not None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.core.errors import ConfigError, DataError
 from runtime.core.files import replacing
-from runtime.core.text import check_labels
+from runtime.core.text import check_labels, printable
 
 ARRAYS = ("images", "labels", "ids", "class_names", "dataset", "split")
 
@@ -146,10 +146,11 @@ def read_split(path: Path) -> LabelledImages:
         return LabelledImages(
             images=arrays["images"],
             labels=arrays["labels"],
-            ids=tuple(arrays["ids"].tolist()),
+            # Older files have names of files as they are.
+            ids=tuple(map(printable, arrays["ids"].tolist())),
             class_names=tuple(arrays["class_names"].tolist()),
-            dataset=str(arrays["dataset"]),
-            split=str(arrays["split"]),
+            dataset=printable(str(arrays["dataset"])),
+            split=printable(str(arrays["split"])),
         )
     except DataError as error:
         raise DataError(f"{path}: {error}; {remedy}") from error

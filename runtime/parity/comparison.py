@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core.files import replacing, write_json
+from runtime.core.text import printable_content
 from runtime.evaluation.sampling import SAMPLE_SEED, class_balanced_indices
 from runtime.evaluation.split_file import LabelledImages
 from runtime.parity.measure import QUICK, Context, Effort, Extras, Measure, run_measures
@@ -87,7 +88,8 @@ def compare(
     )
     run_measures(measures, context, report)
     report["verdict"] = judge(report, limits, pair.candidate.artifact.engine)
-    return Comparison(report, _draw_panels(context))
+    # Names come from manifests and split files of others.
+    return Comparison(printable_content(report), _draw_panels(context))
 
 
 def _data_figures(split: LabelledImages, compared: int) -> dict[str, Any]:
@@ -136,6 +138,5 @@ def write_reports(folder: Path, comparison: Comparison, *, html: bool = True) ->
         texts[REPORT_HTML] = render_report(report, comparison.panels)
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
-            # Ids may hold file names that are not valid Unicode.
-            temporary.write_text(text, encoding="utf-8", errors="replace")
+            temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in (REPORT_JSON, *texts)]

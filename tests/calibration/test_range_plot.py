@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -110,3 +111,10 @@ def test_the_image_is_written(tmp_path: Path) -> None:
     image = cv2.imread(str(tmp_path / "new" / "calibration.png"))
     assert image is not None
     assert image.std() > 5
+
+
+def test_a_dataset_is_named_by_text_and_not_by_a_formula(tmp_path: Path) -> None:
+    calibration = replace(CALIBRATION, dataset="US$_$1 \udcdf\nbills")
+    write_range_plot(tmp_path / "calibration.png", HISTOGRAMS, calibration)
+    title = draw_ranges(HISTOGRAMS, calibration).axes[0].get_title(loc="left")
+    assert title.endswith(r"images of US\$_\$1 \xdf\nbills")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.core.cli import command_parser, run_cli, shared_options
+from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.errors import ConfigError
+from runtime.core.files import json_text
 from runtime.core.machine import usable_cores
 from runtime.evaluation.split_file import write_split
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec
@@ -79,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "images_in_split": len(whole.ids),
             "skipped": list(dataset.skipped),
         }
-        print(json.dumps(figures, indent=2))
+        print(json_text(figures))
         return 0
     for line in dataset.skipped:
-        print(f"skipped {line}")
+        say(f"skipped {line}")
     if dataset.residence:
-        print(dataset.residence)
+        say(dataset.residence)
     sample = f", a sample of {len(whole.ids)}" if len(split.ids) < len(whole.ids) else ""
-    print(
+    say(
         f"wrote {args.out}: {len(split.ids)} images of {len(dataset.labels)} classes, "
         f"{args.split} split of {dataset.name}, {len(dataset.skipped)} skipped{sample}"
     )
@@ -98,7 +98,7 @@ def _measure(args: argparse.Namespace) -> int:
         raise ConfigError(f"received --measure of {args.dataset}; expected --dataset folder, which has files to read")
     stored = InputSpec(args.image_size, interpolation=args.interpolation)
     speed = measure_folder(args.data_dir, stored, count=args.images, threads=args.threads, seed=args.seed)
-    print(json.dumps(dataclasses.asdict(speed), indent=2) if args.json else describe_speed(speed))
+    print(json_text(dataclasses.asdict(speed)) if args.json else describe_speed(speed))
     return 0
 
 

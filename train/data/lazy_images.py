@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.core.errors import DataError
+from runtime.core.text import printable
 from runtime.images.decode import decode, read_content
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
@@ -62,7 +63,7 @@ class Unreadable:
             )
         if count <= SHOWN:
             # stdout may carry JSON.
-            tqdm.write(f"{name}: {reason}; another image of its class stands in", file=sys.stderr)
+            tqdm.write(printable(f"{name}: {reason}; another image of its class stands in"), file=sys.stderr)
 
     def lines(self) -> list[str]:
         """Return the first few as "path: reason", and their total number; nothing if all are readable."""

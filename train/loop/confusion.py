@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.core.errors import FocalEdgeError
 from runtime.core.files import replacing
+from runtime.core.text import plot_text
 
 Counts = NDArray[np.int64]
 
@@ -97,9 +98,9 @@ def draw_confusion(matrix: Counts, labels: Sequence[str]) -> Figure:
     bar.ax.set_yticklabels(("0", "2%", "10%", "25%", "50%", "100%"))
     bar.set_label("share of the true class's images")
     if classes <= MAX_NAMED_CLASSES:
-        size_pt = 9.0 if counted else 6.0
-        axes.set_xticks(range(classes), labels, rotation=90, fontsize=size_pt)
-        axes.set_yticks(range(classes), labels, fontsize=size_pt)
+        size_pt, names = 9.0 if counted else 6.0, list(map(plot_text, labels))
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=size_pt)
+        axes.set_yticks(range(classes), names, fontsize=size_pt)
     if counted:
         for i, j in np.argwhere(matrix):
             colour = "white" if colours(shares[i, j]) > 0.6 else "black"

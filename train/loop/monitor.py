@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 import PIL.Image
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.core.errors import DataError, TrainingError
 from runtime.core.files import replacing
-from runtime.draw.canvas import BACKGROUND, BRIGHT, DIM, letterbox
+from runtime.draw.canvas import BACKGROUND, BRIGHT, DIM, letterbox, write_text
 from runtime.draw.overlay import gate_panel
 from runtime.engines.outputs import Outputs
 from runtime.images.decode import read_image
@@ -36,9 +35,9 @@ MAX_FRAMES = 30
 FRAME_MS = 500
 LAST_FRAME_MS = 2000
 BANNER_HEIGHT_PX = 44
-# Scales of OpenCV's fonts: capitals of about 17 and 11 pixels.
-TITLE_SCALE = 0.8
-NOTE_SCALE = 0.5
+# Heights of capitals.
+TITLE_PX = 17.0
+NOTE_PX = 10.5
 # The bar at the left of each row.
 RIGHT_COLOUR = (64, 200, 150)
 WRONG_COLOUR = (235, 70, 95)
@@ -92,10 +91,9 @@ def draw_panels(
 def _banner(width_px: int, title: str, note: str) -> Image:
     banner = np.full((BANNER_HEIGHT_PX, width_px, 3), BACKGROUND, dtype=np.uint8)
     margin, baseline = 14, BANNER_HEIGHT_PX - 12
-    (note_width_px, _), _ = cv2.getTextSize(note, cv2.FONT_HERSHEY_SIMPLEX, NOTE_SCALE, 1)
-    cv2.putText(banner, title, (margin, baseline), cv2.FONT_HERSHEY_DUPLEX, TITLE_SCALE, BRIGHT, 1, cv2.LINE_AA)
-    left = width_px - margin - note_width_px
-    cv2.putText(banner, note, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, NOTE_SCALE, DIM, 1, cv2.LINE_AA)
+    right, room_px = width_px - margin, width_px - 2 * margin
+    used_px = write_text(banner, note, (right, baseline), NOTE_PX, DIM, room_px // 2, align="right")
+    write_text(banner, title, (margin, baseline), TITLE_PX, BRIGHT, room_px - used_px - margin, bold=True)
     banner[-2:, margin:-margin] = DIM
     return banner
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.core.text import markdown_text
 from runtime.parity.report.summary import names, show_plain, summary_rows
 from runtime.parity.verdict import SKIP, not_measured
 
@@ -40,24 +41,26 @@ def to_screen(report: Mapping[str, Any]) -> str:
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown, for a pull request."""
     data, verdict = report["data"], report["verdict"]
-    reference, candidate = (_plain(name) for name in names(report))
+    reference, candidate = (markdown_text(name) for name in names(report))
     lines = [
         f"### {SIGNS[verdict['outcome']]}: {candidate} against {reference}",
         "",
-        _plain(
+        markdown_text(
             f"{data['images']:,} images of {data['dataset']}, {data['split']} split; "
             f"{report['artifacts']['candidate']['interpreter']} on {report['cost']['cpu']}"
         ),
         "",
-        *_table(("verdict", "rule"), [(SIGNS[rule["outcome"]], _plain(rule["text"])) for rule in verdict["rules"]]),
+        *_table(
+            ("verdict", "rule"), [(SIGNS[rule["outcome"]], markdown_text(rule["text"])) for rule in verdict["rules"]]
+        ),
         "",
         *_table(("", reference, candidate, ""), [row.cells(report, show_plain) for row in summary_rows(report)]),
         "",
-        *(f"- {_plain(note)}" for note in _notes(report)),
-        *(f"- {_plain(path)}: {_plain(not_measured(report, path))}" for path in report["missing"]),
+        *(f"- {markdown_text(note)}" for note in _notes(report)),
+        *(f"- {markdown_text(path)}: {markdown_text(not_measured(report, path))}" for path in report["missing"]),
     ]
     if worse := [entry for entry in report["classes"]["list"] if entry["worse"]]:
-        lost = ", ".join(f"{_plain(each['label'])} ({each['drop_pp']:.2f} pp)" for each in worse)
+        lost = ", ".join(f"{markdown_text(each['label'])} ({each['drop_pp']:.2f} pp)" for each in worse)
         lines.append(f"- classes that lose beyond chance: {lost}")
     if skipped := [rule["rule"] for rule in verdict["rules"] if rule["outcome"] == SKIP]:
         lines.append(f"- not required of this engine: {', '.join(skipped)}")
@@ -92,9 +95,3 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def _plain(text: str) -> str:
-    """Escape Markdown's special characters, and join lines."""
-    escaped = "".join(f"\\{sign}" if sign in "\\`*_|<>[]#" else sign for sign in text)
-    return " ".join(escaped.split())

@@ -141,6 +141,13 @@ def test_the_plot_labels_every_row_and_no_two_names_overlap(tmp_path: Path) -> N
     assert axes.get_xscale() == "log"
 
 
+def test_names_of_bundles_and_datasets_are_text(tmp_path: Path) -> None:
+    named = dataclasses.replace(RESULT, bundle="US$_$1 | `run`", data=RESULT.data | {"dataset": "<b>\udcdf"})
+    write_reports(tmp_path, named)
+    assert to_markdown(named).startswith(r"# US\$\_\$1 \| \`run\` and ")
+    assert r"images of \<b\>\\xdf, " in to_markdown(named)
+
+
 def test_reports_are_three_files(tmp_path: Path) -> None:
     paths = write_reports(tmp_path / "new", RESULT)
     assert [path.name for path in paths] == ["bench.md", "bench.json", "bench.png"]

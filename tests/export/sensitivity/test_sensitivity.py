@@ -147,6 +147,14 @@ def test_without_a_search_an_older_curve_is_deleted(
     assert {path.name for path in (run / "sensitivity").iterdir()} == {"sensitivity.json", "sensitivity.png"}
 
 
+def test_names_of_runs_and_datasets_are_text(tmp_path: Path) -> None:
+    report = sample_report(4)
+    named = dataclasses.replace(report, run="US$_$1 | run", data=report.data | {"dataset": "<b>$^$\udcdf"})
+    write_reports(tmp_path, named)
+    assert r"products of US\$\_\$1 \| run, " in to_markdown(named)
+    assert r"images of \<b\>\$^\$\\xdf, " in to_markdown(named)
+
+
 @pytest.mark.parametrize("count", [4, 60])
 def test_the_plots_are_legible(count: int, tmp_path: Path) -> None:
     report = sample_report(count)

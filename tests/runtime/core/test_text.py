@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.core.errors import ConfigError
-from runtime.core.text import check_labels, file_id, printable, printable_lines, shortened
+from runtime.core.files import json_text
+from runtime.core.text import check_labels, file_id, markdown_text, printable, printable_lines, shortened
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 # What collides if it is escaped carelessly.
@@ -112,3 +114,29 @@ def test_labels_that_are_refused(labels: list[str], fault: str) -> None:
 
 def test_labels_that_are_accepted() -> None:
     check_labels(["US$_$1 bill", "<script>", "a | b", "`x`", "]]>", "Straße", "猫", "🐈", "x" * 20_000, "C:\\new"])
+
+
+@given(
+    st.recursive(ANY_TEXT | st.none() | st.integers(), lambda each: st.lists(each) | st.dictionaries(ANY_TEXT, each))
+)
+def test_json_is_ascii_without_lone_surrogates(content: object) -> None:
+    text = json_text(content)
+    assert text.isascii()
+    json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8")
+
+
+def test_json_keeps_what_is_text() -> None:
+    content = {"caf\u00e9": ["line\nbreak", "\x1b", "🐈", 1.5, None, True, ("C:\\new",)]}
+    assert json.loads(json_text(content)) == {"caf\u00e9": ["line\nbreak", "\x1b", "🐈", 1.5, None, True, ["C:\\new"]]}
+    assert json.loads(json_text([os.fsdecode(b"Stra\xdfe")])) == [r"Stra\xdfe"]
+
+
+@given(ANY_TEXT)
+def test_markdown_has_no_markup_of_a_text(text: str) -> None:
+    line = markdown_text(text)
+    assert printable(line) == line
+    assert not re.search(r"(?<!\\)(\\\\)*[`*_|<>\[\]#&$~]", line)
+
+
+def test_markup_in_a_label_is_text() -> None:
+    assert markdown_text("<b> | `x` $1$ &lt;\n**y**") == r"\<b\> \| \`x\` \$1\$ \&lt; \*\*y\*\*"

@@ -33,7 +33,7 @@ def test_every_form_says_why_a_section_was_not_measured() -> None:
     for section in ("map_similarity", "corruptions", "layer_error", "energy", "peak_throughput"):
         report[section], report["missing"][section] = None, REASON
     assert render_report(report, {}).lower().count(f"not measured: {escape(REASON)}") == 5
-    assert to_markdown(report).count(r"not measured: no sensor \<here\> & now") == 5
+    assert to_markdown(report).count(r"not measured: no sensor \<here\> \& now") == 5
     assert to_junit(report).count(f'value="not measured: {escape(REASON)}"') == 5
 
 

@@ -85,3 +85,12 @@ def test_names_of_another_data_set_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FocalEdgeError, match=r"shape \(3, 3\) and 2 class names"):
         write_confusion(tmp_path / "confusion.png", MATRIX, NAMES[:2])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_text_and_no_formulas(tmp_path: Path) -> None:
+    names = ("US$_$1 bill", r"CA\$^$5 \bill", "x" * 20_000)
+    write_confusion(tmp_path / "confusion.png", MATRIX, names)
+    figure = draw_confusion(MATRIX, names)
+    figure.draw_without_rendering()
+    shown = [tick._preprocess_math(tick.get_text()) for tick in figure.axes[0].get_yticklabels()]
+    assert shown == [(names[0], False), (names[1], False), (f"{'x' * 37}...", False)]

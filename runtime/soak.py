@@ -27,6 +27,7 @@ from runtime.demo.pipeline import Pipeline, Result
 from runtime.demo.status import Status
 from runtime.draw.overlay import LAYOUTS
 from runtime.engines.options import REQUIRED, engine_options
+from runtime.video.opencv_path import is_text
 from runtime.video.sample_clip import sample_frames
 from runtime.video.sources import is_live, open_source
 
@@ -148,6 +149,8 @@ def sample_video() -> Iterator[str]:
     """Yield the path of a temporary video of the built-in clip, 640x480 pixels."""
     with tempfile.TemporaryDirectory(prefix="focaledge-soak-") as folder:
         path = str(Path(folder) / "sample.mp4")
+        if not is_text(path):
+            raise ConfigError(f"the folder for temporary files is {folder}; set TMPDIR to one whose name is UTF-8")
         writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (CLIP_WIDTH_PX, CLIP_HEIGHT_PX))
         for frame in sample_frames():
             larger = cv2.resize(frame, (CLIP_WIDTH_PX, CLIP_HEIGHT_PX), interpolation=cv2.INTER_CUBIC)

@@ -13,6 +13,9 @@ from typing import Any
 from runtime.core.errors import ArtifactError, FocalEdgeError
 from runtime.core.text import unicode_only
 
+# Of a temporary file's name, in characters of up to 4 bytes; a name has 255 bytes.
+LONGEST_PREFIX = 48
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -34,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:LONGEST_PREFIX]}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -17,6 +17,7 @@ from runtime.core.errors import ConfigError, FocalEdgeError, SourceError
 from runtime.core.files import replacing
 from runtime.draw.canvas import letterbox
 from runtime.images.preprocess import Image
+from runtime.video.opencv_path import opencv_path
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 IMAGE_SUFFIX = ".png"
@@ -59,8 +60,8 @@ def open_output(path: Path) -> Iterator[Write]:
 @contextmanager
 def _open_video(path: Path) -> Iterator[Write]:
     full: DiskFullError | None = None
-    with replacing(path) as temporary:
-        video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()])
+    with replacing(path) as temporary, opencv_path(temporary) as name:
+        video = VideoFile(temporary, VIDEO_CODECS[path.suffix.lower()], name)
         try:
             yield video.write
         except DiskFullError as error:
@@ -105,9 +106,16 @@ def save_image(path: Path, image: Image) -> None:
 class VideoFile:
     """A video of the size of its first panel; later panels are fitted into it."""
 
-    def __init__(self, path: Path, codec: str) -> None:
-        """Prepare a video; `codec` is its four-character code."""
+    def __init__(self, path: Path, codec: str, opencv_name: str) -> None:
+        """Prepare a video.
+
+        Args:
+            path: the file.
+            codec: its four-character code.
+            opencv_name: the file's path for OpenCV; see `opencv_path`.
+        """
         self._path = path
+        self._name = opencv_name
         self._codec = cv2.VideoWriter.fourcc(*codec)
         self._writer: cv2.VideoWriter | None = None
         self._shape = (0, 0)
@@ -128,7 +136,7 @@ class VideoFile:
             )
         if self._writer is None:
             self._shape = (panel.shape[0], panel.shape[1])
-            self._writer = cv2.VideoWriter(str(self._path), self._codec, fps, self._shape[::-1])
+            self._writer = cv2.VideoWriter(self._name, self._codec, fps, self._shape[::-1])
             if not self._writer.isOpened():
                 raise SourceError(
                     f"this OpenCV cannot write {self._path.suffix} videos; "
@@ -144,7 +152,7 @@ class VideoFile:
 
     def check(self) -> None:
         """Raise SourceError if the file does not hold all panels: OpenCV does not report failed writes."""
-        written = cv2.VideoCapture(str(self._path))
+        written = cv2.VideoCapture(self._name)
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if count != self.count:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,45 @@ def test_a_full_disk_is_named_and_keeps_the_old_image(tmp_path: Path, monkeypatc
         save_image(path, IMAGE)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+ODD_NAMES = [
+    b"Stra\xdfe", b"line\nbreak", "caf\u00e9 \U0001f408".encode(), b"x" * 250, b"-rf", b"100%03d [1]", b"a:b",
+    b"\x1b[31m",
+    b"'\"$$`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4", "avi"])
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_file_may_have_any_name(tmp_path: Path, name: bytes, suffix: str) -> None:
+    for path in (tmp_path / f"{os.fsdecode(name)}.{suffix}", tmp_path / os.fsdecode(name) / f"out.{suffix}"):
+        with open_output(path) as write:
+            write(np.full((48, 64, 3), (200, 90, 10), dtype=np.uint8), 20.0)
+        assert [each.name for each in path.parent.iterdir() if each.is_file()] == [path.name]
+        # By a name that OpenCV takes.
+        plain = tmp_path / f"plain.{suffix}"
+        path.rename(plain)
+        (frame,) = read_video(plain)
+        assert np.abs(frame.mean(axis=(0, 1)) - (10, 90, 200)).max() < 8
+        plain.unlink()
+
+
+def test_a_relative_name_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_output(Path("a:b.mp4")) as write:
+        write(panel(9), 20.0)
+    assert len(read_video(tmp_path / "a:b.mp4")) == 1
+
+
+def test_a_link_that_is_not_text_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / os.fsdecode(b"Stra\xdfe.mp4")
+    odd = tmp_path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with pytest.raises(FocalEdgeError, match="rename it, or set TMPDIR"), open_output(path) as write:
+        write(panel(9), 20.0)
+    assert list(tmp_path.iterdir()) == [odd] and list(odd.iterdir()) == []
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (4, 5, 7)])

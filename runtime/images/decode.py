@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -12,15 +13,15 @@ import cv2
 import numpy as np
 
 from runtime.core.errors import ConfigError, DataError
-from runtime.images.formats import CUT_SHORT, JPEG_END, Header, read_header
+from runtime.images.formats import CUT_SHORT, JPEG_END, Header, read_header, read_jpeg
 from runtime.images.preprocess import Image, bgr_to_rgb
 
 # Earlier versions cannot read two of these, and end the process on some files of the third.
 NEEDS_OPENCV_5 = ("AVIF", "GIF", "JPEG 2000")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 2**30
 MAX_PIXELS_VARIABLE = "FOCALEDGE_MAX_PIXELS"
-# Continues a JPEG's entropy-coded data; no byte of it can be taken for a marker.
-_NOISE = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()
+NOISE_BYTES = 4096
 _CORNER = 8
 
 
@@ -46,7 +47,7 @@ def read_content(path: Path) -> bytes:
     """Return the content of a plain file.
 
     Raises:
-        DataError: there is no such file, it is not a plain one, or it cannot be read.
+        DataError: there is no such file, it is not a plain one, it cannot be read, or it has more than 1 GiB.
     """
     try:
         # Opening a FIFO waits for a writer, unless it is told not to.
@@ -55,13 +56,24 @@ def read_content(path: Path) -> bytes:
         raise DataError("no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise DataError("not a plain file")
-        try:
-            return file.read()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror or error})") from error
+        if status.st_size > MAX_BYTES:
+            raise DataError(f"{status.st_size:,} bytes; expected an image file of at most {MAX_BYTES:,}")
+        return _read_bytes(descriptor, status.st_size)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read_bytes(descriptor: int, size: int) -> bytes:
+    content = os.read(descriptor, size)
+    while len(content) < size and (more := os.read(descriptor, size - len(content))):
+        content += more
+    return content
 
 
 def decode(content: bytes, max_pixels: int | None = None) -> Image:
@@ -85,10 +97,10 @@ def decode(content: bytes, max_pixels: int | None = None) -> Image:
             f"{header.width}x{header.height} pixels; expected at most {limit:,}: make it smaller, or set "
             f"{MAX_PIXELS_VARIABLE}"
         )
-    frame = _decoded(header)
-    if header.format == "JPEG" and _may_be_cut(header, frame) and _reads_past_its_end(header, frame):
+    image = _decoded(header)
+    if header.format == "JPEG" and _may_be_cut(header, image) and _reads_past_its_end(header, image):
         raise DataError(CUT_SHORT)
-    return bgr_to_rgb(np.ascontiguousarray(_upright(frame, header.orientation)))
+    return image if header.orientation == 1 else np.ascontiguousarray(_upright(image, header.orientation))
 
 
 def largest_image() -> int:
@@ -106,38 +118,42 @@ def largest_image() -> int:
 def _decoded(header: Header) -> Image:
     if header.format in NEEDS_OPENCV_5 and int(cv2.__version__.partition(".")[0]) < 5:
         raise DataError(f"{header.format} needs OpenCV 5 or newer; this is {cv2.__version__}")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV 5 saves a JPEG's conversion from BGR.
+    rgb = getattr(cv2, "IMREAD_COLOR_RGB", None) if header.format == "JPEG" else None
+    flags = (cv2.IMREAD_COLOR if rgb is None else rgb) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         frame = cv2.imdecode(np.frombuffer(header.content, np.uint8), flags)
     except cv2.error as error:
         raise DataError(f"{header.format} that OpenCV refuses") from error
     if frame is None:
         raise DataError(f"{header.format} that OpenCV {cv2.__version__} cannot decode: damaged, or of an unknown kind")
-    return np.asarray(frame, dtype=np.uint8)
+    return bgr_to_rgb(frame) if rgb is None else np.asarray(frame, dtype=np.uint8)
 
 
-def _may_be_cut(header: Header, frame: Image) -> bool:
+def _may_be_cut(header: Header, image: Image) -> bool:
     """Return whether a JPEG has no end marker, or a last block of one colour, as the decoder fills in."""
-    corner = frame[-_CORNER:, -_CORNER:]
-    return not header.ended or bool((corner == corner[:1, :1]).all())
+    corner = image[-_CORNER:, -_CORNER:].tobytes()
+    return not header.ended or corner == corner[:3] * (len(corner) // 3)
 
 
-def _reads_past_its_end(header: Header, frame: Image) -> bool:
+def _reads_past_its_end(header: Header, image: Image) -> bool:
     """Return whether a JPEG looks different with other data after its last scan: then it has too little."""
-    data = header.content[: header.scan_end].rstrip(b"\xff")
-    longer = replace(header, content=data + _NOISE + JPEG_END)
+    # Continues the entropy-coded data; no byte of it can be taken for a marker.
+    noise = hashlib.shake_128().digest(NOISE_BYTES).replace(b"\xff", b"\0")
     try:
-        return not np.array_equal(_decoded(longer), frame)
+        scan_end = header.scan_end or read_jpeg(header.content, to_the_end=True).scan_end
+        longer = replace(header, content=header.content[:scan_end].rstrip(b"\xff") + noise + JPEG_END)
+        return not np.array_equal(_decoded(longer), image)
     except DataError:
         return True
 
 
-def _upright(frame: Image, orientation: int) -> Image:
+def _upright(image: Image, orientation: int) -> Image:
     """Undo an EXIF orientation: transpose for 5 to 8, then mirror."""
     if orientation >= 5:
-        frame = frame.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
-        frame = frame[::-1]
+        image = image[::-1]
     if orientation in (2, 3, 6, 7):
-        frame = frame[:, ::-1]
-    return frame
+        image = image[:, ::-1]
+    return image

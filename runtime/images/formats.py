@@ -18,7 +18,10 @@ FIRST_BYTES = 16
 JPEG_END = b"\xff\xd9"
 ORIENTATION_TAG, WIDTH_TAG, HEIGHT_TAG = 0x0112, 0x0100, 0x0101
 # A JPEG marker that ends entropy-coded data: not a stuffed byte, a restart or a fill byte.
-_SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+SCAN_END = rb"\xff[\x01-\xcf\xd8-\xfe]"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE_MARKERS = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _PNG_STILL = (b"IHDR", b"PLTE", b"IDAT")
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -33,7 +36,7 @@ class Header:
         height: of the stored image, in pixels.
         content: the bytes to decode: the file; of an animation, its still image; with an end marker if a JPEG has none.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
-        scan_end: of a JPEG, where its last scan ends in `content`; 0 for other formats.
+        scan_end: of a JPEG, where its last scan ends in `content`, or 0 if that was not searched; 0 for other formats.
         ended: of a JPEG, whether an end marker follows the last scan.
     """
 
@@ -57,8 +60,8 @@ def read_header(content: bytes) -> Header:
     """
     if not content:
         raise DataError("empty file")
-    for signature, read in FORMATS:
-        if signature.match(content):
+    for offset, signatures, read in FORMATS:
+        if content.startswith(signatures, offset):
             try:
                 header = read(content)
             except (struct.error, IndexError, ValueError) as error:
@@ -71,62 +74,74 @@ def read_header(content: bytes) -> Header:
 
 def starts_like_an_image(first_bytes: bytes) -> bool:
     """Return whether a file's first bytes are those of a known format; `FIRST_BYTES` of them decide."""
-    return any(signature.match(first_bytes) for signature, _ in FORMATS)
+    return any(first_bytes.startswith(signatures, offset) for offset, signatures, _ in FORMATS)
 
 
-def _jpeg(content: bytes) -> Header:
-    position, size, orientation, ended = 2, None, 0, False
-    precision = _ProgressivePrecision()
-    scan_end = 0
-    while True:
-        while content[position : position + 2] == b"\xff\xff":  # fill bytes
+def read_jpeg(content: bytes, to_the_end: bool = False) -> Header:
+    """Read the header of a JPEG; where it ends with its end marker, its last scan is not searched.
+
+    Args:
+        content: of the file.
+        to_the_end: search the last scan all the same, so that `scan_end` is known.
+
+    Raises:
+        DataError: it is damaged, or ends before its last scan.
+    """
+    position, size, orientation, scan_end, ended = 2, None, 0, 0, False
+    scans = _Scans()
+    while not ended:
+        start = content[position : position + 4]
+        marker = start[1] if start[:1] == b"\xff" and len(start) > 1 else None
+        if marker == 0xFF:  # a fill byte
             position += 1
-        marker = content[position + 1] if content[position : position + 1] == b"\xff" else None
+            continue
         if marker == 0xD9:
             ended = True
             break
-        if marker is None or position + 4 > len(content):
+        if marker is None or len(start) < 4:
             if scan_end:  # what follows the last scan is cut off or not JPEG
                 break
-            raise DataError(CUT_SHORT if position + 4 > len(content) else DAMAGED)
-        length = int.from_bytes(content[position + 2 : position + 4], "big")
-        segment = content[position + 4 : position + 2 + length]
-        if len(segment) != length - 2:
+            raise DataError(CUT_SHORT if len(start) < 4 else DAMAGED)
+        first, position = position + 4, position + 2 + (start[2] << 8 | start[3])
+        if not first <= position <= len(content):
             raise DataError(CUT_SHORT)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = struct.unpack_from(">HH", segment, 1)
-            precision = _ProgressivePrecision(segment[6::3] if marker in (0xC2, 0xC6, 0xCA, 0xCE) else b"")
-        elif marker == 0xE1 and segment.startswith(b"Exif\0\0") and not orientation:
-            orientation = _exif_orientation(segment[6:])
-        position += 2 + length
-        if marker == 0xDA:
-            precision.add(segment)
-            found = _SCAN_END.search(content, position)
+        if marker in _FRAME_MARKERS:
+            size = struct.unpack_from(">HH", content, first + 1)
+            scans = _Scans(content[first + 6 : position : 3], progressive=marker in _PROGRESSIVE_MARKERS)
+        elif marker == 0xE1 and content.startswith(b"Exif\0\0", first) and not orientation:
+            orientation = _exif_orientation(content[first + 6 : position])
+        elif marker == 0xDA:
+            scans.add(content[first:position])
+            if not to_the_end and not scans.progressive and scans.complete() and content.endswith(JPEG_END):
+                ended = True
+                break
+            found = re.compile(SCAN_END).search(content, position)
             position = scan_end = found.start() if found else len(content)
             if not found:
                 break
     if size is None:
         raise DataError(DAMAGED)
-    if not precision.complete():
+    if not scans.complete():
         raise DataError(CUT_SHORT)
     if not ended:  # a file may lack its end marker and nothing else
         content = content[:scan_end].rstrip(b"\xff") + JPEG_END
     return Header("JPEG", size[1], size[0], content, orientation or 1, scan_end, ended)
 
 
-class _ProgressivePrecision:
-    """How many bits of each coefficient the scans of a progressive JPEG have given so far."""
+class _Scans:
+    """How many bits of each coefficient the scans of a JPEG have not given so far."""
 
-    def __init__(self, components: bytes = b"") -> None:
-        self._missing = {(component, band): 16 for component in components for band in range(64)}
+    def __init__(self, components: bytes = b"", progressive: bool = False) -> None:
+        self.progressive = progressive
+        self._missing = {(component, band): 16 for component in components for band in range(64 if progressive else 1)}
 
     def add(self, scan: bytes) -> None:
         """Count a scan, by its header."""
         count = scan[0] if scan else 0
         components, (first, last, bits) = scan[1 : 1 + 2 * count : 2], scan[1 + 2 * count : 4 + 2 * count]
         for component in components if self._missing else b"":
-            for band in range(first, min(last, 63) + 1):
-                self._missing[component, band] = bits & 15
+            for band in range(first, min(last, 63) + 1) if self.progressive else (0,):
+                self._missing[component, band] = bits & 15 if self.progressive else 0
 
     def complete(self) -> bool:
         """Return whether every coefficient has all its bits."""
@@ -162,6 +177,8 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _webp(content: bytes) -> Header:
+    if not content.startswith(b"RIFF"):
+        raise DataError(DAMAGED)
     if 8 + int.from_bytes(content[4:8], "little") > len(content) + 1:  # a last padding byte may be missing
         raise DataError(CUT_SHORT)
     chunks = dict(_riff_chunks(content, 12))
@@ -290,20 +307,17 @@ def _pnm(content: bytes) -> Header:
     return Header("PNM", int(words[1]), int(words[2]), content)
 
 
-# The first bytes of a file, and what reads its header.
-FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Header]], ...] = tuple(
-    (re.compile(signature, re.DOTALL), read)
-    for signature, read in (
-        (rb"\xff\xd8\xff", _jpeg),
-        (rb"\x89PNG\r\n\x1a\n", _png),
-        (rb"RIFF....WEBP", _webp),
-        (rb"GIF8[79]a", _gif),
-        (rb"BM", _bmp),
-        (rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]", _tiff),
-        (rb"....ftypavi[fs]", _avif),
-        (rb"\0\0\0\x0cjP  \r\n\x87\n", _jp2),
-        (rb"P[1-6][\s#]", _pnm),
-    )
+# Where a file's signature is, the signatures, and what reads its header.
+FORMATS: tuple[tuple[int, tuple[bytes, ...], Callable[[bytes], Header]], ...] = (
+    (0, (b"\xff\xd8\xff",), read_jpeg),
+    (0, (PNG_START,), _png),
+    (8, (b"WEBP",), _webp),
+    (0, (b"GIF87a", b"GIF89a"), _gif),
+    (0, (b"BM",), _bmp),
+    (0, (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"), _tiff),
+    (4, (b"ftypavif", b"ftypavis"), _avif),
+    (0, (b"\0\0\0\x0cjP  \r\n\x87\n",), _jp2),
+    (0, tuple(b"P%d%c" % (kind, end) for kind in range(1, 7) for end in b" \t\r\n#"), _pnm),
 )
 NAMES = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "JPEG 2000", "PNM")
 # fmt: off

@@ -22,6 +22,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**30
 MAX_PIXELS_VARIABLE = "FOCALEDGE_MAX_PIXELS"
 NOISE_BYTES = 4096
+FILLING_BYTES = 32
 _CORNER = 8
 
 
@@ -100,6 +101,8 @@ def decode(content: bytes, max_pixels: int | None = None) -> Image:
     image = _decoded(header)
     if header.format == "JPEG" and _may_be_cut(header, image) and _reads_past_its_end(header, image):
         raise DataError(CUT_SHORT)
+    if header.format in ("JPEG", "WebP") and _ends_in_zeros(header, image):
+        raise DataError(f"{CUT_SHORT}, and filled up with zeros")
     return image if header.orientation == 1 else np.ascontiguousarray(_upright(image, header.orientation))
 
 
@@ -138,14 +141,41 @@ def _may_be_cut(header: Header, image: Image) -> bool:
 
 def _reads_past_its_end(header: Header, image: Image) -> bool:
     """Return whether a JPEG looks different with other data after its last scan: then it has too little."""
-    # Continues the entropy-coded data; no byte of it can be taken for a marker.
-    noise = hashlib.shake_128().digest(NOISE_BYTES).replace(b"\xff", b"\0")
     try:
         scan_end = header.scan_end or read_jpeg(header.content, to_the_end=True).scan_end
-        longer = replace(header, content=header.content[:scan_end].rstrip(b"\xff") + noise + JPEG_END)
-        return not np.array_equal(_decoded(longer), image)
     except DataError:
         return True
+    data = header.content[:scan_end].rstrip(b"\xff")
+    return not _looks_like(image, replace(header, content=data + _noise(NOISE_BYTES) + JPEG_END))
+
+
+def _ends_in_zeros(header: Header, image: Image) -> bool:
+    """Return whether an image takes a part of the zeros at its end: then they fill what was never written.
+
+    The zeros of a sound image, which are rare, are all of its data, or none.
+    """
+    content = header.content
+    end = header.scan_end or len(content) - (len(JPEG_END) if header.format == "JPEG" else 0)
+    if not content.endswith(bytes(FILLING_BYTES), 0, end):
+        return False
+    first = len(content[:end].rstrip(b"\0"))
+    whole, last = (
+        replace(header, content=content[:start] + _noise(end - start) + content[end:])
+        for start in (first, end - FILLING_BYTES // 2)
+    )
+    return _looks_like(image, last) and not _looks_like(image, whole)
+
+
+def _looks_like(image: Image, other: Header) -> bool:
+    try:
+        return np.array_equal(_decoded(other), image)
+    except DataError:
+        return False
+
+
+def _noise(count: int) -> bytes:
+    """Return bytes that continue a JPEG's entropy-coded data: none can be taken for a marker."""
+    return hashlib.shake_128().digest(count).replace(b"\xff", b"\0")
 
 
 def _upright(image: Image, orientation: int) -> Image:

@@ -124,7 +124,8 @@ def read_jpeg(content: bytes, to_the_end: bool = False) -> Header:
     if not scans.complete():
         raise DataError(CUT_SHORT)
     if not ended:  # a file may lack its end marker and nothing else
-        content = content[:scan_end].rstrip(b"\xff") + JPEG_END
+        data = content[:scan_end].rstrip(b"\xff")
+        content, scan_end = data + JPEG_END, len(data)
     return Header("JPEG", size[1], size[0], content, orientation or 1, scan_end, ended)
 
 
@@ -179,9 +180,10 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _webp(content: bytes) -> Header:
     if not content.startswith(b"RIFF"):
         raise DataError(DAMAGED)
-    if 8 + int.from_bytes(content[4:8], "little") > len(content) + 1:  # a last padding byte may be missing
+    end = 8 + int.from_bytes(content[4:8], "little")
+    if end > len(content) + 1:  # a last padding byte may be missing
         raise DataError(CUT_SHORT)
-    chunks = dict(_riff_chunks(content, 12))
+    chunks = dict(_riff_chunks(content[:end], 12))
     orientation = _exif_orientation(chunks[b"EXIF"].removeprefix(b"Exif\0\0")) if b"EXIF" in chunks else 1
     frame = dict(_riff_chunks(chunks[b"ANMF"], 16)) if b"ANMF" in chunks else chunks
     for kind in (b"VP8 ", b"VP8L"):
@@ -199,6 +201,8 @@ def _riff_chunks(content: bytes, position: int) -> Iterator[tuple[bytes, bytes]]
     found = []
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)
+        if position + 8 + length > len(content):
+            raise DataError(CUT_SHORT)
         found.append((kind, content[position + 8 : position + 8 + length]))
         position += 8 + length + length % 2
     return reversed(found)

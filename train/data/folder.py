@@ -24,6 +24,7 @@ from runtime.core.machine import read_memory, usable_cores
 from runtime.images.decode import decode, read_content
 from runtime.images.input_spec import InputSpec, Interpolation
 from runtime.images.preprocess import Image, resize_square
+from runtime.video.opencv_log import silence_opencv
 from train.data.dataset import SPLITS, Dataset, Split, stratified_split
 from train.data.imagenet import readable_labels
 from train.data.lazy_images import LazyImages, Unreadable
@@ -82,6 +83,7 @@ def load_folder(
             training image or too few to divide, a class of `val` or `test` is not in `train`, or two folders
             are of one class.
     """
+    silence_opencv()  # a damaged file has its own reason
     given = data_dir or os.environ.get("DATA_DIR")
     if not given:
         raise ConfigError("the folder dataset needs a folder; set DATA_DIR to one with a sub-folder a class")

@@ -97,7 +97,7 @@ class ProductsAlone:
     def __init__(self, path: Path, threads: int) -> None:
         """Open a model for a number of CPU threads."""
         _, interpreter_class = load_interpreter()
-        self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+        self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads)
         self._interpreter.allocate_tensors()
         generator = np.random.default_rng(0)
         for detail in self._interpreter.get_input_details():

@@ -55,7 +55,9 @@ class OnnxRuntimeEngine:
         # uint8 kernels, whose products do not saturate but take half as long again: only where they are needed.
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # Its constructor takes no path that is not UTF-8.
+            content = path.read_bytes()
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         # Its errors have no common base but this.
         except Exception as error:
             reason = str(error).splitlines()[0]

@@ -15,6 +15,7 @@ from runtime.bundle.manifest import read_manifest
 from runtime.core.errors import ArtifactError, FocalEdgeError
 from runtime.core.files import read_json, write_json
 from runtime.core.schema import check_field, parse
+from runtime.core.text import printable
 from runtime.engines.engine import Engine, open_engine
 from runtime.evaluation.timing import Latency, latencies_of, measure_times, synthetic_images
 from runtime.selection.candidates import DEFAULT_MAX_DROP_PP, Candidate, Machine, Plan, plan, this_machine
@@ -160,7 +161,7 @@ def _measure(bundle: Path, candidates: Plan, time_s: float, open_with: Callable[
                 candidate = Candidate(artifact.engine, artifact.precision, threads)
                 engines[candidate] = open_with(bundle, **vars(candidate))
         except ArtifactError as error:
-            left_out.append(f"{artifact.precision} {artifact.engine}: {error}")
+            left_out.append(printable(f"{artifact.precision} {artifact.engine}: {error}"))
     if not engines:
         raise ArtifactError(f"nothing in {bundle} can be run here: {'; '.join(left_out)}")
     found = measure_for(engines, time_s)

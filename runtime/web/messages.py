@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from runtime.core.errors import ConfigError
+from runtime.core.text import printable, printable_content
 from runtime.demo.controls import Action, Command, changed
 from runtime.demo.status import Status
 from runtime.draw.overlay import LAYOUTS
@@ -25,12 +26,13 @@ def status_message(status: Status) -> str:
     Figures that are not finite are null.
     """
     layouts = {name: layout.title for name, layout in LAYOUTS.items()}
-    return json.dumps({"type": "status", "layouts": layouts, **_finite(asdict(status))}, allow_nan=False)
+    fields = printable_content(_finite(asdict(status)))
+    return json.dumps({"type": "status", "layouts": layouts, **fields}, allow_nan=False)
 
 
 def error_message(error: Exception) -> str:
     """Return an error as a JSON object: "type" and "message"."""
-    return json.dumps({"type": "error", "message": str(error)})
+    return json.dumps({"type": "error", "message": printable(str(error))})
 
 
 def read_message(text: str) -> tuple[str, str]:

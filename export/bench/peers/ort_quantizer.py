@@ -100,7 +100,7 @@ class OnnxRuntimeClassifier:
         options.intra_op_num_threads = threads
         # By default its threads keep spinning for tens of milliseconds after a run, in the turns of others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
     def run(self, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Classify one image; see `export.bench.contender.Classifier`."""

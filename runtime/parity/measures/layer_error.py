@@ -55,12 +55,12 @@ class OpenGraph:
         name, interpreter_class = load_interpreter()
         try:
             self._interpreter = interpreter_class(
-                model_path=str(path),
+                model_content=path.read_bytes(),
                 experimental_preserve_all_tensors=True,
                 experimental_op_resolver_type=_without_delegates(interpreter_class),
             )
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{name} cannot show the tensors inside {path.name} ({error})") from error
         graph = list_graph(name, self._interpreter)
         self._input = graph.inputs[0]

@@ -34,9 +34,9 @@ class Product:
         name, interpreter_class = load_interpreter()
         path = PRODUCT_FILES[precision]
         try:
-            self._interpreter: Any = interpreter_class(model_path=str(path), num_threads=threads)
+            self._interpreter: Any = interpreter_class(model_content=path.read_bytes(), num_threads=threads)
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{name} cannot open {path} ({error}); reinstall FocalEdge") from error
         (detail,) = self._interpreter.get_input_details()
         values = np.random.default_rng(0).uniform(-1, 1, detail["shape"])

@@ -49,6 +49,8 @@ TICK_S = 0.2
 AUTO = "auto"
 
 OpenSource = Callable[..., AbstractContextManager[Source]]
+# The summary of a run, and why its source failed.
+_Ended = tuple[Summary, SourceError | None]
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,17 @@ def main(argv: Sequence[str] | None = None, *, open_source: OpenSource = open_so
 
         require_display()
     with _stop_signals() as stopped:
-        summary = _run(args, stopped, open_source)
+        summary, failure = _run(args, stopped, open_source)
     print(json_text(asdict(summary)) if args.json else describe(summary))
+    if failure:
+        raise failure
     return 0
 
 
-def _run(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSource) -> Summary:
+def _run(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSource) -> _Ended:
     """Open the engine, the source and the outlets, and show every frame until `stopped` is set.
 
-    If the source fails, an output holds the frames before.
+    If the source fails after a frame, the output and the summary are of the frames before.
     """
     artifacts, precision = _open_artifacts(args)
     level = parse_level(args.level, artifacts.manifest.overlay.focal_levels)
@@ -138,11 +142,10 @@ def _run(args: argparse.Namespace, stopped: threading.Event, open_source: OpenSo
             if stopped.is_set():
                 raise KeyboardInterrupt
             raise tally.failure or SourceError(f"the source {args.source!r} gave no frame")
-    if tally.failure:
-        raise SourceError(f"{tally.failure} (after {tally.last.frames} frames)")
     if tally.non_finite_frames:
         warn(f"frames with non-finite values: {tally.non_finite_frames}")
-    return tally.summary(args.output)
+    failure = SourceError(f"{tally.failure} (after {tally.last.frames} frames)") if tally.failure else None
+    return tally.summary(args.output, source.video), failure
 
 
 def _show_frames(

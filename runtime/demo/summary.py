@@ -15,6 +15,7 @@ from runtime.demo.counts import percentiles
 from runtime.demo.pipeline import Result
 from runtime.demo.status import Status
 from runtime.video.sources import Frame
+from runtime.video.video_file import Video
 
 LATENCIES = 10_000
 MAX_WARNINGS = 5
@@ -25,7 +26,8 @@ class Summary:
     """The result of a demo run.
 
     Latencies are those of `Engine.run`, in milliseconds, over the last 10,000 frames of the precision that was
-    shown at the end.
+    shown at the end. `frames_read` and `frames_expected` are of one pass of a video file: frames that were read from it
+    so far, and the number that its container states; `None` for other sources, and where it states none.
     """
 
     engine: str
@@ -39,6 +41,8 @@ class Summary:
     agreement: float | None
     non_finite_frames: int
     skipped_images: int
+    frames_read: int | None
+    frames_expected: int | None
     output: str | None
 
 
@@ -76,8 +80,8 @@ class Tally:
             self.latencies_ms.append(result.status.latency_ms)
             self.non_finite_frames += not result.is_finite()
 
-    def summary(self, output: Path | None) -> Summary:
-        """Return the summary of a run that showed at least one frame and wrote `output`."""
+    def summary(self, output: Path | None, video: Video | None = None) -> Summary:
+        """Return the summary of a run that showed at least one frame, of a video if it had one, and wrote `output`."""
         status = self.last
         assert status is not None
         # A precision that was chosen on the last image has no latencies yet.
@@ -94,6 +98,8 @@ class Tally:
             agreement=status.agreement,
             non_finite_frames=self.non_finite_frames,
             skipped_images=self.skipped_images,
+            frames_read=video.read if video else None,
+            frames_expected=video.extent.frames if video else None,
             output=str(output) if output else None,
         )
 
@@ -110,6 +116,10 @@ def describe(summary: Summary) -> str:
         lines.append(f"right: {summary.running_accuracy:.2%}")
     if summary.agreement is not None:
         lines.append(f"float32 and int8 agree: {summary.agreement:.2%}")
+    if summary.frames_read is not None:
+        known = summary.frames_expected is not None
+        stated = f"of {summary.frames_expected}" if known else "(the container states no number)"
+        lines.append(f"frames read of the video: {summary.frames_read} {stated}")
     if summary.skipped_images:
         lines.append(f"unreadable images skipped: {summary.skipped_images}")
     if summary.output:

@@ -52,6 +52,7 @@ class Camera:
         timeout_s: float,
         reconnect_s: float = 0.0,
         may_stand_still: bool = False,
+        explain: Callable[[], str] | None = None,
     ) -> None:
         """Prepare a camera without opening it.
 
@@ -62,11 +63,13 @@ class Camera:
                 frame, longest time before the camera fails.
             reconnect_s: longest time without a frame before the camera fails, at least `timeout_s`, in seconds.
             may_stand_still: consecutive images may be identical, as those of a stream; a sensor always has noise.
+            explain: returns why a stream cannot be opened, and what to do; asked once, before an error.
         """
         self.name = name
         self.timeout_s = timeout_s
         self._reconnect_s = max(reconnect_s, timeout_s)
         self._may_stand_still = may_stand_still
+        self._explain = explain
         self._open_capture = open_capture
         self._changed = threading.Condition()
         self._latest: Image | None = None
@@ -147,9 +150,14 @@ class Camera:
     def _check(self) -> None:
         """Raise SourceError after too long without a frame; abandon a read that hangs and start another."""
         if self._cannot_open:
+            if self._explain:
+                raise SourceError(f"{self.name} cannot be opened: {self._explain()}")
             raise SourceError(f"camera {self.name} cannot be opened; close other programs that use it")
         now_s = time.monotonic()
         if now_s - self._frame_at_s >= self._patience_s():
+            if self._explain:
+                why = f"{self.name} gave no frame for {self._patience_s():g} s{self._reason()}"
+                raise SourceError(f"{why}: {self._explain()}")
             raise SourceError(
                 f"camera {self.name} gave no frame for {self._patience_s():g} s{self._reason()}; "
                 "check that it is plugged in and that no other program uses it"

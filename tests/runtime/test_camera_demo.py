@@ -375,6 +375,37 @@ def test_a_web_page_replaces_the_window(run: Run, tmp_path: Path, monkeypatch: p
     assert view.shown[1][0].shape == view.shown[5][0].shape != view.shown[0][0].shape
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_damaged_video_is_no_success(form: str, run: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.avi", 30)
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    output = tmp_path / "out" / "out.mp4"
+    options = ["--headless", "--output", output, *(["--json"] if form == "json" else [])]
+    code, out, err = run("--source", tmp_path / "cut.avi", *options)
+    read = len(read_video(output))
+    assert code == 2 and 0 < read < 30
+    assert err.count("\n") == 1 and f"{read} of 30 frames were read (the file is cut short)" in err
+    if form == "json":
+        summary = json.loads(out)
+        assert (summary["frames"], summary["frames_read"], summary["frames_expected"]) == (read, read, 30)
+    else:
+        assert f"frames read of the video: {read} of 30" in out
+    code, out, err = run("--source", tmp_path / "clip.avi", *options)
+    assert (code, err) == (0, "")
+    assert len(read_video(output)) == 30
+
+
+def test_a_container_without_a_count_says_so(run: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mkv", 9)
+    code, out, _ = run("--source", tmp_path / "clip.mkv", "--headless")
+    assert code == 0
+    assert "frames read of the video: 9 (the container states no number)" in out
+    code, out, _ = run("--source", tmp_path / "clip.mkv", "--headless", "--json", "--max-frames", 4)
+    assert json.loads(out)["frames_read"] == 4 and json.loads(out)["frames_expected"] is None
+    assert json.loads(run("--headless", "--json", "--max-frames", 4)[1])["frames_read"] is None
+
+
 def test_a_web_page_shows_a_video_at_its_own_rate(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "clip.avi", 15)
     view = serve(monkeypatch)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -112,6 +115,51 @@ def test_file_that_is_neither_image_nor_video(tmp_path: Path, content: bytes) ->
 def test_missing_file_lists_the_choices(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no source .*missing\.mp4.*sample"):
         collect(tmp_path / "missing.mp4")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("", "names nothing"),
+        ("  ", "names nothing"),
+        ("a\0b", "names nothing"),
+        ("/", "the whole file system"),
+        ("//", "the whole file system"),
+        ("/tmp/..", "the whole file system"),
+        (".", "no readable image"),
+        ("\udcff.mp4", "not UTF-8"),
+        ("http://\udcff/a", "not UTF-8"),
+        ("x" * 5000, "there is no source 'xxx"),
+        ("9" * 5000, "there is no source '999"),
+        ("\u0663", "there is no source"),
+        ("-1", "there is no source"),
+        ("fifo", "fifo is neither a plain file nor a folder"),
+        ("socket", "socket is neither a plain file nor a folder"),
+        ("loop", "there is no source 'loop'"),
+        ("/dev/null", "/dev/null is no camera"),
+        ("/dev/zero", "/dev/zero is no camera"),
+        ("file:///nothing/a.mp4", "there is no source '/nothing/a.mp4'"),
+        ("file://%00", "there is no source"),
+        ("concat:a.mp4|b.mp4", "there is no source"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other devices")
+def test_what_is_no_source_is_one_error(
+    spec: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    Path("loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        with pytest.raises(SourceError) as caught:
+            collect(spec)
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_file_s_url_is_the_file(video: Path) -> None:
+    assert len(collect(f"file://{video}")) == 4
 
 
 @pytest.mark.parametrize("spec", ["987", "/dev/video987"])

@@ -63,7 +63,7 @@ def calibrate_run(
         percentile = OBSERVERS[observer].default_percent
     choose = find_observer(observer, percentile)
     run = read_run(folder)
-    dataset = load_data_of(run, data_dir, stream)
+    dataset = load_data_of(run, data_dir, stream, folder=folder)
     if dataset.train.streamed:
         say(dataset.residence, sys.stderr)
     count = min(DEFAULT_IMAGES, len(dataset.train.labels)) if images is None else images

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     run, calibration = read_run(args.run), read_calibration(args.run)
-    dataset = load_data_of(run, args.data_dir, args.stream)
+    dataset = load_data_of(run, args.data_dir, args.stream, folder=args.run)
     images = find_images(calibration, dataset.train, dataset.labels)
     write_split(args.out, images)
     say(f"wrote {args.out}: {len(images.ids)} images that {args.run} was calibrated on")

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     test = files.test_split
     check_float_layers(scheme.float_layers, match_rules(scheme.rules, layer_names(files.run.deployed)))
     if config.epochs:
-        dataset = load_data_of(files.run, args.data_dir, args.stream)
+        dataset = load_data_of(files.run, args.data_dir, args.stream, folder=args.run)
         if dataset.train.streamed:
             say(dataset.residence, sys.stderr)
         figures = quantization_aware_training(files, dataset, config)

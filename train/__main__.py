@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.core.cli import command_parser, run_cli, shared_options
-from train.data.registry import add_dataset_argument, add_stream_argument
+from train.data.registry import add_conflicts_argument, add_dataset_argument, add_stream_argument
 from train.distributed.placement import is_asked_for
 from train.model.presets import DEFAULT_PRESET, PRESETS
 from train.model.recipe import add_recipe_options
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_dir=args.data_dir,
         stream=args.stream,
         resume=args.resume,
+        allow_conflicts=args.allow_conflicts,
         json=args.json,
         recipe=args,
     )
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_dataset_argument(parser, default="shapes")
     add_stream_argument(parser)
+    add_conflicts_argument(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the run's last whole epoch, if any")
     add_recipe_options(parser)
     return parser

@@ -7,6 +7,7 @@ train.json              speed and accuracy of the training
 history.csv curves.png confusion.png test_panel.png
 monitor/                panels of the gates during training, and training.webp of them all
 test.npz                the test split, or a sample of it, for the device
+split.npz               of a folder of images: which file is in which split
 import.json             of a published checkpoint: its origin
 """
 
@@ -31,6 +32,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 WEIGHTS_FILE = "float.safetensors"
 SUMMARY_FILE = "train.json"
 TEST_FILE = "test.npz"
+SPLIT_FILE = "split.npz"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core.cli import say
+from runtime.core.errors import DataError
 from runtime.core.files import json_text, write_json
 from runtime.evaluation.metrics import agreement
 from runtime.evaluation.sampling import class_balanced_indices
-from runtime.evaluation.split_file import write_split
+from runtime.evaluation.split_file import LabelledImages, read_split, write_split
+from runtime.images.listing import first_few
 from runtime.video.writer import save_image
 from train.data.dataset import Dataset, labelled, resize_all
-from train.data.registry import find_dataset, load_dataset
+from train.data.registry import describe_files, find_dataset, load_dataset
+from train.data.split_record import SplitRecord, read_record, write_record
 from train.distributed.placement import (
     Placement,
     apart,
@@ -32,7 +35,7 @@ from train.model.fold_norms import fold_weights
 from train.model.recipe import TrainConfig, check_recipe, recipe_for, stored_image_size, with_recipe_options
 from train.model.weights import Tensors, weight_arrays, write_tensors
 from train.pretrained.starting_point import StartingPoint, find_starting_point
-from train.run import CHECKPOINT_FILE, SUMMARY_FILE, TEST_FILE, WEIGHTS_FILE, Run, begin_run
+from train.run import CHECKPOINT_FILE, SPLIT_FILE, SUMMARY_FILE, TEST_FILE, WEIGHTS_FILE, Run, begin_run
 
 PANEL_IMAGES = 5
 
@@ -50,6 +53,7 @@ class Request:
         data_dir: folder of the images; `None` takes $DATA_DIR.
         stream: whether images stay on disk, as `load_dataset` takes it.
         resume: continue from the checkpoint, if there is one.
+        allow_conflicts: go on if an image is in two classes.
         json: print the summary as JSON, and everything else on stderr.
     """
 
@@ -61,6 +65,7 @@ class Request:
     data_dir: Path | None = None
     stream: str = "auto"
     resume: bool = False
+    allow_conflicts: bool = False
     json: bool = False
 
     def log(self, line: str) -> None:
@@ -96,8 +101,11 @@ def train(request: Request) -> int:
     """
     prepared = prepare(request, start_distribution())
     summary = _train(prepared, request)
-    for line in prepared.dataset.unreadable:
-        request.log(line)
+    if unreadable := prepared.dataset.unreadable:
+        for line in unreadable:
+            request.log(line)
+        if files := prepared.dataset.files:
+            request.log(files.line())
     if not prepared.placement.writes:
         return 0
     if request.json:
@@ -134,8 +142,9 @@ def prepare(request: Request, placement: Placement) -> Prepared:
     check_batch(min(run.recipe.batch_size, images), placement)
     start = _starting_weights(request, origin, run, dataset, placement)
     if placement.writes:
+        trained_on = _trained_on(request.folder)
         begin_run(request.folder, run, request.resume)
-        _write_test_split(request, dataset)
+        _write_test_split(request, dataset, trained_on)
     return Prepared(run, dataset, placement, start)
 
 
@@ -147,14 +156,22 @@ def _load(request: Request, origin: StartingPoint, recipe: TrainConfig) -> Datas
         image_size=stored_image_size(origin.model, recipe),
         interpolation=origin.model.interpolation,
         stream=request.stream,
+        record=_earlier_splits(request.folder),
+        allow_conflicts=request.allow_conflicts,
     )
-    if dataset.residence:
-        request.log(dataset.residence)
-    for line in dataset.skipped:
-        request.log(f"skipped {line}")
-    if dataset.skipped:
-        request.log(f"{len(dataset.skipped)} images skipped")
+    for line in describe_files(dataset):
+        request.log(line)
     return dataset
+
+
+def _trained_on(folder: Path) -> bool:
+    """Return whether a run has weights that have learnt from images."""
+    return any((folder / name).exists() for name in (CHECKPOINT_FILE, WEIGHTS_FILE))
+
+
+def _earlier_splits(folder: Path) -> SplitRecord | None:
+    path = folder / SPLIT_FILE
+    return read_record(path) if path.exists() and _trained_on(folder) else None
 
 
 def _starting_weights(
@@ -172,11 +189,32 @@ def _starting_weights(
     return start.tensors
 
 
-def _write_test_split(request: Request, dataset: Dataset) -> None:
+def _write_test_split(request: Request, dataset: Dataset, trained_on: bool) -> None:
     test = labelled(dataset, "test")
+    path = request.folder / SPLIT_FILE
+    if trained_on and not path.exists() and (request.folder / TEST_FILE).exists():
+        _check_test_split(request.folder, test)
+    if dataset.record is not None:
+        write_record(path, dataset.record())
     write_split(request.folder / TEST_FILE, test)
     if len(test.ids) < len(dataset.test.ids):
         request.log(f"{TEST_FILE} holds a sample, {len(test.ids)} of {len(dataset.test.ids)} images")
+
+
+def _check_test_split(folder: Path, test: LabelledImages) -> None:
+    """Check that a run of an earlier version, without a record of its splits, keeps its test images.
+
+    Raises:
+        DataError: it does not.
+    """
+    before = read_split(folder / TEST_FILE).ids
+    new = [name for name in test.ids if name not in set(before)]
+    if new:
+        raise DataError(
+            f"the images have changed since {folder} was trained: {len(new)} of {len(test.ids)} test images are not in "
+            f"its {TEST_FILE} ({first_few(new)}), and it may have learnt from them; give its images, or name another "
+            "--run"
+        )
 
 
 def _train(prepared: Prepared, request: Request) -> dict[str, Any]:
@@ -277,4 +315,4 @@ def summarise(
         "val_top1": history[-1]["val_accuracy"],
         "test_top1": test_top1,
         "test_images": len(dataset.test.labels),
-    }
+    } | ({"files": dataclasses.asdict(dataset.files)} if dataset.files else {})

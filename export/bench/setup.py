@@ -47,7 +47,7 @@ def load_setup(bundle: Path, data_dir: Path | None, count: int) -> Setup:
     """
     files, calibration = read_run_files(bundle), read_calibration(bundle)
     spec = files.run.deployed.input_spec
-    dataset = load_data_of(files.run, data_dir)
+    dataset = load_data_of(files.run, data_dir, folder=files.folder)
     representative = find_or_draw(calibration, dataset.train)
     model = files.stock_model()
     chosen = class_balanced_indices(dataset.test.labels, count, SAMPLE_SEED)

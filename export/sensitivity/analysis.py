@@ -70,7 +70,7 @@ def load_inputs(folder: Path, data_dir: Path | None, count: int) -> Inputs:
     """
     files = read_run_files(folder, SELECTIVE)
     run = files.run
-    dataset = load_data_of(run, data_dir)
+    dataset = load_data_of(run, data_dir, folder=folder)
     check_class_names(dataset.labels, run.labels, f"give the dataset that {folder} was trained on ({run.dataset})")
     chosen = class_balanced_indices(dataset.val.labels, count, SAMPLE_SEED)
     images, labels = resize_all(dataset.val.images[chosen], run.deployed.input_spec), dataset.val.labels[chosen]

@@ -96,6 +96,18 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def visible_folders(folder: Path) -> list[str]:
+    """Return the names of the folders that a folder holds, sorted, without hidden and system ones.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    entries, error = _entries(folder)
+    if error:
+        raise DataError(f"{folder} cannot be listed ({error}); make it readable")
+    return [each.name for each in entries if not is_hidden(each.name) and _kind(each) == "folder"]
+
+
 def walk(root: Path, depth: int | None = None) -> Iterator[Folder]:
     """List a folder and all below it.
 

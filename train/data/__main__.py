@@ -19,8 +19,15 @@ from runtime.core.machine import usable_cores
 from runtime.evaluation.split_file import write_split
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec
 from train.data.dataset import SPLITS, labelled
+from train.data.near_copies import near_copies
 from train.data.read_benchmark import describe_speed, measure_folder
-from train.data.registry import add_dataset_argument, add_stream_argument, load_dataset
+from train.data.registry import (
+    add_conflicts_argument,
+    add_dataset_argument,
+    add_stream_argument,
+    describe_files,
+    load_dataset,
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="area", help="how they are resized")
     parser.add_argument("--split", choices=SPLITS, default="test", help="split to write")
     add_stream_argument(parser)
+    add_conflicts_argument(parser)
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--out", type=Path, metavar="FILE", help="split file to write, e.g. test.npz")
     task.add_argument("--measure", action="store_true", help="measure how fast a folder is listed and read at random")
@@ -66,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interpolation=args.interpolation,
         seed=args.seed,
         stream=args.stream,
+        allow_conflicts=args.allow_conflicts,
     )
     split, whole = labelled(dataset, args.split), dataset.split(args.split)
     write_split(args.out, split)
@@ -78,13 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "class_names": list(dataset.labels),
             "images_in_split": len(whole.ids),
             "skipped": list(dataset.skipped),
-        }
+            "notes": [*dataset.notes, *near_copies(dataset)],
+        } | ({"files": dataclasses.asdict(dataset.files)} if dataset.files else {})
         print(json_text(figures))
         return 0
-    for line in dataset.skipped:
-        say(f"skipped {line}")
-    if dataset.residence:
-        say(dataset.residence)
+    for line in describe_files(dataset):
+        say(line)
     sample = f", a sample of {len(whole.ids)}" if len(split.ids) < len(whole.ids) else ""
     say(
         f"wrote {args.out}: {len(split.ids)} images of {len(dataset.labels)} classes, "

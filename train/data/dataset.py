@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -14,9 +14,11 @@ from runtime.evaluation.sampling import class_balanced_indices
 from runtime.evaluation.split_file import LabelledImages
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
+from train.data.class_folders import SPLITS
+from train.data.file_counts import FileCounts
 from train.data.lazy_images import LazyImages
+from train.data.split_record import SplitRecord
 
-SPLITS = ("train", "val", "test")
 # Of a split on disk, what goes into memory or into a file at once: 1 GB at 256 px.
 STREAMED_SAMPLE = 5_000
 
@@ -69,6 +71,9 @@ class Dataset:
         val: what settings are chosen on.
         test: what the final figure is measured on, and nothing else.
         skipped: the images left out, each as "path: reason".
+        notes: lines on what else is to be known about the images.
+        listed: the account of the files, as if all images on disk were readable; `None` if there are no files.
+        record: returns the record of the splits; `None` if the same call always gives the same splits.
         residence: a line on whether the images are in memory or on disk, and why; empty if there is no
             choice.
     """
@@ -80,6 +85,9 @@ class Dataset:
     test: Split
     skipped: tuple[str, ...] = ()
     residence: str = ""
+    notes: tuple[str, ...] = ()
+    listed: FileCounts | None = None
+    record: Callable[[], SplitRecord] | None = None
 
     def split(self, name: str) -> Split:
         """Return the split called "train", "val" or "test"."""
@@ -89,6 +97,14 @@ class Dataset:
     def unreadable(self) -> list[str]:
         """The images on disk that could not be read so far: a few as "path: reason", and their number."""
         return self.train.images.unreadable.lines() if isinstance(self.train.images, LazyImages) else []
+
+    @property
+    def files(self) -> FileCounts | None:
+        """The account of the files so far: images on disk that could not be read are not used."""
+        if self.listed is None or not isinstance(self.train.images, LazyImages):
+            return self.listed
+        count = len(self.train.images.unreadable)
+        return replace(self.listed, used=self.listed.used - count, unreadable=self.listed.unreadable + count)
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -135,7 +151,11 @@ def _check_split(title: str, split: Split, classes: int) -> None:
 
 
 def stratified_split(
-    labels: NDArray[np.int64], held_out: Sequence[float], seed: int, class_names: Sequence[str]
+    labels: NDArray[np.int64],
+    held_out: Sequence[float],
+    seed: int,
+    class_names: Sequence[str],
+    left_out: Callable[[int], str] = lambda label: "",
 ) -> list[NDArray[np.int64]]:
     """Divide images at random, each class in the same proportions.
 
@@ -147,6 +167,7 @@ def stratified_split(
         held_out: the fraction of each class for each part after the first; the first has the rest.
         seed: the same seed gives the same parts.
         class_names: the names of the labels, for the error.
+        left_out: returns a text on the files of a class that are not among the images, for the error.
 
     Returns:
         `len(held_out) + 1` ascending index arrays, disjoint, together `0..N-1`; every class that comes
@@ -161,7 +182,7 @@ def stratified_split(
         if len(members) < len(parts):
             raise DataError(
                 f"class {class_names[label]} has {len(members)} different image(s); expected at least "
-                f"{len(parts)}, one for each split; add images or remove the class"
+                f"{len(parts)}, one for each split{left_out(int(label))}; add images or remove the class"
             )
         order = np.random.default_rng([seed, int(label)]).permutation(members)
         counts = [max(1, round(fraction * len(members))) for fraction in held_out]

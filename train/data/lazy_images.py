@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.core.cli import BAR_DELAY_S
 from runtime.core.errors import DataError
 from runtime.core.text import printable
 from runtime.images.decode import decode, read_content
@@ -178,8 +179,7 @@ class LazyImages:
 
     def file_sizes(self) -> NDArray[np.int64]:
         """Return the bytes of every file, int64 `[N]`; -1 of one that is not there."""
-        bar = tqdm(self.names, desc="file sizes", unit="file", disable=None, leave=False)
-        return np.fromiter((_size(self.root / name) for name in bar), np.int64, len(self))
+        return file_sizes(self.root, self.names)
 
     def _read(self, rows: NDArray[np.int64]) -> Image:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
@@ -215,6 +215,12 @@ class LazyImages:
         for spec in self.specs:
             image = resize_square(image, spec)
         return image
+
+
+def file_sizes(root: Path, names: FileNames) -> NDArray[np.int64]:
+    """Return the bytes of files, by their N paths below a folder: int64 `[N]`; -1 of one that is not there."""
+    bar = tqdm(names, desc="file sizes", unit="file", disable=None, leave=False, delay=BAR_DELAY_S)
+    return np.fromiter((_size(root / name) for name in bar), np.int64, len(names))
 
 
 def _size(path: Path) -> int:

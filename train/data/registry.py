@@ -12,8 +12,10 @@ from runtime.images.input_spec import Interpolation
 from train.data.cifar10 import load_cifar10
 from train.data.dataset import Dataset, check_dataset
 from train.data.folder import load_folder
+from train.data.near_copies import near_copies
 from train.data.shapes import load_shapes
-from train.run import Run
+from train.data.split_record import SplitRecord, read_record
+from train.run import SPLIT_FILE, Run
 
 STREAM: dict[str, bool | None] = {"auto": None, "true": True, "false": False}
 
@@ -28,6 +30,9 @@ class DatasetRequest:
         interpolation: how images are resized to that side, see `runtime.images.input_spec.InputSpec`.
         seed: seed of the splits, 0 or more.
         stream: whether the images stay on disk; `None` decides by their size.
+        record: the splits of a folder that a run was trained on, which are kept.
+        grow: images that are not in `record` go to `train`; otherwise they are left out.
+        allow_conflicts: keep the first label of an image that is in two classes.
 
     Raises:
         ConfigError: the image size or the seed is out of range.
@@ -38,6 +43,9 @@ class DatasetRequest:
     interpolation: Interpolation = "area"
     seed: int = 0
     stream: bool | None = None
+    record: SplitRecord | None = None
+    grow: bool = True
+    allow_conflicts: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -67,7 +75,16 @@ DATASETS: dict[str, DatasetKind] = {
         lambda asked: load_cifar10(asked.data_dir, asked.seed), "ten classes at 32 px, downloaded if missing"
     ),
     "folder": DatasetKind(
-        lambda asked: load_folder(asked.data_dir, asked.image_size, asked.seed, asked.interpolation, asked.stream),
+        lambda asked: load_folder(
+            asked.data_dir,
+            asked.image_size,
+            asked.seed,
+            asked.interpolation,
+            asked.stream,
+            record=asked.record,
+            grow=asked.grow,
+            allow_conflicts=asked.allow_conflicts,
+        ),
         "your images, a sub-folder a class",
     ),
     "shapes": DatasetKind(
@@ -86,6 +103,9 @@ def load_dataset(
     interpolation: Interpolation = "area",
     seed: int = 0,
     stream: str = "auto",
+    record: SplitRecord | None = None,
+    grow: bool = True,
+    allow_conflicts: bool = False,
 ) -> Dataset:
     """Load a dataset and check it.
 
@@ -96,6 +116,9 @@ def load_dataset(
         interpolation: used by "folder".
         seed: seed of the splits, and of the images of "shapes".
         stream: used by "folder": "true", "false" or, by size, "auto".
+        record: used by "folder".
+        grow: used by "folder".
+        allow_conflicts: used by "folder".
 
     Returns:
         The dataset; its splits are not empty and share no image.
@@ -105,7 +128,14 @@ def load_dataset(
         DataError: the images are missing, damaged or too few.
     """
     request = DatasetRequest(
-        data_dir=data_dir, image_size=image_size, interpolation=interpolation, seed=seed, stream=STREAM[stream]
+        data_dir=data_dir,
+        image_size=image_size,
+        interpolation=interpolation,
+        seed=seed,
+        stream=STREAM[stream],
+        record=record,
+        grow=grow,
+        allow_conflicts=allow_conflicts,
     )
     dataset = find_dataset(name).load(request)
     check_dataset(dataset)
@@ -123,11 +153,39 @@ def find_dataset(name: str) -> DatasetKind:
     return DATASETS[name]
 
 
-def load_data_of(run: Run, data_dir: Path | None, stream: str = "auto") -> Dataset:
-    """Load the dataset that a run names, at the run's image size; see `load_dataset`."""
+def load_data_of(run: Run, data_dir: Path | None, stream: str = "auto", *, folder: Path) -> Dataset:
+    """Load the dataset that a run names, at the run's image size; see `load_dataset`.
+
+    Images that came to a folder after the training are left out, and each other one is in the split that it was in.
+
+    Args:
+        run: the run's description.
+        data_dir: folder of the images.
+        stream: see `load_dataset`.
+        folder: folder of the run, or of a bundle.
+    """
+    path = folder / SPLIT_FILE
     return load_dataset(
-        run.dataset, data_dir=data_dir, image_size=run.image_size, interpolation=run.model.interpolation, stream=stream
+        run.dataset,
+        data_dir=data_dir,
+        image_size=run.image_size,
+        interpolation=run.model.interpolation,
+        stream=stream,
+        record=read_record(path) if path.exists() else None,
+        grow=False,
+        allow_conflicts=True,  # the training has refused or accepted them
     )
+
+
+def describe_files(dataset: Dataset) -> list[str]:
+    """Return lines on a dataset's files: where they are, what is not used and why, near copies, and the account."""
+    lines = [dataset.residence] if dataset.residence else []
+    lines += [f"skipped {line}" for line in dataset.skipped]
+    lines += [f"{len(dataset.skipped)} images skipped"] if dataset.skipped else []
+    lines += dataset.notes
+    if dataset.files:
+        lines += [*near_copies(dataset), dataset.files.line()]
+    return lines
 
 
 def add_dataset_argument(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -144,4 +202,13 @@ def add_stream_argument(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="leave a folder's images on disk and read them as needed; auto: if they would take more than a quarter "
         "of the memory (default: %(default)s)",
+    )
+
+
+def add_conflicts_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--allow-conflicts`, for `load_dataset`, to a command."""
+    parser.add_argument(
+        "--allow-conflicts",
+        action="store_true",
+        help="go on if the same image is in two class folders, and keep the first; otherwise that is an error",
     )

@@ -159,8 +159,10 @@ def test_an_absent_split_is_taken_from_train(divided: Path, absent: list[str], s
 
 
 def test_a_folder_beside_the_splits_is_listed(divided: Path) -> None:
-    (divided / "validation").mkdir()
-    assert load_folder(divided, 8, seed=0).skipped == ("validation: neither train, val nor test",)
+    fill(divided / "extra" / "cat", 2, first=7000)
+    dataset = load_folder(divided, 8, seed=0)
+    assert dataset.notes == ("extra: neither train, val nor test, 2 image(s) not used",)
+    assert dataset.files is not None and dataset.files.outside_classes == 2
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -215,7 +217,12 @@ def test_a_jpeg_cut_short_is_skipped_although_it_decodes(pets: Path) -> None:
 def test_the_same_image_is_kept_once_in_a_plain_folder(pets: Path) -> None:
     for name in ("cat/z1.png", "cat/z2.png", "dog/z.png"):
         (pets / name).write_bytes(encoded(3))
-    dataset = load_folder(pets, 8, seed=0)
+    with pytest.raises(
+        DataError, match=r"1 image\(s\) are in two classes \(cat/03\.png and dog/z\.png\); .*--allow-con"
+    ):
+        load_folder(pets, 8, seed=0)
+    dataset = load_folder(pets, 8, seed=0, allow_conflicts=True)
+    assert dataset.notes == ("1 image(s) are in two classes, and keep the first (cat/03.png and dog/z.png)",)
     assert dataset.skipped == tuple(
         f"{name}: same image as cat/03.png" for name in ("cat/z1.png", "cat/z2.png", "dog/z.png")
     )

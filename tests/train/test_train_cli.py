@@ -39,6 +39,7 @@ FILES = {
     "curves.png",
     "test_panel.png",
     "test.npz",
+    "split.npz",
     "train.json",
     "confusion.png",
     "monitor/training.webp",
@@ -121,6 +122,60 @@ def test_a_run_folder_is_complete(trained: Trained) -> None:
     assert (run.model, run.recipe) == (NETWORK, FULL_RECIPE)
     with (trained.folder / "history.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == FULL_RECIPE.epochs
+
+
+def test_the_account_of_files_is_in_the_log_and_the_summary(trained: Trained) -> None:
+    files = json.loads(trained.stdout)["files"]
+    assert files.pop("seen") == sum(files.values()) == files["used"] == TRAIN_IMAGES
+    assert f"files: {TRAIN_IMAGES} seen = {TRAIN_IMAGES} used" in trained.stderr
+
+
+@pytest.fixture
+def grown(trained: Trained, tmp_path: Path) -> Path:
+    """The images, and as many new ones whose names come first."""
+    folder = Path(shutil.copytree(trained.images, tmp_path / "grown"))
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        image = np.random.default_rng(index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        cv2.imwrite(str(path.with_name(f"-new{path.name}")), image)
+    return folder
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_keeps_its_test_images_when_its_folder_grows(
+    trained: Trained, copied: Path, grown: Path, capsys: pytest.CaptureFixture[str], resume: bool
+) -> None:
+    if not resume:
+        (copied / "checkpoint.safetensors").unlink()
+    before = read_split(copied / "test.npz").ids
+    assert run_cli(main, arguments(grown, copied, *(["--resume"] if resume else []))) == 0
+    after = read_split(copied / "test.npz").ids
+    assert after == before
+    assert f"{TRAIN_IMAGES} image(s) are new since the run began" in capsys.readouterr().out
+
+
+def test_a_run_without_a_record_does_not_get_test_images_that_it_may_have_learnt_from(
+    trained: Trained, copied: Path, grown: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "split.npz").unlink()
+    test = (copied / "test.npz").read_bytes()
+    assert run_cli(main, arguments(grown, copied, "--resume")) == 2
+    assert "test images are not in its test.npz" in capsys.readouterr().err
+    assert (copied / "test.npz").read_bytes() == test
+    assert run_cli(main, arguments(trained.images, copied, "--resume")) == 0
+    assert (copied / "split.npz").exists()
+
+
+def test_an_image_in_two_classes_is_an_error_unless_it_is_allowed(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    first, *_, last = sorted(folder.rglob("*.png"))
+    shutil.copy(first, last.with_name("zz.png"))
+    assert run_cli(main, arguments(folder, tmp_path / "run")) == 2
+    assert "1 image(s) are in two classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run_cli(main, arguments(folder, tmp_path / "run", "--allow-conflicts", "--epochs", "1")) == 0
+    assert "1 image(s) are in two classes, and keep the first" in capsys.readouterr().out
 
 
 def test_json_stands_alone_on_standard_output(trained: Trained) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from runtime.core.cli import command_parser, run_cli, shared_options
 from runtime.core.errors import ArtifactError, ConfigError
 from runtime.core.files import json_text, sha256_of, write_json
-from runtime.core.text import printable_lines
+from runtime.core.text import check_labels, printable_lines
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS
 from train.model.config import FocalNetConfig
@@ -269,32 +269,63 @@ def _description(checkpoint: Path) -> dict[str, Any]:
 
 
 def _labels(checkpoint: Path, classes: int, given: Path | None) -> tuple[str, ...]:
-    """Return the given class names, those beside the checkpoint, those of ImageNet-1k, or numbers."""
-    if given is not None:
-        return _read_labels(given, classes)
-    names = _description(checkpoint).get("id2label")
-    names = names if isinstance(names, dict) else {}
-    first = str(names.get("0", "LABEL_0"))  # transformers' default
-    if classes == len(imagenet_labels()) and first.startswith(("LABEL_", imagenet_labels()[0])):
+    """Return the given class names, those beside the checkpoint, those of ImageNet-1k, or numbers.
+
+    Raises:
+        ArtifactError: they are not one name a class, as `check_labels` accepts them.
+    """
+    source = given or checkpoint.with_name(DESCRIPTION_FILE)
+    labels = _read_labels(given) if given else _described_labels(_description(checkpoint), classes, source)
+    if len(labels) != classes:
+        raise ArtifactError(
+            f"{source} has {len(labels)} class names for the {classes} classes of the checkpoint; "
+            "give one a class, one a line, with --labels"
+        )
+    try:
+        check_labels(labels)
+    except ConfigError as error:
+        raise ArtifactError(f"{source}: {error}; give {classes} class names, one a line, with --labels") from error
+    return labels
+
+
+def _described_labels(described: Mapping[str, Any], classes: int, source: Path) -> tuple[str, ...]:
+    """Return the class names in a config.json: transformers' `id2label`, or timm's `label_names`."""
+    timm = described.get("pretrained_cfg")
+    listing = described.get("label_names", timm.get("label_names") if isinstance(timm, dict) else None)
+    names = described.get("id2label", listing)
+    if isinstance(names, dict):
+        if wrong_ids := sorted(set(names) - {str(index) for index in range(len(names))}):
+            raise ArtifactError(
+                f"{source}: `id2label` has the number {wrong_ids[0]!r}; expected 0 to {len(names) - 1}: correct it, or "
+                "give the class names with --labels"
+            )
+        names = [names[str(index)] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        return imagenet_labels() if classes == len(imagenet_labels()) else _numbers(classes)
+    labels = tuple(str(each).removeprefix("\ufeff") for each in names)
+    if labels == tuple(f"LABEL_{index}" for index in range(len(labels))) and len(labels) == classes:
+        # transformers' default
+        return imagenet_labels() if classes == len(imagenet_labels()) else labels
+    if classes == len(labels) == len(imagenet_labels()) and labels[0].startswith(imagenet_labels()[0]):
         return imagenet_labels()
-    labels = tuple(str(names.get(str(index), f"class {index}")) for index in range(classes))
     # Equal names get their number: ImageNet-22k has many.
     times = Counter(labels)
-    return tuple(f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(labels))
+    return tuple(
+        f"{label} ({index})" if times[label] > 1 and label.strip() else label for index, label in enumerate(labels)
+    )
 
 
-def _read_labels(path: Path, classes: int) -> tuple[str, ...]:
+def _numbers(classes: int) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(classes))
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        labels = tuple(path.read_text(encoding="utf-8").split("\n"))
+        # Without a byte order mark, and with any system's line ends.
+        labels = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); expected one class name a line") from error
-    labels = labels[:-1] if labels and not labels[-1] else labels
-    if len(labels) != classes or len(set(labels)) != classes or not all(label.strip() for label in labels):
-        raise ConfigError(
-            f"{path} has {len(labels)} lines, {len(set(labels))} of them different; expected {classes} different "
-            "class names, one a line"
-        )
-    return labels
+        raise ArtifactError(f"{path} cannot be read ({error}); expected one class name a line, in UTF-8") from error
+    return tuple(labels[:-1] if not labels[-1] else labels)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -203,12 +203,62 @@ def test_a_missing_file_and_a_folder_with_a_run_are_refused(
 
 
 @pytest.mark.usefixtures("small_preset")
-@pytest.mark.parametrize("text", ["a\nb\n", "a\nb\nb\n", "a\n\nb\n", "a\nb\nc\nd"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"a\nb\n", "has 2 class names for the 3 classes"),
+        (b"a\nb\nc\nd", "has 4 class names for the 3 classes"),
+        (b"a\nb\nb\n", "labels[2]='b'; expected a name of its own"),
+        (b"a\n\nb\n", "labels[1]=''; expected a class name that is not empty"),
+        (b"a\n \nb\n", "labels[1]=' '; expected a class name that is not empty"),
+        (b"a\n\x1b[31m\nb\n", "without control characters"),
+        (b"a\n\xff\nb\n", "cannot be read"),
+        (b"", "has 0 class names"),
+    ],
+)
 def test_labels_that_are_not_one_different_name_a_class_are_refused(
-    text: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: bytes, reason: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "names.txt").write_text(text)
-    assert "expected 3 different class names" in refused(checkpoint, capsys, "--labels", str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_bytes(text)
+    error = refused(checkpoint, capsys, "--labels", str(tmp_path / "names.txt"))
+    assert reason in error and ("--labels" in error or "one class name a line" in error)
+
+
+@pytest.mark.usefixtures("small_preset")
+def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_a_label(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("\ufeffcat\r\ndog\r\nfish\r\n".encode())
+    options = ["--preset", "focalnet_plain", "--out", str(tmp_path / "run"), "--labels", str(tmp_path / "names.txt")]
+    assert run_cli(main, [str(checkpoint), *options]) == 0
+    assert read_run(tmp_path / "run").labels == ("cat", "dog", "fish")
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize(
+    ("described", "reason"),
+    [
+        ({"id2label": {"0": "cat", "1": "a\nb", "2": "dog"}}, "labels[1]="),
+        ({"id2label": {"0": "cat", "1": "", "2": ""}}, "labels[1]=''; expected a class name that is not empty"),
+        ({"id2label": {"0": "cat", "1": "dog"}}, "has 2 class names for the 3 classes"),
+        ({"id2label": {"0": "cat", "1": "dog", "5": "fish"}}, "`id2label` has the number '5'; expected 0 to 2"),
+        ({"label_names": ["cat", "dog", "fish", "bird"]}, "has 4 class names for the 3 classes"),
+        ({"pretrained_cfg": {"label_names": ["cat", "\ud800", "x"]}}, "labels[1]="),
+    ],
+)
+def test_labels_beside_the_checkpoint_follow_the_same_rules(
+    described: Any, reason: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint.with_name("config.json").write_text(json.dumps(described))
+    error = refused(checkpoint, capsys)
+    assert reason in error and "--labels" in error
+
+
+@pytest.mark.usefixtures("small_preset")
+@pytest.mark.parametrize("nest", [lambda names: names, lambda names: {"pretrained_cfg": names}])
+def test_timm_s_label_names_are_the_labels(nest: Any, checkpoint: Path, tmp_path: Path) -> None:
+    described = {"architecture": "focalnet", **nest({"label_names": ["cat", "dog", "fish"]})}
+    checkpoint.with_name("config.json").write_text(json.dumps(described))
+    assert run_cli(main, [str(checkpoint), "--preset", "focalnet_plain", "--out", str(tmp_path / "run")]) == 0
+    assert read_run(tmp_path / "run").labels == ("cat", "dog", "fish")
 
 
 @pytest.mark.usefixtures("small_preset")

@@ -45,13 +45,12 @@ def test_says_what_the_model_computes(bundle: Path, precision: str) -> None:
             np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["ort", "tflite"])
-def test_a_bundle_may_have_a_name_that_is_not_utf_8(bundle: Path, tmp_path: Path, engine: str) -> None:
+def test_a_bundle_may_have_a_name_that_is_not_utf_8(bundle: Path, tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"Stra\xdfe\n")
     shutil.copytree(bundle, odd)
     image = np.zeros((1, SIDE, SIDE, 3), np.uint8)
-    expected = open_engine(bundle, engine=engine).run(image)
-    np.testing.assert_array_equal(open_engine(odd, engine=engine).run(image).logits, expected.logits)
+    expected = open_engine(bundle, engine="ort").run(image)
+    np.testing.assert_array_equal(open_engine(odd, engine="ort").run(image).logits, expected.logits)
 
 
 def test_outputs_outlive_the_next_run(bundle: Path) -> None:

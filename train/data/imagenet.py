@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from runtime.core.errors import DataError
+from runtime.core.errors import DataError, FieldError
+from runtime.core.text import check_labels, name_text, printable
 
 CLASSES_FILE = Path(__file__).with_name("imagenet_classes.tsv")
 
@@ -38,8 +39,16 @@ def readable_labels(folder_names: Sequence[str]) -> tuple[str, ...]:
     """Return the class names of folders, in their order.
 
     Raises:
-        DataError: two folders are of one class.
+        DataError: two folders are of one class, or the name of one is not Unicode or has control characters.
     """
+    folder_names = tuple(map(name_text, folder_names))
+    try:
+        check_labels(folder_names)
+    except FieldError as error:
+        raise DataError(
+            f"the class folder '{printable(str(error.received))}' has a name that cannot be a label; "
+            f"expected {error.expected}: rename the folder"
+        ) from None
     folder_of: dict[str, str] = {}
     for folder in folder_names:
         first = folder_of.setdefault(readable_label(folder), folder)

@@ -10,6 +10,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.core.text import file_id
+
 
 @dataclass(frozen=True, eq=False)
 class FileNames(Sequence[str]):
@@ -54,6 +56,29 @@ class FileNames(Sequence[str]):
         """Memory that the names take, in bytes; parts have their content in common."""
         arrays = (self.folder_of, self.starts, self.lengths)
         return len(self.content) + sum(each.nbytes for each in arrays) + sum(len(each) for each in self.folders)
+
+
+@dataclass(frozen=True, eq=False)
+class FileIds(Sequence[str]):
+    """The identifiers of files, each made when indexed: their paths as `file_id` writes them, in UTF-8 and printable.
+
+    Args:
+        names: N paths.
+    """
+
+    names: FileNames
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> FileIds: ...
+    def __getitem__(self, index: int | slice) -> str | FileIds:
+        """Return a file's identifier, or those of a slice of the files."""
+        return FileIds(self.names[index]) if isinstance(index, slice) else file_id(self.names[index])
 
 
 class FileNamesBuilder:

@@ -23,6 +23,7 @@ from runtime.images.formats import FIRST_BYTES, SUFFIXES, starts_like_an_image
 from runtime.images.listing import Listing, images_of
 from runtime.images.preprocess import Image
 from runtime.video.container import read_extent
+from runtime.video.opencv_path import is_text
 from runtime.video.sample_clip import sample_frames
 from runtime.video.video_file import LIVE_FPS, Images, Video, open_video_file, open_video_url
 
@@ -159,9 +160,9 @@ def _check_spec(spec: str) -> None:
         reason = "it names nothing"
     elif _is_root(spec):
         reason = "it is the whole file system"
-    elif any("\ud800" <= character <= "\udfff" for character in spec) and not Path(spec).is_dir():
+    elif not is_text(spec) and (_is_device(spec) or _is_url(spec) or _is_pipeline(spec)):
         # OpenCV ends the process on such a name.
-        reason = "its name is not UTF-8; rename it"
+        reason = "it is not UTF-8"
     if reason:
         raise SourceError(f"received --source '{shortened(spec, LONGEST_SHOWN)}': {reason}; {_choices()}")
     if _is_url(spec):

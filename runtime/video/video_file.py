@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import cv2
 from runtime.core.errors import DataError, SourceError
 from runtime.images.preprocess import Image, bgr_to_rgb
 from runtime.video.container import NO_COUNT, Extent, read_extent
+from runtime.video.opencv_path import opencv_path
 
 LIVE_FPS = 30.0
 MAX_BAD_FRAMES = 100
@@ -139,10 +139,14 @@ def open_video_file(path: Path, on_skip: Callable[[str], None], loop: bool) -> t
     Raises:
         SourceError: it has no frame.
     """
-    # An absolute path is never taken for a URL or a pipeline.
-    name = os.path.abspath(path)  # noqa: PTH100 (`resolve` would follow links, whose names have other endings)
-    video = Video(str(path), lambda: cv2.VideoCapture(name), read_extent(path))
+    video = Video(str(path), lambda: _capture_of(path), read_extent(path))
     return video, _begin(video, video.open_capture(), on_skip, loop)
+
+
+def _capture_of(path: Path) -> cv2.VideoCapture:
+    # What is open stays so without its link.
+    with opencv_path(path) as name:
+        return cv2.VideoCapture(name)
 
 
 def open_video_url(

@@ -23,6 +23,7 @@ from runtime.core.errors import SourceError
 from runtime.evaluation.split_file import LabelledImages, write_split
 from runtime.video.camera import Camera
 from runtime.video.sources import Frame, is_live, live_frames, open_source
+from tests.support.clips import write_clip
 
 TIMEOUT_S = 0.4
 
@@ -127,7 +128,9 @@ def test_missing_file_lists_the_choices(tmp_path: Path) -> None:
         ("//", "the whole file system"),
         ("/tmp/..", "the whole file system"),
         (".", "no readable image"),
-        ("\udcff.mp4", "not UTF-8"),
+        ("\udcff.mp4", "there is no source"),
+        ("\udcff ! appsink", "not UTF-8"),
+        ("/dev/\udcff", "not UTF-8"),
         ("http://\udcff/a", "not UTF-8"),
         ("x" * 5000, "there is no source 'xxx"),
         ("9" * 5000, "there is no source '999"),
@@ -578,3 +581,21 @@ def test_a_missing_stream_is_an_error() -> None:
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:9/live cannot be opened"):
         collect("http://127.0.0.1:9/live")
     assert time.monotonic() - start_s < 5
+
+
+@pytest.mark.parametrize(
+    "name", [b"Stra\xdfe", b"line\nbreak", b"x" * 250, b"100%03d [1]", b"a:b", b"\x1b[31m", b"-rf"], ids=ascii
+)
+def test_a_video_or_image_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path(os.fsdecode(name))):
+        folder.mkdir(exist_ok=True)
+        write_clip(tmp_path / "clip.avi", 3)
+        video = (tmp_path / "clip.avi").rename(folder / f"{os.fsdecode(name)}.avi")
+        image = folder / f"{os.fsdecode(name)}.png"
+        image.write_bytes(cv2.imencode(".png", np.full((4, 5, 3), 9, np.uint8))[1].tobytes())
+        for path, count in ((video, 3), (image, 1)):
+            with open_source(str(path), on_skip=pytest.fail) as source:
+                assert len(list(source.frames)) == count
+        with open_source(str(video), on_skip=pytest.fail, loop=True) as source:
+            assert len(list(itertools.islice(source.frames, 7))) == 7

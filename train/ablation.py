@@ -27,7 +27,7 @@ from runtime.core.schema import parse, renamed
 from runtime.evaluation.sampling import class_balanced_indices
 from runtime.images.input_spec import InputSpec
 from train.data.dataset import Dataset, Split
-from train.data.registry import DATASETS, add_stream_argument, load_dataset
+from train.data.registry import DATASETS, add_conflicts_argument, add_stream_argument, load_dataset
 from train.model.fold_norms import fold_weights
 from train.model.presets import PRESETS, Preset, find_preset
 from train.model.recipe import TrainConfig, image_spec, recipe_for
@@ -240,6 +240,7 @@ def main(argv: Sequence[str] | None = None, *, load: Callable[..., Dataset] = lo
                 image_size=stored.size,
                 interpolation=stored.interpolation,
                 stream=args.stream,
+                allow_conflicts=args.allow_conflicts,
             )
             datasets[stored] = dataclasses.replace(whole, train=balanced_sample(whole.train, args.images))
             begin_ablation(args.out, settings)
@@ -270,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", default="cifar10", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     add_stream_argument(parser)
+    add_conflicts_argument(parser)
     parser.add_argument("--epochs", type=int, default=6, metavar="N", help="epochs of each training, 1 or more")
     parser.add_argument(
         "--images",

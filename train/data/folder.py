@@ -36,6 +36,7 @@ from train.data.split_record import LEFT_OUT, SHA256_BYTES, Codes, Files, SplitR
 HELD_OUT_FRACTION = 0.15
 # Training holds them more than once: as they were read, resized, and on the device, which may be this machine too.
 RESIDENT_SHARE = 0.25
+NOTHING_LEFT_OUT = "(0 skipped)"
 ASSUMED_MEMORY_BYTES = 8 * 1024**3  # if the system does not report it
 
 
@@ -230,6 +231,8 @@ def _left_out(found: ClassFolders, read: _Read, label: int) -> str:
     """Return how many images of a class are not used and why, and what else its folder has: the first of each."""
     lines = [f"{found.names[row]}: {reason}" for row, reason in read.reasons.items() if found.labels[row] == label]
     others = found.left_by_class.get(found.class_names[label], ())
+    if not lines and not others:
+        return NOTHING_LEFT_OUT
     skipped = f"{len(lines)} skipped{': ' if lines else ''}{first_few(lines)}"
     return f"({skipped}{'; no image files: ' if others else ''}{', '.join(others)})"
 
@@ -249,7 +252,7 @@ def _divide(
         [HELD_OUT_FRACTION] * len(absent),
         seed,
         found.class_names,
-        lambda label: f" {_left_out(found, read, label)}",
+        lambda label: f" {reasons}" if (reasons := _left_out(found, read, label)) != NOTHING_LEFT_OUT else "",
     )
     for split, indices in zip(absent, drawn[1:], strict=True):
         codes[whole[indices]] = SPLITS.index(split)

@@ -201,10 +201,10 @@ def onnx_properties(run: Run) -> dict[str, Any]:
 
 def describe_preprocessing(spec: InputSpec) -> str:
     """Return in words how an artifact's input is made from an image."""
-    if spec.interpolation == "bicubic":
+    if spec.interpolation != "area":
         return (
-            f"the short side resized to {spec.resized_short_side} pixels, antialiased bicubic, and the centre of "
-            f"{spec.size} pixels a side"
+            f"the short side resized to {spec.resized_short_side} pixels, antialiased {spec.interpolation}, and "
+            f"the centre of {spec.size} pixels a side"
         )
     share = "" if spec.crop_fraction == 1.0 else f" of {spec.crop_fraction:g} of the short side"
     return f"the centred square{share}, resized to {spec.size} pixels a side"

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from runtime.core.errors import ConfigError
 
-Interpolation = Literal["area", "bicubic"]
+Interpolation = Literal["area", "bicubic", "bilinear"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 
@@ -21,7 +21,7 @@ class InputSpec:
         crop_fraction: side of the centred square that the network sees, as a share of the image's short side, above 0,
             at most 1.
         interpolation: "area" crops that square and resizes it: by area averaging if it shrinks, bilinearly if it
-            grows. "bicubic" first resizes the whole image, antialiased, its short side to
+            grows. "bicubic" and "bilinear" first resize the whole image, antialiased, its short side to
             `floor(size / crop_fraction)`, and then crops its centre. The pixels are those of torchvision's `Resize` and
             `CenterCrop` with Pillow, as in published ImageNet figures.
     """
@@ -50,10 +50,10 @@ class InputSpec:
 
     @property
     def resized_short_side(self) -> int:
-        """The short side of the resized image under "bicubic", in pixels."""
+        """The short side of the resized image under "bicubic" and "bilinear", in pixels."""
         return math.floor(self.size / self.crop_fraction)
 
     @property
     def seen_fraction(self) -> float:
         """The share of an image's short side that the network sees: `crop_fraction`, rounded to whole pixels."""
-        return self.size / self.resized_short_side if self.interpolation == "bicubic" else self.crop_fraction
+        return self.size / self.resized_short_side if self.interpolation != "area" else self.crop_fraction

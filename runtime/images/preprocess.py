@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.core.errors import DataError
-from runtime.images.bicubic import resize_window
+from runtime.images.antialiased import resize_window
 from runtime.images.input_spec import InputSpec
 
 Image = NDArray[np.uint8]
@@ -74,8 +74,8 @@ def resize_square(image: Image, spec: InputSpec) -> Image:
     Returns:
         uint8 `[size, size, 3]`.
     """
-    if spec.interpolation == "bicubic":
-        return _resize_bicubic(image, spec)
+    if spec.interpolation != "area":
+        return _resize_antialiased(image, spec)
     square, size = centre_square(image, spec.crop_fraction), spec.size
     if square.shape[0] == size:
         return np.ascontiguousarray(square)
@@ -83,7 +83,7 @@ def resize_square(image: Image, spec: InputSpec) -> Image:
     return np.asarray(cv2.resize(square, (size, size), interpolation=interpolation), dtype=np.uint8)
 
 
-def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
+def _resize_antialiased(image: Image, spec: InputSpec) -> Image:
     height, width = image.shape[:2]
     short, target = min(height, width), spec.resized_short_side
     rows, columns = (int(target * side / short) for side in (height, width))
@@ -91,7 +91,7 @@ def _resize_bicubic(image: Image, spec: InputSpec) -> Image:
     top, left = (round((side - spec.size) / 2) for side in (rows, columns))
     if short == target:
         return np.ascontiguousarray(image[top : top + spec.size, left : left + spec.size])
-    return resize_window(image, (rows, columns), (top, left, spec.size, spec.size))
+    return resize_window(image, (rows, columns), (top, left, spec.size, spec.size), spec.interpolation)
 
 
 def preprocess(image: Image, spec: InputSpec) -> Image:

@@ -67,8 +67,8 @@ class FocalNetConfig:
         std: per-channel RGB standard deviation, divided by inside the graph.
         crop_fraction: side of the centred square that the network sees, as a share of an image's short side, above
             0, at most 1 (published ImageNet figures: 0.875). Training crops at random from the whole square.
-        interpolation: how images are resized: "area", by averages over areas; or "bicubic", antialiased, as Pillow
-            and torchvision do it. Both as `runtime.images.input_spec.InputSpec` says.
+        interpolation: how images are resized: "area", by averages over areas; or "bicubic" or "bilinear",
+            antialiased, as Pillow and torchvision do it. Both as `runtime.images.input_spec.InputSpec` says.
     """
 
     input_size: int

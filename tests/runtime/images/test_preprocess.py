@@ -39,7 +39,7 @@ def pillow(image: Image, spec: InputSpec) -> Image:
     opened = PIL.Image.fromarray(image)
     for size in ((resized[0], height), resized):
         if size != opened.size:
-            opened = opened.resize(size, PIL.Image.Resampling.BICUBIC)
+            opened = opened.resize(size, PIL.Image.Resampling[spec.interpolation.upper()])
     left, top = (round((side - spec.size) / 2.0) for side in resized)
     return np.asarray(opened.crop((left, top, left + spec.size, top + spec.size)))
 
@@ -50,10 +50,13 @@ def pillow(image: Image, spec: InputSpec) -> Image:
     width=st.integers(1, 300),
     size=st.integers(1, 120),
     crop_fraction=st.sampled_from([1.0, 0.875, 0.9, 0.5, 0.3]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
     binary=st.booleans(),
 )
-def test_bicubic_is_pillows_to_the_bit(height: int, width: int, size: int, crop_fraction: float, binary: bool) -> None:
-    spec, image = InputSpec(size, crop_fraction, "bicubic"), noise(height, width, binary=binary)
+def test_bicubic_and_bilinear_are_pillows_to_the_bit(
+    height: int, width: int, size: int, crop_fraction: float, interpolation: Any, binary: bool
+) -> None:
+    spec, image = InputSpec(size, crop_fraction, interpolation), noise(height, width, binary=binary)
     np.testing.assert_array_equal(resize_square(image, spec), pillow(image, spec))
 
 
@@ -100,7 +103,7 @@ def test_area_with_a_crop_is_that_share_of_the_short_side() -> None:
     np.testing.assert_array_equal(resize_square(image, InputSpec(224, 0.875)), expected)
 
 
-@pytest.mark.parametrize("interpolation", ["area", "bicubic"])
+@pytest.mark.parametrize("interpolation", ["area", "bicubic", "bilinear"])
 def test_a_stored_image_with_a_margin_is_cropped_and_not_resized(interpolation: Any) -> None:
     stored = noise(256, 256)
     found = resize_square(stored, InputSpec(224, 0.875, interpolation))
@@ -144,5 +147,5 @@ def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", ["nearest", "", None, 3])
 def test_an_unknown_interpolation_lists_the_known_ones(value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"area or bicubic"):
+    with pytest.raises(ConfigError, match=r"area or bicubic or bilinear"):
         InputSpec(48, interpolation=value)

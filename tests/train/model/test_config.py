@@ -167,7 +167,7 @@ def as_json(config: FocalNetConfig) -> dict[str, Any]:
     drop=st.floats(0.0, 0.99),
     mean=st.tuples(*[st.floats(0.0, 1.0)] * 3),
     initializer=st.sampled_from(["glorot", "paper"]),
-    interpolation=st.sampled_from(["area", "bicubic"]),
+    interpolation=st.sampled_from(["area", "bicubic", "bilinear"]),
 )
 def test_any_network_survives_json(
     drop: float, mean: tuple[float, float, float], initializer: Any, interpolation: Any

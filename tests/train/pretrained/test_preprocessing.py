@@ -81,6 +81,7 @@ def test_the_short_side_is_exactly_the_file_s(size: int, tmp_path: Path) -> None
         ({"size": 73, "crop_size": 64}, {"input_size": 64}),
         ({"size": None, "crop_size": None}, {"input_size": 32, "crop_fraction": 0.875}),
         ({"size": {"shortest_edge": 64}}, {"crop_fraction": 1.0}),
+        ({"resample": 2}, {"interpolation": "bilinear"}),
         ({"do_resize": None, "resample": None}, {"interpolation": "bicubic"}),
         ({"crop_pct": 0.9, "size": {"shortest_edge": 96}, "crop_size": None}, {"input_size": 96, "crop_fraction": 0.9}),
     ],
@@ -93,7 +94,7 @@ def test_other_forms_of_transformers_settings(changes: Any, expected: Any, tmp_p
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"resample": 1}, "`resample` is 'lanczos'"),
+        ({"resample": 1}, "`resample` is 'lanczos'; expected bicubic or bilinear"),
         ({"resample": 0}, "`resample` is 'nearest'"),
         ({"resample": 99}, "`resample` is '99'"),
         ({"resample": "bicubic"}, "`resample` is 'bicubic'"),

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from runtime.core.errors import ConfigError, DataError
 from runtime.core.machine import read_memory, usable_cores
+from runtime.core.text import name_text, printable
 from runtime.images.decode import decode, read_content
 from runtime.images.formats import SUFFIXES
 from runtime.images.input_spec import InputSpec, Interpolation
@@ -31,6 +32,7 @@ from train.data.dataset import Dataset, Split, stratified_split
 from train.data.file_counts import FileCounts
 from train.data.imagenet import readable_labels
 from train.data.lazy_images import LazyImages, Unreadable, file_sizes
+from train.data.packed_paths import FileIds
 from train.data.split_record import LEFT_OUT, SHA256_BYTES, Codes, Files, SplitRecord, digest, follow, make_record
 
 HELD_OUT_FRACTION = 0.15
@@ -86,8 +88,8 @@ def load_folder(
         allow_conflicts: keep the first label of an image that is in two classes.
 
     Returns:
-        The dataset, with the classes in the order of their folders' names; an id is the path below `data_dir`. A
-        folder called by ImageNet's number for its class gives the class' readable name.
+        The dataset, with the classes in the order of their folders' names; an id is the path below `data_dir`, as
+        `file_id` writes it. A folder called by ImageNet's number for its class gives the class' readable name.
 
     Raises:
         ConfigError: no folder was given.
@@ -119,7 +121,7 @@ def load_folder(
         return make_record(files, codes, record)
 
     return Dataset(
-        name=root.resolve().name or "folder",
+        name=printable(name_text(root.resolve().name)) or "folder",
         labels=labels,
         **splits,
         skipped=tuple(f"{found.names[row]}: {reason}" for row, reason in read.reasons.items()),
@@ -301,7 +303,7 @@ def _in_memory(found: ClassFolders, read: _Read, codes: Codes, image_size: int) 
         resized = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
             resized[place] = read.images[row]
-        splits[split] = Split(resized, found.labels[rows], tuple(found.names.part(rows)))
+        splits[split] = Split(resized, found.labels[rows], tuple(FileIds(found.names.part(rows))))
     return splits
 
 
@@ -313,5 +315,5 @@ def _on_disk(root: Path, found: ClassFolders, codes: Codes, stored: InputSpec) -
         rows = np.flatnonzero(codes == number)
         names, labels = found.names.part(rows), found.labels[rows]
         images = LazyImages(root, names, labels, (stored,), pool, unreadable)
-        splits[split] = Split(images, labels, names)
+        splits[split] = Split(images, labels, FileIds(names))
     return splits

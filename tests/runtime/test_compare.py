@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -20,13 +21,15 @@ from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write
 from runtime.compare import main
 from runtime.core.cli import run_cli
 from runtime.core.errors import ArtifactError, ConfigError, DataError
+from runtime.core.text import printable_lines
 from runtime.engines.outputs import Outputs
-from runtime.evaluation.split_file import LabelledImages, write_split
+from runtime.evaluation.split_file import LabelledImages, read_split, write_split
 from runtime.images.input_spec import InputSpec
-from runtime.parity.comparison import SCHEMA_VERSION, Effort
+from runtime.parity.comparison import SCHEMA_VERSION, Effort, write_reports
 from runtime.parity.comparison import compare as compare_pair
 from runtime.parity.pair import ComparedArtifact, Pair
 from runtime.parity.report.html import render_report
+from runtime.parity.report.markdown import to_screen
 from runtime.parity.report.svg_charts import BarPair, Estimate, estimates, histogram, paired_bars
 from runtime.parity.rules import DEFAULT_LIMITS, Limit, read_limits
 from tests.support import tiny_bundle
@@ -610,6 +613,24 @@ def test_names_of_files_and_classes_cannot_write_into_the_page(manifest, images)
     page = Page(render_report(comparison.report, comparison.panels))
     assert not page.tags & {"script", "i", "b"}
     assert "$x" in " ".join(page.words)
+
+
+def test_every_report_is_text_whatever_the_names_are(manifest, images, tmp_path):
+    labels = ("a | b", "US$_$1 `x`", "]]>&lt;")
+    ids = (os.fsdecode(b"Stra\xdfe\x1b[31m"), "line\nbreak", "\ufffe\u202e", *images.ids[3:])
+    named = replace(images, ids=ids, class_names=labels, dataset="<b>\udcdf\x1b")
+    write_split(tmp_path / "odd.npz", named)
+    pair = pair_of(engines(last_class_zeroed), replace(manifest, labels=labels, preset="p\x1b[31m\udcff"))
+    comparison = compare_pair(pair, read_split(tmp_path / "odd.npz"), ACCURACY, LITTLE, measures=quick_measures())
+    write_reports(tmp_path / "report", comparison)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "report").iterdir()}
+    assert {"report.json", "junit.xml", "report.md", "report.html"} == set(texts)
+    for text in (*texts.values(), to_screen(comparison.report)):
+        assert printable_lines(text) == text
+    ElementTree.fromstring(texts["junit.xml"])
+    assert r"\<b\>\\xdf\\x1b" in texts["report.md"]
+    worse = " ".join(line for line in texts["report.md"].splitlines() if "lose beyond chance" in line)
+    assert "]]>" not in worse.replace(r"\]\]\>", "")
 
 
 def test_a_class_without_images_has_no_figures_and_no_bar(images, command, tmp_path):

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from runtime.core.cli import command_parser, run_cli, shared_options
-from runtime.core.errors import ArtifactError, ConfigError
+from runtime.core.errors import ArtifactError, ConfigError, DataError
 from runtime.core.files import json_text, sha256_of, write_json
 from runtime.core.text import check_labels, printable_lines
+from runtime.images.decode import read_content
 from train.data.imagenet import imagenet_labels
 from train.data.registry import DATASETS
 from train.model.config import FocalNetConfig
@@ -321,10 +322,11 @@ def _numbers(classes: int) -> tuple[str, ...]:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        # Without a byte order mark, and with any system's line ends.
-        labels = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        # Without a byte order mark.
+        text = read_content(path).decode("utf-8-sig")
+    except (DataError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); expected one class name a line, in UTF-8") from error
+    labels = text.replace("\r\n", "\n").split("\n")
     return tuple(labels[:-1] if not labels[-1] else labels)
 
 

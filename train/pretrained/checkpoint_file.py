@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from runtime.core.errors import ArtifactError, ConfigError
-from runtime.core.files import read_json
 from runtime.core.schema import parse
 from train.model.weights import Tensors, listed
 from train.pretrained.checkpoint_names import NAMINGS, Naming
+from train.pretrained.preprocessing import read_object
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
@@ -307,8 +307,8 @@ def _torch_array(value: Any, name: str, path: Path) -> NDArray[Any]:
 
 def _read_shards(index: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     """Return the files and the tensors that an index names."""
-    listing = read_json(index, made_by="save_pretrained")
-    if not isinstance(listing, dict) or "weight_map" not in listing:
+    listing = read_object(index)
+    if "weight_map" not in listing:
         raise ArtifactError(f"{index} has no `weight_map`; expected the file of each tensor: download it again")
     try:
         places: dict[str, str] = parse(dict[str, str], listing["weight_map"], "weight_map")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import subprocess
@@ -82,6 +83,18 @@ def test_a_whole_video_gives_every_frame(name: str, clips: Path) -> None:
     counted = name in ("a.mp4", "a.avi")
     assert source.video.extent.frames == (FRAMES if counted else None)
     assert bool(source.video.extent.note) is not counted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("name", [b"\xff\xfe.avi", b"a:b.avi", b"a%03d.avi", b"http:x.avi", b"\x1b[31m.avi"])
+def test_a_video_of_any_name_is_read_whole_or_called_damaged(name: bytes, clips: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes((clips / "a.avi").read_bytes())
+    assert read_apart(path) == (FRAMES, 0, "")
+    path.write_bytes((clips / "a.avi").read_bytes()[:-20_000])
+    _, code, error = read_apart(path)
+    assert code == 2 and error.count("\n") == 1 and "is damaged" in error
+    assert "\x1b" not in error
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.webm"])

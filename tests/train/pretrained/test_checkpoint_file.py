@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import struct
 import zipfile
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_shard_without_its_tensors_is_refused(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {}}']
+    "text", ["{", "[]", "{}", '{"a":' * 100_000, '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {}}']
 )
 def test_a_damaged_index_is_one_line(text: str, sharded: Path) -> None:
     sharded.write_text(text)
@@ -324,3 +325,27 @@ def test_shards_of_torch_are_joined(torch: Any, tmp_path: Path) -> None:
     places = {name: "a.bin" if name in names[:9] else "b.bin" for name in names}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
     assert same(read_checkpoint(tmp_path).tensors, TENSORS)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_bytes_are_read_or_refused(form: str, seed: int, torch: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("m.safetensors" if form == "safetensors" else "m.pth")
+    if form == "safetensors":
+        saved(path, TENSORS)
+    else:
+        torch.save(as_torch(torch), path, _use_new_zipfile_serialization=form == "zip")
+    content, draw = path.read_bytes(), random.Random(seed)
+    refused = 0
+    for damage in range(30):
+        damaged = bytearray(content)
+        # Most of the damage is where the structure is.
+        for _ in range((1, 10, 100)[damage % 3]):
+            damaged[draw.randrange(3_000 if damage % 2 else len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.randrange(len(damaged))] if damage % 5 == 0 else damaged)
+        try:
+            read_checkpoint(path)
+        except ArtifactError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 5

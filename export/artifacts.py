@@ -31,7 +31,7 @@ from runtime.bundle.manifest import (
 from runtime.core.cli import say
 from runtime.core.errors import ArtifactError
 from runtime.core.files import replacing, sha256_of
-from runtime.core.text import printable_lines
+from runtime.core.text import printable
 from runtime.engines.engine import open_engine
 from runtime.engines.registry import ENGINES
 from runtime.evaluation.metrics import Classes, agreement, top1
@@ -215,7 +215,7 @@ def print_closing_lines(folder: Path, manifest: Manifest, out: TextIO) -> None:
 
     The latencies are measured now, which takes a second or two for a network of the edge presets' size.
     """
-    print(printable_lines(describe_bundle(folder, manifest)), file=out)
+    print(describe_bundle(folder, manifest), file=out)
     for engine in ENGINES:
         latencies = measure_latencies(folder, engine)
         print(describe_latencies(latencies["float32"], latencies["int8"], engine), file=out)
@@ -264,7 +264,7 @@ def describe_bundle(folder: Path, manifest: Manifest) -> str:
             outside = sum(map(len, artifact.audit.outside_delegate.values()))
             parts.append(f"delegate partitions: {artifact.audit.delegate_partitions}, operators outside: {outside}")
         lines.append("  ".join([*parts, _describe_accuracy(artifact.accuracy)]))
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _describe_accuracy(accuracy: Accuracy | None) -> str:

@@ -16,7 +16,7 @@ from runtime.core.cli import EXIT_FAILED, command_parser, run_cli, say, shared_o
 from runtime.core.errors import FocalEdgeError
 from runtime.core.files import json_text
 from runtime.core.machine import Cpu, Memory
-from runtime.core.text import printable_lines
+from runtime.core.text import printable
 from runtime.diagnosis.checks import NEEDED, Problem, find_problems
 from runtime.diagnosis.found import BundleState, Found, examine
 from runtime.diagnosis.probes import CameraDevice, OpenCv, Package
@@ -102,7 +102,8 @@ def describe(diagnosis: Diagnosis) -> str:
     ]
     for problem in diagnosis.problems:
         lines += [f"{'PROBLEM' if problem.blocking else 'note'}: {problem.what}", f"    -> {problem.remedy}"]
-    return "\n".join([*lines, "the demo can run" if diagnosis.can_run else "the demo cannot run"])
+    lines.append("the demo can run" if diagnosis.can_run else "the demo cannot run")
+    return "\n".join(map(printable, lines))
 
 
 def _row(name: str, text: str) -> str:
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json_text({"can_run": diagnosis.can_run, **asdict(diagnosis)}))
     else:
-        print(printable_lines(describe(diagnosis)))
+        print(describe(diagnosis))
     return 0 if diagnosis.can_run else EXIT_FAILED
 
 

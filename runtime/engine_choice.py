@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.core.cli import command_parser, run_cli, say, shared_options
 from runtime.core.files import json_text
-from runtime.core.text import printable_lines
+from runtime.core.text import printable
 from runtime.engines.options import engine_options
 from runtime.selection.candidates import DEFAULT_MAX_DROP_PP
 from runtime.selection.choose import Choice, choose
@@ -66,7 +66,7 @@ def table(choice: Choice) -> str:
         )
     lines += _left_out(choice)
     earlier = "; measured earlier on this machine, --fresh measures again" if choice.cached else ""
-    return "\n".join([*lines, f"* chosen: {choice.candidate}{earlier}"])
+    return "\n".join(map(printable, [*lines, f"* chosen: {choice.candidate}{earlier}"]))
 
 
 def as_json(choice: Choice) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_drop_pp=args.max_drop,
         fresh=args.fresh,
     )
-    print(json_text(as_json(choice)) if args.json else printable_lines(table(choice)))
+    print(json_text(as_json(choice)) if args.json else table(choice))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a network says about one image, whichever engine runs it."""
+"""The outputs of a network for one image, the same for all engines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network says about one image, as it says it: the values may be non-finite.
+    """The outputs for one image; values may be non-finite.
 
     Attributes:
-        logits: float32 `[K]`, one a class.
+        logits: float32 `[K]`, one for each class.
         gates: float32 `[h, w, L+1]`, linear and signed; the last map is the global gate.
         modulator: float32 `[h, w]`, L2 norm over the channels, >= 0.
     """
@@ -23,5 +23,5 @@ class Outputs:
     modulator: NDArray[np.float32]
 
     def is_finite(self) -> bool:
-        """Return whether no value is a NaN or an infinity."""
+        """Return `True` if no value is NaN or infinite."""
         return all(bool(np.isfinite(array).all()) for array in (self.logits, self.gates, self.modulator))

@@ -1,7 +1,7 @@
 """Engines by name: the packages that run their artifacts, what installs them, the files they take.
 
 To add an engine: write its module, add its row here and its extra to pyproject.toml.
-Nothing but the standard library is imported, and no interpreter, so that the doctor can read this anywhere.
+It imports the standard library only, so that the doctor works without packages.
 """
 
 from __future__ import annotations

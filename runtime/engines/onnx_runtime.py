@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.core.errors import ArtifactError
-from runtime.engines.outputs import Outputs
+from runtime.core.machine import CPUINFO, read_cpu
+from runtime.engines.outputs import Outputs, check_tensor
 from runtime.images.preprocess import check_input
 
 # Types as ONNX Runtime's sessions name them.
@@ -63,11 +64,11 @@ class OnnxRuntimeEngine:
                 f"{path} cannot be opened as an ONNX model by {self.name} ({reason}); "
                 f"rebuild the bundle with `{MADE_BY}`, or upgrade onnxruntime if it is older than the file's opset"
             ) from error
-        inputs = {each.name: each for each in self._session.get_inputs()}
-        outputs = {each.name: each for each in self._session.get_outputs()}
-        _check(path, inputs, INPUT_NAME, INPUT_TYPE, manifest.input_shape)
+        inputs = {each.name: (each.type, tuple(each.shape)) for each in self._session.get_inputs()}
+        outputs = {each.name: (each.type, tuple(each.shape)) for each in self._session.get_outputs()}
+        check_tensor(path, inputs, INPUT_NAME, manifest.input_shape, INPUT_TYPE)
         for name, shape in manifest.outputs.items():
-            _check(path, outputs, name, OUTPUT_TYPE, shape)
+            check_tensor(path, outputs, name, shape, OUTPUT_TYPE)
         self._outputs = list(manifest.outputs)
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
@@ -77,7 +78,7 @@ class OnnxRuntimeEngine:
         return Outputs(**{name: value[0] for name, value in zip(self._outputs, values, strict=True)})
 
 
-def may_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def may_saturate(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool:
     """Return `True` if ONNX Runtime's uint8 by int8 products may saturate here and give wrong logits.
 
     x86 CPUs without VNNI add two such products in 16 bits.
@@ -85,17 +86,9 @@ def may_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo
     Args:
         machine: the architecture, as `platform.machine` names it; by default this machine's.
         cpuinfo: the kernel's description of the CPU.
-
-    Returns:
-        `True` on x86, unless `cpuinfo` has a VNNI flag.
     """
-    if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return False
-    try:
-        flags = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        return True
-    return flags.isdisjoint({"avx512_vnni", "avx_vnni"})
+    x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
+    return x86 and not {"AVX-VNNI", "AVX512-VNNI"} & set(read_cpu(cpuinfo).features)
 
 
 def _load() -> Any:
@@ -103,17 +96,3 @@ def _load() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ArtifactError(f"ONNX Runtime cannot be imported ({error}); run `pip install onnxruntime`") from error
-
-
-def _check(path: Path, tensors: dict[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    if name not in tensors:
-        raise ArtifactError(
-            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
-            f"rebuild the bundle with `{MADE_BY}`"
-        )
-    received = (tensors[name].type, tuple(tensors[name].shape))
-    if received != (dtype, shape):
-        raise ArtifactError(
-            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects {dtype} "
-            f"{list(shape)}; rebuild the bundle with `{MADE_BY}`"
-        )

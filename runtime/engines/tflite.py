@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.core.errors import ArtifactError
-from runtime.engines.outputs import Outputs
+from runtime.engines.outputs import Outputs, check_tensor
 from runtime.engines.registry import ENGINES
 from runtime.images.preprocess import check_input
 
@@ -51,13 +51,12 @@ class TFLiteEngine:
                 f"{path} cannot be opened as a TFLite model by {self.name} ({error}); "
                 f"rebuild the bundle with `{MADE_BY}`"
             ) from error
-        inputs = _by_name(self._interpreter.get_input_details())
-        outputs = _by_name(self._interpreter.get_output_details())
-        self._input = _index(path, inputs, INPUT_NAME, manifest.input_shape, np.uint8)
-        self._outputs = {
-            name: (_index(path, outputs, name, shape, np.float32, np.int8), _scale_and_zero_point(outputs[name]))
-            for name, shape in manifest.outputs.items()
-        }
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._input = int(_checked(path, inputs, INPUT_NAME, manifest.input_shape, "uint8")["index"])
+        self._outputs = {}
+        for name, shape in manifest.outputs.items():
+            tensor = _checked(path, outputs, name, shape, "float32", "int8")
+            self._outputs[name] = int(tensor["index"]), _scale_and_zero_point(tensor)
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """Classify one uint8 `[1, S, S, 3]` RGB image; see `runtime.engines.engine.Engine.run`."""
@@ -98,30 +97,16 @@ def load_interpreter() -> tuple[str, Any]:
     )
 
 
-def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {detail["name"]: detail for detail in details}
-
-
 def _scale_and_zero_point(tensor: dict[str, Any]) -> tuple[float, int]:
     """Return the quantization of an integer tensor; (0, 0) of a float one."""
     scale, zero_point = tensor["quantization"]
     return float(scale), int(zero_point)
 
 
-def _index(
-    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: type[np.generic]
-) -> int:
-    if name not in tensors:
-        raise ArtifactError(
-            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
-            f"rebuild the bundle with `{MADE_BY}`"
-        )
-    tensor = tensors[name]
-    received = (np.dtype(tensor["dtype"]), tuple(int(side) for side in tensor["shape"]))
-    if received not in [(np.dtype(dtype), shape) for dtype in dtypes]:
-        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
-        raise ArtifactError(
-            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects "
-            f"{expected} {list(shape)}; rebuild the bundle with `{MADE_BY}`"
-        )
-    return int(tensor["index"])
+def _checked(
+    path: Path, details: list[dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: str
+) -> dict[str, Any]:
+    """Return an interpreter's description of a tensor after checking its type and shape."""
+    tensors = {each["name"]: (str(np.dtype(each["dtype"])), tuple(map(int, each["shape"]))) for each in details}
+    check_tensor(path, tensors, name, shape, *dtypes)
+    return next(each for each in details if each["name"] == name)

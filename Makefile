@@ -15,6 +15,7 @@ BUNDLE   ?= models/edge-nano-cifar10
 
 # The demo has 1,000 test images: their drop has a 95% interval of about 0.6 points, so the demo allows 1.
 DEMO_RUN    := runs/demo
+DEMO_PRESET := edge-pico
 DEMO_EPOCHS := 9
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
@@ -65,7 +66,7 @@ report: $(READY)  ## compare float and int8 of RUN on its test split
 	$(PY) -m runtime.compare --bundle $(call quote,$(RUN)/artifacts) --data $(call quote,$(RUN)/test.npz) --out $(call quote,$(RUN)/report) --max-drop $(call quote,$(MAX_DROP)) --engine $(call quote,$(ENGINE))
 
 demo: $(READY)  ## the whole chain on the embedded shapes, and an annotated video
-	$(MAKE) train DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
+	$(MAKE) train PRESET=$(DEMO_PRESET) DATASET=shapes RUN=$(DEMO_RUN) EPOCHS=$(DEMO_EPOCHS)
 	$(MAKE) export DATASET=shapes RUN=$(DEMO_RUN)
 	$(MAKE) report RUN=$(DEMO_RUN) MAX_DROP=1
 	$(PY) runtime/camera_demo.py --bundle $(DEMO_RUN)/artifacts --source sample --headless --output $(DEMO_RUN)/demo.mp4

@@ -1,4 +1,4 @@
-"""Former name of `runtime.engine_choice`, kept as a command."""
+"""Alias of the command `runtime.engine_choice`, its former name."""
 
 from __future__ import annotations
 

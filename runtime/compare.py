@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     limit = "compare a class-balanced sample of N images, 1 or more (default: all; 1000 with --quick)"
     add("--limit", type=int, metavar="N", help=limit)
     corrupted = "images of it to corrupt, 0 for none (default: 1000; 200 with --quick)"
-    add("--corrupted-images", type=int, metavar="N", help=corrupted)
+    add("--corrupted-images", "--corrupted-pictures", type=int, metavar="N", help=corrupted)
     layers = "images to compare layers on, 0 for none (default: 512; 200 with --quick)"
-    add("--layer-images", type=int, metavar="N", help=layers)
+    add("--layer-images", "--layer-pictures", type=int, metavar="N", help=layers)
     rounds = "timed runs of each artifact with each number of threads, 1 or more (default: 500; 100 with --quick)"
     add("--rounds", type=int, metavar="N", help=rounds)
     add("--calibration", type=Path, metavar="FILE", help="split file of the images that ranges were chosen by")

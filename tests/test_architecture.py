@@ -1,11 +1,12 @@
-"""The four stages import one way, and the device side needs none of the training side's packages."""
+"""The layout: imports point one way and in no circle, folders stay small, and the runtime needs few packages."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,72 @@ def test_runtime_imports_without_the_training_packages() -> None:
     assert finished.returncode == 0, finished.stderr
     # The interpreter too is imported only when a bundle is opened, and the web server when a page is served.
     assert finished.stdout == "imported False False\n"
+
+
+MOST_MODULES = 13
+# One name may stand in several rooms where it names the same thing of each.
+SHARED_NAMES = frozenset(
+    ["__init__", "__main__", "benchmark", "convert", "cost", "maps", "registry", "report", "summary"]
+)
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """The stages' modules by dotted name, packages by the name of their folder."""
+    paths = [path for stage in MAY_IMPORT for path in (root / stage).rglob("*.py")]
+    return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def imports_between(modules: Mapping[str, Path]) -> dict[str, set[str]]:
+    """The modules that each module imports, those inside functions too."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                named = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= {each if each in modules else node.module for each in named} & set(modules)
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & set(modules)
+    return found
+
+
+def circle_of(imports: Mapping[str, set[str]]) -> list[str]:
+    """A chain of modules that import each other in a circle, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, chain: list[str]) -> list[str]:
+        if name in chain:
+            return [*chain[chain.index(name) :], name]
+        if name in done:
+            return []
+        for each in sorted(imports.get(name, ())):
+            if found := visit(each, [*chain, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(imports) if (found := visit(name, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle_of(imports_between(modules_of(ROOT))) == []
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.py").write_text("import train.b")
+    (tmp_path / "train" / "b.py").write_text("def f():\n    from train.a import x")
+    assert circle_of(imports_between(modules_of(tmp_path))) == ["train.a", "train.b", "train.a"]
+
+
+def test_no_folder_is_crowded() -> None:
+    counts: dict[Path, int] = defaultdict(int)
+    for path in modules_of(ROOT).values():
+        counts[path.parent] += path.name != "__init__.py"
+    assert {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_a_module_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in modules_of(ROOT).values():
+        places[path.stem].append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES} == {}

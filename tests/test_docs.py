@@ -58,6 +58,18 @@ def test_lines_are_short_except_in_tables(page: Path) -> None:
     assert long_lines(page) == []
 
 
+def test_the_architecture_page_names_every_room_and_only_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:train|calibration|export|runtime)/[\w/.]*)`", text))
+    rooms = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for stage in ("train", "calibration", "export", "runtime")
+        for path in (ROOT / stage).rglob("__init__.py")
+    }
+    assert rooms - named == set()
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 @pytest.mark.parametrize(
     ("text", "broken"),
     [

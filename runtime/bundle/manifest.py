@@ -59,11 +59,7 @@ class Accuracy:
     fake_quant_agreement: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            FieldError: a value is out of range.
-        """
+        """Check the ranges."""
         check_field(self, "images", self.images >= 1, "1 or more")
         check_field(self, "top1", 0.0 <= self.top1 <= 1.0, "a fraction, 0..1")
         agreement = self.fake_quant_agreement
@@ -90,11 +86,7 @@ class Audit:
     float_operators: dict[str, tuple[str, ...]] = field(metadata=stored_as(dict[str, str], _names))
 
     def __post_init__(self) -> None:
-        """Check the counts against the lists.
-
-        Raises:
-            FieldError: they contradict each other.
-        """
+        """Check the counts against the lists."""
         check_field(self, "delegate_partitions", self.delegate_partitions >= 0, "0 or more")
         for name, counts in self.operators.items():
             if not counts or min(counts.values()) < 1:
@@ -133,11 +125,7 @@ class Artifact:
     audit: Audit | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            FieldError: one does not fit.
-        """
+        """Check the values."""
         # A name that leads out of the folder would let a bundle open any file of the machine.
         plain = self.file not in ("", ".", "..") and not re.search(r"[/\\\0]", self.file)
         check_field(self, "file", plain, "the plain name of a file in the bundle")
@@ -162,11 +150,7 @@ class Overlay:
     focal_levels: int
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            FieldError: a value is out of range.
-        """
+        """Check the ranges."""
         check_field(self, "stride_px", self.stride_px >= 1, "1 or more")
         check_field(self, "focal_levels", self.focal_levels >= 1, "1 or more")
 
@@ -200,7 +184,7 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """The shapes of the outputs as the file has them."""
+    """The output shapes as the file has them."""
 
     logits: tuple[int, int]
     gates: tuple[int, int, int, int]

@@ -49,7 +49,7 @@ def command_parser(
     """Return the parser of a command.
 
     Args:
-        prog: how the command is started, e.g. `"python -m train"`.
+        prog: how the command starts, e.g. `"python -m train"`.
         description: what the command does, one sentence.
         parents: parsers of shared options, as `shared_options` returns them.
     """
@@ -61,7 +61,7 @@ def shared_options(*names: str, **texts: str) -> argparse.ArgumentParser:
 
     Args:
         names: keys of `SHARED_OPTIONS`, in the order of the help page.
-        texts: help texts of a command's own, by destination, e.g. `json="print the manifest as JSON"`.
+        texts: a command's own help texts, by destination, e.g. `json="print the manifest as JSON"`.
     """
     parser = argparse.ArgumentParser(add_help=False)
     for name in names:

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Atomic writing of files, JSON and hashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_PREFIX = 48
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and rename it onto `path` when the block succeeds.
+    """Yield a temporary path, and rename it to `path` when the block succeeds.
 
     Args:
         path: the file to write; its folder is made if missing.
@@ -28,9 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
         A path in the same folder, with the same suffix, for the block to write.
 
     Raises:
-        FocalEdgeError: the folder or the file cannot be written (the old file stays).
+        FocalEdgeError: the folder or the file cannot be written; the old file stays.
     """
-    # Imported here: reading, which is all that most processes do, starts the sooner.
+    # Imported here: most processes only read, and start faster without it.
     import tempfile
 
     path = Path(path)
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        # mkstemp makes the file private; a result is as readable as any new file.
+        # mkstemp makes the file private; a result has the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -86,7 +86,7 @@ def read_json(path: Path, made_by: str) -> Any:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; make it with `{made_by}`") from error
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not readable JSON ({error}); make it anew with `{made_by}`") from error
+        raise ArtifactError(f"{path} is not readable JSON ({error}); rebuild it with `{made_by}`") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What this machine is and has: CPU, memory, interpreters. Needs nothing but the standard library."""
+"""This machine: CPU, memory and installed packages. Needs nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
 STATUS = Path("/proc/self/status")
 BOARD = Path("/proc/device-tree/model")
-# What makes int8 or float products fast: the kernel's name, and the usual one.
+# Features that make int8 or float products fast: the kernel's name and the usual one.
 FEATURES = {
     "avx2": "AVX2",
     "avx_vnni": "AVX-VNNI",
@@ -35,10 +35,10 @@ class Cpu:
     """The processor.
 
     Attributes:
-        model: its name, and on a board the board's.
+        model: its name, on a board after the board's.
         architecture: as `platform.machine` names it.
-        cores: logical ones that this process may use.
-        features: those of `FEATURES` that it has, by their usual names.
+        cores: logical cores that this process may use.
+        features: the values of `FEATURES` that it has.
     """
 
     model: str
@@ -87,8 +87,8 @@ def cpu_model(cpuinfo: Path = CPUINFO, board: Path = BOARD) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many logical cores this process may use, 1 or more."""
-    # Less than the machine has in a container or under `taskset`.
+    """Return the number of logical cores that this process may use, 1 or more."""
+    # In a container or under `taskset`, fewer than the machine has.
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -101,14 +101,14 @@ def read_memory(meminfo: Path = MEMINFO) -> Memory | None:
 
 
 def memory_bytes(field: str, status: Path = STATUS) -> int | None:
-    """Return what the kernel says of a process's memory.
+    """Return the memory of a process.
 
     Args:
-        field: `"VmHWM"`, the most it had in memory at once, or `"VmRSS"`, what it has now.
+        field: `"VmHWM"`, its peak, or `"VmRSS"`, its current size.
         status: the kernel's description of the process.
 
     Returns:
-        Bytes; `None` where it is not told.
+        Bytes; `None` if the kernel does not list it.
     """
     return _kilobytes(_fields(status).get(field, ""))
 
@@ -127,19 +127,19 @@ def peak_memory_bytes() -> int:
 
 
 def load_average() -> float | None:
-    """Return the mean number of processes that wanted to run over the last minute; `None` where it is not told."""
+    """Return the mean number of runnable processes over the last minute; `None` where the system does not list it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def installed_version(module: str, distributions: tuple[str, ...]) -> str | None:
-    """Return the version of a module that is installed, `None` if it is not; it is not imported.
+    """Return the version of an installed module without importing it.
 
     Args:
         module: its name at the top, e.g. `"cv2"`.
-        distributions: those that may have brought it.
+        distributions: the distributions that may contain it.
 
     Returns:
-        The version, `"unknown"` of a module that none of them brought.
+        The version; `None` if not installed, `"unknown"` if no distribution contains it.
     """
     # The import takes a twentieth of the time in which the demo starts.
     from importlib.metadata import PackageNotFoundError, version
@@ -147,7 +147,7 @@ def installed_version(module: str, distributions: tuple[str, ...]) -> str | None
     try:
         if find_spec(module) is None:
             return None
-    # Of a module that is being blocked or was imported without a spec.
+    # The module is blocked or was imported without a spec.
     except ValueError:
         return None
     for name in distributions:
@@ -168,7 +168,7 @@ def _fields(path: Path) -> dict[str, str]:
 
 
 def _kilobytes(value: str) -> int | None:
-    """Return the bytes of the kernel's "123 kB"; `None` of anything else."""
+    """Return the bytes of the kernel's "123 kB"; `None` for anything else."""
     number = re.match(r"(\d+) kB", value)
     return int(number[1]) * 1024 if number else None
 

@@ -1,4 +1,4 @@
-"""What every inference engine offers, and how a bundle becomes one."""
+"""The interface of inference engines, and the opening of a bundle's artifact."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from runtime.images.input_spec import InputSpec
 
 
 class Engine(Protocol):
-    """One opened artifact.
+    """One open artifact.
 
     Attributes:
         kind: its key in `runtime.engines.registry.ENGINES`, e.g. `"tflite"`.
-        name: the interpreter, its version and what it was told to do, e.g. `"ai-edge-litert 2.3.0"`.
+        name: the interpreter, its version and settings, e.g. `"ai-edge-litert 2.3.0"`.
         precision: `"float32"` or `"int8"`.
-        threads: how many CPU threads it may use.
-        input_spec: what its input is to be made of an image.
+        threads: CPU threads it may use.
+        input_spec: how an image becomes its input.
     """
 
     kind: str
@@ -53,8 +53,7 @@ def open_engine(folder: Path, *, precision: str = "int8", engine: str | None = N
     Args:
         folder: the bundle.
         precision: `"float32"` or `"int8"`.
-        engine: what runs it: `"tflite"`, whichever TFLite interpreter is installed, or `"ort"`, ONNX Runtime; by
-            default that of the first artifact of this precision in the manifest.
+        engine: a key of `ENGINES`; by default the engine of the manifest's first artifact of this precision.
         threads: CPU threads, 1 or more.
 
     Returns:
@@ -62,8 +61,8 @@ def open_engine(folder: Path, *, precision: str = "int8", engine: str | None = N
 
     Raises:
         ConfigError: `threads` is less than 1.
-        ArtifactError: the bundle or its artifact is missing, damaged or not what the manifest
-            says, or no interpreter is installed.
+        ArtifactError: the bundle or its artifact is missing, damaged or contradicts the manifest, or no interpreter
+            is installed.
     """
     if threads < 1:
         raise ConfigError(f"received {threads} threads; give 1 or more")

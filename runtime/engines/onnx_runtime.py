@@ -1,4 +1,4 @@
-"""ONNX artifacts, through ONNX Runtime."""
+"""The engine for ONNX artifacts: ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.core.errors import ArtifactError
-from runtime.engines.outputs import Outputs
+from runtime.core.machine import CPUINFO, read_cpu
+from runtime.engines.outputs import Outputs, check_tensor
 from runtime.images.preprocess import check_input
 
-# ONNX's names of the types, as sessions tell them.
+# Types as ONNX Runtime's sessions name them.
 INPUT_TYPE, OUTPUT_TYPE = "tensor(uint8)", "tensor(float)"
 
 
 class OnnxRuntimeEngine:
-    """One ONNX artifact, opened and checked against its manifest; see `runtime.engines.engine.Engine`."""
+    """One open ONNX artifact, checked against its manifest; see `runtime.engines.engine.Engine`."""
 
     kind = "ort"
 
@@ -29,13 +30,13 @@ class OnnxRuntimeEngine:
 
         Args:
             path: the .onnx file.
-            manifest: what its inputs and outputs must be.
-            precision: what to report; the file itself tells its types.
+            manifest: the expected input and outputs.
+            precision: the precision to report.
             threads: CPU threads, 1 or more.
 
         Raises:
-            ArtifactError: ONNX Runtime is not installed, or the file is no model with the manifest's
-                input and outputs.
+            ArtifactError: ONNX Runtime is not installed, or the file is not a model with the manifest's input and
+                outputs.
         """
         onnxruntime = _load()
         exact = may_saturate()
@@ -49,27 +50,27 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3  # its warnings are of its own optimizations
-        # Else its threads keep their cores busy between two frames, which a camera's other threads need.
+        options.log_severity_level = 3  # its warnings concern its own optimizations
+        # Otherwise its threads spin between frames and take cores from the camera's threads.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # uint8 kernels, whose products do not saturate but take half as long again: only where they are needed.
+        # uint8 kernels: their products do not saturate but take half as long again. Used only where needed.
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         try:
             # Its constructor takes no path that is not UTF-8.
             content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        # Its errors have no common base but this.
+        # Its errors have no other common base.
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ArtifactError(
                 f"{path} cannot be opened as an ONNX model by {self.name} ({reason}); "
-                f"make the bundle anew with `{MADE_BY}`, or upgrade onnxruntime if it is older than the file's opset"
+                f"rebuild the bundle with `{MADE_BY}`, or upgrade onnxruntime if it is older than the file's opset"
             ) from error
-        inputs = {each.name: each for each in self._session.get_inputs()}
-        outputs = {each.name: each for each in self._session.get_outputs()}
-        _check(path, inputs, INPUT_NAME, INPUT_TYPE, manifest.input_shape)
+        inputs = {each.name: (each.type, tuple(each.shape)) for each in self._session.get_inputs()}
+        outputs = {each.name: (each.type, tuple(each.shape)) for each in self._session.get_outputs()}
+        check_tensor(path, inputs, INPUT_NAME, manifest.input_shape, INPUT_TYPE)
         for name, shape in manifest.outputs.items():
-            _check(path, outputs, name, OUTPUT_TYPE, shape)
+            check_tensor(path, outputs, name, shape, OUTPUT_TYPE)
         self._outputs = list(manifest.outputs)
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
@@ -79,25 +80,17 @@ class OnnxRuntimeEngine:
         return Outputs(**{name: value[0] for name, value in zip(self._outputs, values, strict=True)})
 
 
-def may_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Tell whether ONNX Runtime's uint8 by int8 products may saturate here and give wrong logits.
+def may_saturate(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool:
+    """Return `True` if ONNX Runtime's uint8 by int8 products may saturate here and give wrong logits.
 
     x86 CPUs without VNNI add two such products in 16 bits.
 
     Args:
-        machine: the architecture, as `platform.machine` names it; by default this one's.
+        machine: the architecture, as `platform.machine` names it; by default this machine's.
         cpuinfo: the kernel's description of the CPU.
-
-    Returns:
-        `True` on x86, unless `cpuinfo` has one of VNNI's flags.
     """
-    if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return False
-    try:
-        flags = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        return True
-    return flags.isdisjoint({"avx512_vnni", "avx_vnni"})
+    x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
+    return x86 and not {"AVX-VNNI", "AVX512-VNNI"} & set(read_cpu(cpuinfo).features)
 
 
 def _load() -> Any:
@@ -105,17 +98,3 @@ def _load() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ArtifactError(f"ONNX Runtime cannot be imported ({error}); run `pip install onnxruntime`") from error
-
-
-def _check(path: Path, tensors: dict[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    if name not in tensors:
-        raise ArtifactError(
-            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
-            f"make the bundle anew with `{MADE_BY}`"
-        )
-    received = (tensors[name].type, tuple(tensors[name].shape))
-    if received != (dtype, shape):
-        raise ArtifactError(
-            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects {dtype} "
-            f"{list(shape)}; make the bundle anew with `{MADE_BY}`"
-        )

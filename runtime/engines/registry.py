@@ -1,19 +1,16 @@
 """Engines by name: the packages that run their artifacts, what installs them, the files they take.
 
 To add an engine: write its module, add its row here and its extra to pyproject.toml.
-Nothing but the standard library is imported, and no interpreter, so that the doctor can read this anywhere.
+It imports the standard library only, so that the doctor works without packages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-from runtime.core.machine import installed_version
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """A package that runs artifacts.
 
     Attributes:
@@ -34,8 +31,7 @@ class Interpreter:
         return self.module.partition(".")[0]
 
 
-@dataclass(frozen=True)
-class EngineKind:
+class EngineKind(NamedTuple):
     """A kind of engine.
 
     Attributes:
@@ -90,5 +86,8 @@ INTERPRETERS = tuple(interpreter for kind in ENGINES.values() for interpreter in
 
 def interpreter_versions() -> dict[str, str]:
     """Return the version of each installed interpreter by its top-level module, without importing it."""
+    # Imported here: opening an artifact does not need package metadata, and starts faster without it.
+    from runtime.core.machine import installed_version
+
     found = {each.package: installed_version(each.package, each.distributions) for each in INTERPRETERS}
     return {package: version for package, version in found.items() if version}

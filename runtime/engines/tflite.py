@@ -1,4 +1,4 @@
-"""TFLite artifacts, through whichever of the three interpreters is installed."""
+"""The engine for TFLite artifacts: LiteRT, tflite-runtime or TensorFlow, whichever is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import INPUT_NAME, MADE_BY, Manifest
 from runtime.core.errors import ArtifactError
-from runtime.engines.outputs import Outputs
+from runtime.engines.outputs import Outputs, check_tensor
 from runtime.engines.registry import ENGINES
 from runtime.images.preprocess import check_input
 
@@ -20,7 +20,7 @@ KIND = ENGINES["tflite"]
 
 
 class TFLiteEngine:
-    """One TFLite artifact, allocated and checked against its manifest; see `runtime.engines.engine.Engine`."""
+    """One open TFLite artifact, checked against its manifest; see `runtime.engines.engine.Engine`."""
 
     kind = "tflite"
 
@@ -29,13 +29,13 @@ class TFLiteEngine:
 
         Args:
             path: the .tflite file.
-            manifest: what its tensors must be.
-            precision: what to report; the file itself tells its types.
+            manifest: the expected tensors.
+            precision: the precision to report.
             threads: CPU threads, 1 or more.
 
         Raises:
-            ArtifactError: no interpreter is installed, or the file is no model with the manifest's
-                input and outputs.
+            ArtifactError: no interpreter is installed, or the file is not a model with the manifest's input and
+                outputs.
         """
         self.name, interpreter_class = load_interpreter()
         self.precision = precision
@@ -43,21 +43,20 @@ class TFLiteEngine:
         self.input_spec = manifest.input_spec
         self._input_shape = manifest.input_shape
         try:
-            # Given a path it would map the file, and who copies another one over it would end this process.
+            # From memory: an interpreter given a path maps the file, and overwriting it would end this process.
             self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads)
             self._interpreter.allocate_tensors()
         except (OSError, ValueError, RuntimeError) as error:
             raise ArtifactError(
                 f"{path} cannot be opened as a TFLite model by {self.name} ({error}); "
-                f"make the bundle anew with `{MADE_BY}`"
+                f"rebuild the bundle with `{MADE_BY}`"
             ) from error
-        inputs = _by_name(self._interpreter.get_input_details())
-        outputs = _by_name(self._interpreter.get_output_details())
-        self._input = _index(path, inputs, INPUT_NAME, manifest.input_shape, np.uint8)
-        self._outputs = {
-            name: (_index(path, outputs, name, shape, np.float32, np.int8), _scale_and_zero_point(outputs[name]))
-            for name, shape in manifest.outputs.items()
-        }
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._input = int(_checked(path, inputs, INPUT_NAME, manifest.input_shape, "uint8")["index"])
+        self._outputs = {}
+        for name, shape in manifest.outputs.items():
+            tensor = _checked(path, outputs, name, shape, "float32", "int8")
+            self._outputs[name] = int(tensor["index"]), _scale_and_zero_point(tensor)
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """Classify one uint8 `[1, S, S, 3]` RGB image; see `runtime.engines.engine.Engine.run`."""
@@ -67,7 +66,7 @@ class TFLiteEngine:
         return Outputs(**{name: self._read(*output) for name, output in self._outputs.items()})
 
     def _read(self, index: int, quantization: tuple[float, int]) -> NDArray[np.float32]:
-        """Return an output of the one image in float32: of an artifact without floats, `scale * (q - zero point)`."""
+        """Return an output in float32; an integer output is `scale * (q - zero point)`."""
         values: NDArray[Any] = self._interpreter.get_tensor(index)[0]
         if values.dtype == np.float32:
             return values
@@ -79,10 +78,10 @@ def load_interpreter() -> tuple[str, Any]:
     """Import the first interpreter that is installed.
 
     Returns:
-        Its package with the version, and its `Interpreter` class.
+        Its distribution with the version, and its `Interpreter` class.
 
     Raises:
-        ArtifactError: none can be imported; the message says why and what to install.
+        ArtifactError: none can be imported; the message gives the reasons and what to install.
     """
     reasons = []
     for interpreter in KIND.interpreters:
@@ -98,30 +97,16 @@ def load_interpreter() -> tuple[str, Any]:
     )
 
 
-def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {detail["name"]: detail for detail in details}
-
-
 def _scale_and_zero_point(tensor: dict[str, Any]) -> tuple[float, int]:
-    """Return how an integer tensor is quantized; (0, 0) of a float one."""
+    """Return the quantization of an integer tensor; (0, 0) of a float one."""
     scale, zero_point = tensor["quantization"]
     return float(scale), int(zero_point)
 
 
-def _index(
-    path: Path, tensors: dict[str, dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: type[np.generic]
-) -> int:
-    if name not in tensors:
-        raise ArtifactError(
-            f"{path} has no tensor named {name!r}, only {', '.join(sorted(tensors))}; "
-            f"make the bundle anew with `{MADE_BY}`"
-        )
-    tensor = tensors[name]
-    received = (np.dtype(tensor["dtype"]), tuple(int(side) for side in tensor["shape"]))
-    if received not in [(np.dtype(dtype), shape) for dtype in dtypes]:
-        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
-        raise ArtifactError(
-            f"{path}: tensor {name!r} is {received[0]} {list(received[1])}, the manifest expects "
-            f"{expected} {list(shape)}; make the bundle anew with `{MADE_BY}`"
-        )
-    return int(tensor["index"])
+def _checked(
+    path: Path, details: list[dict[str, Any]], name: str, shape: tuple[int, ...], *dtypes: str
+) -> dict[str, Any]:
+    """Return an interpreter's description of a tensor after checking its type and shape."""
+    tensors = {each["name"]: (str(np.dtype(each["dtype"])), tuple(map(int, each["shape"]))) for each in details}
+    check_tensor(path, tensors, name, shape, *dtypes)
+    return next(each for each in details if each["name"] == name)

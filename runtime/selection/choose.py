@@ -36,11 +36,7 @@ class Measured:
     latency: Latency
 
     def __post_init__(self) -> None:
-        """Check the latency.
-
-        Raises:
-            FieldError: a time is not finite and positive.
-        """
+        """Check the latency."""
         fits = all(isfinite(value) and value > 0 for value in vars(self.latency).values())
         check_field(self, "latency", fits, "positive times")
 

@@ -1,4 +1,4 @@
-"""Classify: any image in, classes and maps out; what cannot be read is told, and the others go on."""
+"""Classify: any image in, classes and maps out; an unreadable file is reported and does not stop the others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def classifier(tiny_bundle: Path) -> Classifier:
     return Classifier(str(tiny_bundle))
 
 
-def test_an_array_gives_what_the_network_computes(classifier: Classifier) -> None:
+def test_an_array_gives_the_networks_outputs(classifier: Classifier) -> None:
     image = np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     result = classifier(image)
     expected = expected_outputs(preprocess(image, classifier.engine.input_spec))
@@ -133,7 +133,7 @@ def test_files_folders_and_patterns_are_found(images: Path, tmp_path: Path) -> N
     assert list(find_images([str(odd)])) == [odd]
 
 
-def test_text_names_each_image_and_skips_what_it_cannot_read(
+def test_text_names_each_image_and_skips_unreadable_ones(
     tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capsys, images, images / "missing.png", "--bundle", tiny_bundle, "--top", 1)
@@ -143,13 +143,11 @@ def test_text_names_each_image_and_skips_what_it_cannot_read(
     assert [line.split()[0] for line in lines[1::2]] == ["blue", "green", "red"]
     assert [line for line in err.splitlines() if "broken.png" in line and line.startswith("warning: skipped")]
     assert "missing.png" in err
-    # OpenCV's own words about the missing file stay away.
+    # OpenCV's own message about the missing file is silenced.
     assert "imread" not in err
 
 
-def test_json_has_the_same_and_names_the_unreadable(
-    tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_names_the_unreadable_images(tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, images, "--bundle", tiny_bundle, "--precision", "float32", "--json")
     content = json.loads(out)
     assert code == 0
@@ -163,7 +161,7 @@ def test_json_has_the_same_and_names_the_unreadable(
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_nothing_readable_is_an_error(
+def test_no_readable_image_is_an_error(
     tiny_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     code, _, err = run(capsys, images / "broken.png", images / "no*", "--bundle", tiny_bundle, *options)
@@ -180,7 +178,7 @@ def test_bad_options_are_one_line(
     assert err.startswith("error: received")
 
 
-def test_one_image_needs_no_camera_window_or_progress_bar(tiny_bundle: Path, images: Path) -> None:
+def test_one_image_imports_no_camera_window_or_progress_bar(tiny_bundle: Path, images: Path) -> None:
     program = (
         "import sys\n"
         "from runtime.classify import main\n"

@@ -32,11 +32,11 @@ def test_the_command_measures_once(bundle: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_choice_is_logged(bundle: Path) -> None:
-    told: list[str] = []
-    engine, precision, threads = choose_engine(bundle, log=told.append)
+    logged: list[str] = []
+    engine, precision, threads = choose_engine(bundle, log=logged.append)
     chosen = f"{precision} {engine}, {threads} thread{'s' if threads > 1 else ''}"
-    assert told[-1] == f"chosen: {chosen}"
-    assert any(line.startswith(f"{chosen}: p50 ") for line in told)
+    assert logged[-1] == f"chosen: {chosen}"
+    assert any(line.startswith(f"{chosen}: p50 ") for line in logged)
 
 
 def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

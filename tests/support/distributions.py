@@ -1,4 +1,4 @@
-"""Values such as a layer gives, for tests of observers, and their histograms."""
+"""Typical activations, for tests of observers, and their histograms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def normal(offset: float = 0.0, count: int = 20_000) -> Values:
 
 
 def histogram_of(values: NDArray[np.floating], bins: int = 4096) -> Histogram:
-    """Count values in as many bins, a divisor of 4096."""
+    """Return a histogram of values with `bins` bins, a divisor of 4096."""
     fine = collect_histograms(lambda: [{"layer": values.astype(np.float32)}])["layer"]
     return Histogram(fine.counts.reshape(bins, -1).sum(axis=1), fine.low, fine.high)
 

@@ -1,4 +1,4 @@
-"""A real bundle made in a second, for tests: a linear TFLite model whose outputs NumPy can check."""
+"""A real bundle, made in a second: a linear model whose outputs NumPy can check."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Accuracy, Artifact, Manifest, Overlay, write_manifest
 from runtime.core.files import sha256_of
+from runtime.engines.registry import ENGINES
 from runtime.images.input_spec import InputSpec
 
 # What `tiny_tflite` returns; converting takes seconds, and needs TensorFlow.
@@ -26,7 +27,7 @@ OUTPUTS: dict[str, tuple[int, ...]] = {
 
 
 def expected_outputs(image: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """What the tiny model computes, in NumPy.
+    """Compute the outputs of the tiny model in NumPy.
 
     The gates are the mean colour (-1..1) of each 4 x 4 patch, the logits 4 times their means, and
     the modulator their norms.
@@ -63,7 +64,7 @@ def tiny_tflite(input_dtype: str = "uint8") -> bytes:
 
 
 def rename_tensors(model: bytes, renames: dict[str, str] | None = None) -> bytes:
-    """Give the input and the outputs their names of the signature, or those of `renames` in their place."""
+    """Name the input and outputs as the signature does, or as `renames` does."""
     import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert import schema_py_generated as schema
 
@@ -100,7 +101,7 @@ tiny (uint8[1, 16, 16, 3] image) => (float[1, 3] logits, float[1, 4, 4, 3] gates
 
 
 def tiny_onnx(opset: int = 18, **renames: str) -> bytes:
-    """Write the model that `expected_outputs` describes in ONNX, with the tensor names of the contract or others."""
+    """Build the model of `expected_outputs` in ONNX, with the tensor names of the contract or others."""
     import onnx.parser
 
     text = TINY_ONNX.replace("OPSET", str(opset))
@@ -122,7 +123,7 @@ def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **change
     Args:
         folder: made if missing.
         model: the content of both .tflite files.
-        onnx: the content of both .onnx files, if there are to be any.
+        onnx: the content of both .onnx files; `None` for none.
         **changes: fields of the manifest to replace.
 
     Returns:
@@ -130,10 +131,10 @@ def write_bundle(folder: Path, model: bytes, onnx: bytes | None = None, **change
     """
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = []
-    for engine, suffix, content in (("tflite", "tflite", model), ("ort", "onnx", onnx)):
+    for engine, content in (("tflite", model), ("ort", onnx)):
         if content is None:
             continue
-        for precision, file in (("float32", f"float.{suffix}"), ("int8", f"int8.{suffix}")):
+        for precision, file in ENGINES[engine].files.items():
             (folder / file).write_bytes(content)
             accuracy = Accuracy("colours", "test", 30, 0.9)
             artifacts.append(Artifact(file, precision, engine, sha256_of(folder / file), len(content), accuracy))

@@ -27,7 +27,6 @@ from tests.support.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_IMAGES, e
 from tests.train.model.test_focalnet import with_drawn_weights
 from train.__main__ import main
 from train.data.dataset import resize_all
-from train.loop import fit as fit_module
 from train.loop.checkpoint import Checkpoint, save_checkpoint
 from train.loop.fit import fit
 from train.model.fold_norms import fold_weights
@@ -291,7 +290,7 @@ def test_a_run_does_not_start_from_itself(source: Path, images: Path, capsys: py
 
 
 def test_frozen_stages_stay_bit_for_bit_and_a_resumed_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     pretrained = read_pretrained(write_source(tmp_path / "source", BATCHED))
     recipe = dataclasses.replace(RECIPE, epochs=2, monitor_every=0, frozen_stages=1, layer_decay=0.5)
@@ -303,9 +302,7 @@ def test_frozen_stages_stay_bit_for_bit_and_a_resumed_run_ends_the_same(
         save_checkpoint(path, model, checkpoint)
         saved.append(path.read_bytes())
 
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "save_checkpoint", save_and_keep)
-        whole, history = fit(run, easy_dataset(), tmp_path / "whole", resume=False, start=weights)
+    whole, history = fit(run, easy_dataset(), tmp_path / "whole", resume=False, start=weights, save=save_and_keep)
     trained = {name: np.array(v) for name, v in model_weights(whole).items()}
     same = {name for name, values in weights.items() if np.array_equal(trained[name], values)}
     assert same == {name for name in weights if name.startswith(("embed.", "stage0."))}

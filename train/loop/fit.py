@@ -103,6 +103,7 @@ def fit(
     resume: bool,
     placement: Placement = ALONE,
     start: Tensors | None = None,
+    save: Callable[[Path, Any, Checkpoint], None] = save_checkpoint,
 ) -> tuple[Any, History]:
     """Train a run's network, from its start or from its last whole epoch.
 
@@ -114,6 +115,7 @@ def fit(
         placement: the place of this process in the run.
         start: weights to start from, by `layer/variable`; a missing head is initialised at random. Ignored if the
             run is resumed.
+        save: writes the checkpoint after each epoch.
 
     Returns:
         The trained network, with its averaged weights if the recipe averages them, and its history, one row an epoch.
@@ -141,7 +143,7 @@ def fit(
         _start_from(model.network, start)
     history = checkpoint.history
     if checkpoint.epochs_done < recipe.epochs:
-        _fit_epochs(model, run, dataset, folder, history, placement)
+        _fit_epochs(model, run, dataset, folder, history, placement, save)
     # Keras' fit ends with this; a checkpoint, after its last epoch too, has the weights before it.
     model.optimizer.finalize_variable_values(model.trainable_variables)
     network = on_one_device(model.network, lambda: build_focalnet(run.model, keras), placement)
@@ -164,7 +166,13 @@ def _in_float32(network: Any, run: Run) -> Any:
 
 
 def _fit_epochs(
-    model: TrainingModel, run: Run, dataset: Dataset, folder: Path, history: History, placement: Placement
+    model: TrainingModel,
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    history: History,
+    placement: Placement,
+    save: Callable[[Path, Any, Checkpoint], None],
 ) -> None:
     recipe, done = run.recipe, len(history)
     val_images = resize_all(dataset.val.images, run.model.input_spec)
@@ -184,7 +192,7 @@ def _fit_epochs(
         callbacks.append(PanelMonitor(panels, run.model, samples, run.labels, recipe.monitor_every, truths))
     if recipe.ema_momentum:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights
-    callbacks.append(EveryEpoch(folder if placement.writes else None, history))
+    callbacks.append(EveryEpoch(folder if placement.writes else None, history, save=save))
     try:
         with own_errors(*fed):
             model.fit(

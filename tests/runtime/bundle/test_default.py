@@ -5,7 +5,7 @@ from pathlib import Path
 from runtime.bundle.default import default_bundle
 
 
-def test_it_is_the_usual_one_unless_there_is_one_other(tmp_path: Path) -> None:
+def test_the_only_bundle_or_the_usual_one(tmp_path: Path) -> None:
     assert default_bundle(tmp_path) == tmp_path / "edge-nano-cifar10"
     (tmp_path / "mine").mkdir()
     assert default_bundle(tmp_path) == tmp_path / "edge-nano-cifar10"

@@ -1,4 +1,4 @@
-"""What a machine is, read from what the kernels of several machines say."""
+"""CPU and memory, read from the descriptions of several kernels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_arm_board(tmp_path: Path) -> None:
     assert cpu.features == ("NEON", "dotprod")
 
 
-def test_32_bit_arm_has_its_own_name_of_neon(tmp_path: Path) -> None:
+def test_32_bit_arm_names_neon_differently(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("model name\t: ARMv7 Processor rev 3 (v7l)\nFeatures\t: half vfpv4 neon crc32\n")
     cpu = read_cpu(tmp_path / "cpuinfo", tmp_path / "no board")
     assert (cpu.model, cpu.features) == ("ARMv7 Processor rev 3 (v7l)", ("NEON",))
@@ -71,7 +71,7 @@ def test_the_cpu_has_the_kernels_name(tmp_path: Path, text: str, name: str) -> N
     assert cpu_model(tmp_path / "none", tmp_path / "no board") not in ("", name)
 
 
-def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
+def test_without_the_kernels_files(tmp_path: Path) -> None:
     cpu = read_cpu(tmp_path / "nothing", tmp_path / "nothing")
     assert cpu.model
     assert cpu.features == ()
@@ -85,7 +85,7 @@ def test_memory_is_in_bytes(tmp_path: Path) -> None:
     assert read_memory(tmp_path / "meminfo") is None
 
 
-def test_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_installed_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "homemade.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert installed_version("homemade", ("homemade-dist",)) == "unknown"

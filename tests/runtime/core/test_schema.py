@@ -1,4 +1,4 @@
-"""Typed JSON: what fits is read with its types, what does not is named by its path."""
+"""Typed JSON: values that fit are read with their types; an error names the path of any other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_type_is_read() -> None:
     assert parse(Outer, CONTENT) == EXPECTED
 
 
-def test_what_is_written_is_read() -> None:
+def test_written_content_is_read_back() -> None:
     assert parse(Outer, json.loads(json.dumps(asdict(EXPECTED)))) == EXPECTED
 
 
@@ -82,7 +82,7 @@ def test_what_is_written_is_read() -> None:
         ({"typo": 1}, "field `typo` is unknown; expected name, kind"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_path(change: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_named_by_its_path(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         parse(Outer, CONTENT | change)
 

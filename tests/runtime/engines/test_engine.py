@@ -1,4 +1,4 @@
-"""The engine: the same numbers under every interpreter, and one clear error for each bad bundle."""
+"""The TFLite engine: equal outputs under every interpreter, and one clear error for each bad bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.tiny_bundle import (
     write_bundle,
 )
 
-# Deprecated, yet all that some devices have.
+# Deprecated, but some devices have nothing else.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 
 MODULES = {each.distributions[0]: each.module for each in KIND.interpreters}
@@ -35,7 +35,7 @@ PACKAGES = list(MODULES)
 
 
 def use_only(package: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every interpreter but `package` look as if it were not installed."""
+    """Block the import of every interpreter but `package`."""
     for name, module in MODULES.items():
         if name != package:
             monkeypatch.setitem(sys.modules, module, None)
@@ -47,7 +47,7 @@ def random_image(seed: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_says_what_the_model_computes(
+def test_outputs_are_the_models(
     tiny_bundle: Path, package: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(MODULES[package])
@@ -64,7 +64,7 @@ def test_says_what_the_model_computes(
             np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
-def test_outputs_outlive_the_next_run(tiny_bundle: Path) -> None:
+def test_outputs_stay_valid_after_the_next_run(tiny_bundle: Path) -> None:
     engine = open_engine(tiny_bundle)
     outputs = engine.run(random_image(0))
     kept = outputs.gates.copy()
@@ -72,13 +72,13 @@ def test_outputs_outlive_the_next_run(tiny_bundle: Path) -> None:
     np.testing.assert_array_equal(outputs.gates, kept)
 
 
-def test_takes_a_image_that_is_not_contiguous(tiny_bundle: Path) -> None:
+def test_accepts_a_non_contiguous_image(tiny_bundle: Path) -> None:
     mirrored = random_image(0)[:, :, ::-1]
     outputs = open_engine(tiny_bundle).run(mirrored)
     np.testing.assert_allclose(outputs.gates, expected_outputs(mirrored)["gates"], atol=1e-5)
 
 
-def test_order_of_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreters_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PACKAGES == ["ai-edge-litert", "tflite-runtime", "tensorflow"]
     assert load_interpreter()[0].startswith("ai-edge-litert ")
     use_only(None, monkeypatch)
@@ -102,7 +102,7 @@ def test_refuses_another_shape_or_dtype(tiny_bundle: Path, image: NDArray[Any]) 
 
 
 @pytest.mark.parametrize("threads", [0, -1])
-def test_refuses_no_threads(tiny_bundle: Path, threads: int) -> None:
+def test_refuses_fewer_than_one_thread(tiny_bundle: Path, threads: int) -> None:
     with pytest.raises(ConfigError, match="threads"):
         open_engine(tiny_bundle, threads=threads)
 
@@ -114,7 +114,7 @@ def test_refuses_a_missing_precision(tiny_model: bytes, tmp_path: Path) -> None:
         open_engine(tmp_path, precision="int8")
 
 
-def test_refuses_a_file_that_is_not_the_manifests(tiny_model: bytes, tmp_path: Path) -> None:
+def test_refuses_a_file_with_another_hash(tiny_model: bytes, tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_model)
     flipped = bytearray(tiny_model)
     flipped[len(flipped) // 2] ^= 1
@@ -133,7 +133,7 @@ def test_refuses_a_file_that_is_not_the_manifests(tiny_model: bytes, tmp_path: P
     ],
     ids=["text", "half", "no header"],
 )
-def test_refuses_a_damaged_model_whose_hash_matches(
+def test_refuses_a_damaged_model_with_the_right_hash(
     tiny_model: bytes,
     tmp_path: Path,
     package: str,
@@ -169,7 +169,7 @@ def test_refuses_a_tensor_of_another_name(tiny_model: bytes, tmp_path: Path, nam
         ),
     ],
 )
-def test_refuses_another_shape_than_the_manifests(
+def test_refuses_shapes_that_contradict_the_manifest(
     tiny_model: bytes, tmp_path: Path, changes: dict[str, Any], tensor: str
 ) -> None:
     write_bundle(tmp_path, tiny_model, **changes)
@@ -183,7 +183,7 @@ def test_refuses_swapped_outputs(tiny_model: bytes, tmp_path: Path) -> None:
         open_engine(tmp_path)
 
 
-def test_refuses_another_dtype_than_the_contracts(tmp_path: Path) -> None:
+def test_refuses_another_input_dtype(tmp_path: Path) -> None:
     write_bundle(tmp_path, tiny_tflite(input_dtype="int8"))
     with pytest.raises(ArtifactError, match=r"tensor 'image' is int8 .*expects uint8"):
         open_engine(tmp_path)

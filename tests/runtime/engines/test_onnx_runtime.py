@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: the same numbers as NumPy's, and one clear error for each bad file."""
+"""The ONNX Runtime engine: outputs equal NumPy's, and one clear error for each bad file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runtime.engines.onnx_runtime import may_saturate
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_bundle import LABELS, OUTPUTS, SIDE, expected_outputs, tiny_onnx, write_bundle
 
-TFLITE = b"not asked for"
+TFLITE = b"unused"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_says_what_the_model_computes(bundle: Path, precision: str) -> None:
+def test_outputs_are_the_models(bundle: Path, precision: str) -> None:
     engine = open_engine(bundle, precision=precision, engine="ort", threads=2)
     exact = ", exact int8 products" if may_saturate() else ""
     assert engine.name.startswith("onnxruntime ") and engine.name.endswith(f" (all graph optimizations{exact})")
@@ -53,7 +53,7 @@ def test_a_bundle_may_have_a_name_that_is_not_utf_8(bundle: Path, tmp_path: Path
     np.testing.assert_array_equal(open_engine(odd, engine="ort").run(image).logits, expected.logits)
 
 
-def test_outputs_outlive_the_next_run(bundle: Path) -> None:
+def test_outputs_stay_valid_after_the_next_run(bundle: Path) -> None:
     engine = open_engine(bundle, engine="ort")
     outputs = engine.run(np.zeros((1, SIDE, SIDE, 3), np.uint8))
     kept = outputs.gates.copy()
@@ -78,14 +78,14 @@ def test_refuses_another_shape_or_dtype(bundle: Path, image: Any) -> None:
     ],
     ids=["text", "half", "opset", "input", "output"],
 )
-def test_refuses_a_bad_file_whose_hash_matches(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_refuses_a_bad_file_with_the_right_hash(content: bytes, reason: str, tmp_path: Path) -> None:
     write_bundle(tmp_path, TFLITE, content)
     with pytest.raises(ArtifactError, match=reason) as caught:
         open_engine(tmp_path, engine="ort")
     assert "\n" not in str(caught.value)
 
 
-def test_refuses_another_shape_than_the_manifests(tmp_path: Path) -> None:
+def test_refuses_shapes_that_contradict_the_manifest(tmp_path: Path) -> None:
     changes = {"labels": (*LABELS, "white"), "outputs": OUTPUTS | {"logits": (1, 4)}}
     write_bundle(tmp_path, TFLITE, tiny_onnx(), **changes)
     with pytest.raises(ArtifactError, match=r"tensor 'logits' is tensor\(float\) \[1, 3\], the manifest expects"):
@@ -98,7 +98,7 @@ def test_refuses_a_bundle_without_onnx(tmp_path: Path) -> None:
         open_engine(tmp_path, engine="ort")
 
 
-def test_the_manifest_chooses_where_nobody_does(bundle: Path) -> None:
+def test_the_manifests_first_artifact_is_the_default(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     onnx_alone = tuple(artifact for artifact in manifest.artifacts if artifact.engine == "ort")
     write_manifest(bundle, dataclasses.replace(manifest, artifacts=onnx_alone))
@@ -107,7 +107,7 @@ def test_the_manifest_chooses_where_nobody_does(bundle: Path) -> None:
         open_engine(bundle, engine="tflite")
 
 
-def test_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ArtifactError, match="pip install onnxruntime"):
         open_engine(bundle, engine="ort")

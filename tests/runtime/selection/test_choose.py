@@ -54,7 +54,7 @@ class Chooser:
 
     bundle: Path
     opened: list[Fake] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
     fails: str = ""
 
     def open(self, folder: Path, *, precision: str, engine: str, threads: int) -> Fake:
@@ -65,7 +65,7 @@ class Chooser:
         return self.opened[-1]
 
     def __call__(self, machine: Machine = MACHINE, **options: Any) -> Choice:
-        return choose(self.bundle, log=self.told.append, time_s=0.01, machine=machine, open_with=self.open, **options)
+        return choose(self.bundle, log=self.logged.append, time_s=0.01, machine=machine, open_with=self.open, **options)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_fastest_is_chosen(chooser: Chooser) -> None:
     result = chooser()
     assert result.candidate == result.measured[0].candidate == Candidate("ort", "int8", 2)
     assert len(chooser.opened) == len(result.measured) == 8
-    assert chooser.told == []
+    assert chooser.logged == []
 
 
 def test_artifacts_not_at_parity_are_not_measured(chooser: Chooser) -> None:
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written_is_logged(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert chooser().candidate == Candidate("ort", "int8", 2)
-    assert chooser.told[0].startswith("the choice is not cached: cannot write")
+    assert chooser.logged[0].startswith("the choice is not cached: cannot write")
 
 
 def test_the_cache_follows_the_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -191,5 +191,5 @@ def test_an_artifact_that_cannot_be_opened_is_left_out_and_not_cached(chooser: C
     result = chooser()
     assert result.candidate.engine == "tflite"
     assert "int8 ort: too old for this file" in result.left_out
-    assert chooser.told[0].startswith("the choice is not cached")
+    assert chooser.logged[0].startswith("the choice is not cached")
     assert not chooser().cached

@@ -53,9 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         save_checkpoint(path, model, checkpoint)
         saved.append(path.read_bytes())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "save_checkpoint", save_and_keep)
-        model, history = fit(RUN, easy_dataset(), folder, resume=False)
+    model, history = fit(RUN, easy_dataset(), folder, resume=False, save=save_and_keep)
     assert len(saved) == RECIPE.epochs
     return Finished(folder, model, history, saved[1])
 

@@ -101,8 +101,9 @@ def by_demo(path: Path, whole_folder: bool = False) -> Outcome:
             frames = {frame.name: frame.image_rgb for frame in source.frames}
     except FocalEdgeError as error:
         return str(error).removeprefix(f"{path}: ")
-    if path.name in frames:
-        return preprocess(frames[path.name], SPEC)[0]
+    for name in (path.name, f"{path.name}:0"):  # an animation by itself is a video
+        if name in frames:
+            return preprocess(frames[name], SPEC)[0]
     return next(line for line in skipped if str(path) in line).removeprefix(f"{path}: ")
 
 

@@ -11,6 +11,7 @@ ENGINE   ?= tflite
 MAX_DROP ?= 0.5
 MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(or $(PRESET),$(notdir $(INIT:/=)))
+IMAGES   ?= tests
 BUNDLE   ?= models/edge-nano-cifar10
 
 # The demo has 1,000 test images: their drop has a 95% interval of about 0.6 points, so the demo allows 1.
@@ -34,7 +35,7 @@ START  := $(if $(INIT),--init $(call quote,$(INIT))) $(if $(filter file,$(origin
 DATA   := $(if $(DATA_DIR),--data-dir $(call quote,$(DATA_DIR)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models bundle test test-unit test-slow lint clean
+.PHONY: help setup train calibrate sensitivity export report demo latency bench bench-train models bundle test test-unit test-slow test-images lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -102,6 +103,9 @@ test-unit: $(DEV_READY)  ## the tests that need no training framework, for the e
 
 test-slow: $(DEV_READY)  ## the tests that take longer
 	$(PY) -m pytest -m slow
+
+test-images: $(DEV_READY)  ## read every file of the folder IMAGES as training and as classify do; none may crash or differ
+	$(PY) -m tests.support.image_suite $(call quote,$(IMAGES))
 
 lint: $(DEV_READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

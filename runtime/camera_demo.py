@@ -275,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--source",
         default="0",
-        help="camera index or device, RTSP or HTTP URL, GStreamer pipeline, video, image, folder or pattern of "
+        help="camera index or device, RTSP or HTTP URL, GStreamer pipeline, video or GIF, image, folder or pattern of "
         f"images, split file (.npz), or `{SAMPLE}`, a built-in clip",
     )
     add("--loop", action="store_true", help="start again after the last frame")

@@ -22,6 +22,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 OURS = frozenset({*MAY_IMPORT, "tests"})
 RUNTIME_PACKAGES = frozenset({"numpy", "cv2", "tqdm"})
 WEB_PACKAGES = frozenset({"aiohttp"})
+DECODERS = {
+    "cv2": ("imread", "imreadmulti", "imdecode", "imdecodemulti", "imreadanimation", "haveImageReader"),
+    "Image": ("open",),
+}
 BLOCKED = ("tensorflow", "keras", "tf_keras", "jax", "torch", "matplotlib", "tensorflow_model_optimization")
 
 
@@ -86,6 +90,32 @@ def test_what_is_allowed_is_not_found(tmp_path: Path, stage: str, statement: str
     (tmp_path / stage).mkdir()
     (tmp_path / stage / "good.py").write_text(statement)
     assert violations(tmp_path) == []
+
+
+def decoding_calls(tree: ast.AST) -> Iterator[str]:
+    """Calls that decode an image: OpenCV's and Pillow's."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+            if node.attr in DECODERS.get(owner, ()):
+                yield f"{owner}.{node.attr}"
+
+
+def test_one_module_decodes_images() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix(): set(decoding_calls(ast.parse(path.read_text(encoding="utf-8"))))
+        for folder in (*MAY_IMPORT, "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {name: calls for name, calls in found.items() if calls} == {
+        "runtime/images/decode.py": {"cv2.imdecode"},
+        "runtime/parity/measures/corruptions.py": {"cv2.imdecode"},  # what it encoded itself
+    }
+
+
+@pytest.mark.parametrize("call", ["cv2.imread('a')", "cv2.imdecode(x, 1)", "PIL.Image.open('a')", "Image.open('a')"])
+def test_a_second_decoder_is_found(call: str) -> None:
+    assert len(list(decoding_calls(ast.parse(call)))) == 1
 
 
 def test_runtime_names_no_other_package() -> None:

@@ -94,3 +94,40 @@ def hidden_default_apng(still: Pixels, frame: Pixels, filter_byte: bytes = b"\0"
             png_chunk(b"IEND", b""),
         ]
     )
+
+
+def file_kinds() -> dict[str, tuple[bytes, str]]:
+    """Kinds of image files: the content, and the reason why it is refused, "" where it is read."""
+    image = scene()
+    still = PIL.Image.fromarray(image)
+    frames = {"save_all": True, "append_images": [PIL.Image.fromarray(image[::-1])]}
+    jpeg = encode(scene(120, 160), "JPEG")
+    kinds = {name: (encode(image, name), "") for name in FORMATS}
+    for name in ("JPEG", "PNG", "WebP", "TIFF", "AVIF"):
+        kinds |= {f"{name}, orientation {number}": (oriented(image, name, number), "") for number in (3, 5, 6)}
+    for name in FORMATS:
+        whole = encode(scene(120, 160), name)
+        kinds[f"{name}, cut at 55%"] = (whole[: len(whole) * 55 // 100], "cut short|cannot decode|refuses")
+    return kinds | {
+        "progressive JPEG": (encode(image, "JPEG", progressive=True), ""),
+        "CMYK JPEG": (saved(still.convert("CMYK"), "JPEG"), ""),
+        "grey JPEG": (saved(still.convert("L"), "JPEG"), ""),
+        "palette PNG": (saved(still.convert("P"), "PNG"), ""),
+        "1-bit PNG": (saved(still.convert("1"), "PNG"), ""),
+        "16-bit PNG": (saved(PIL.Image.fromarray(image[..., 0].astype(np.uint16) * 257), "PNG"), ""),
+        "transparent PNG": (saved(still.convert("RGBA"), "PNG"), ""),
+        "flat JPEG": (encode(np.full_like(image, 128), "JPEG"), ""),
+        "JPEG without its last two bytes": (jpeg[:-2], ""),
+        "JPEG with a tail of text": (jpeg + b"appended", ""),
+        "animated PNG, hidden still image": (hidden_default_apng(image, image[::-1].copy()), ""),
+        "animated PNG, broken frame": (hidden_default_apng(image, image, filter_byte=b"\x09"), ""),
+        "animated WebP": (saved(still, "WEBP", lossless=True, **frames), ""),
+        "animated GIF": (saved(still, "GIF", **frames), ""),
+        "JPEG, cut and ended": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "cut short"),
+        "JPEG, half of it zeros": (jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2), "cut short"),
+        "PNG of 30000x30000": (png_header(30000, 30000) + png_chunk(b"IEND", b""), "30000x30000 pixels"),
+        "PNG without pixels": (png_header(0, 9) + png_chunk(b"IEND", b""), "damaged header"),
+        "empty": (b"", "empty file"),
+        "web page": (b"<!DOCTYPE html><html>404 not found</html>", "not an image of a known format"),
+        "zeros": (bytes(2000), "not an image of a known format"),
+    }

@@ -248,7 +248,7 @@ def _reason(error: Exception) -> str:
     """Return what torch says is wrong, without its advice to trust the file."""
     text = " ".join(str(error).split())
     named = re.search(r"Unsupported (?:global|class|operand)[^.]*?[\w.]+(?: was not| [\w.]+)?", text)
-    return (named.group() if named else text)[:160] or type(error).__name__
+    return (named.group() if named else text.split(". ")[0])[:160] or type(error).__name__
 
 
 def _check_inflation(path: Path) -> None:
@@ -344,7 +344,7 @@ def _choose(content: Mapping[str, Any], path: Path) -> _Found:
     found = sorted(_networks(content, path), key=lambda each: each.rank)
     if not found:
         expected = ", ".join(f"{each.stem}.* ({each.name})" for each in NAMINGS)
-        names = sorted(str(name) for name in content)
+        names = sorted(_tensor_names(content)) or sorted(str(name) for name in content)
         raise ArtifactError(
             f"{path} is not a FocalNet in a known naming: received {listed(names, ', ')}; expected one of {expected}"
         )
@@ -355,6 +355,14 @@ def _choose(content: Mapping[str, Any], path: Path) -> _Found:
             "one of them"
         )
     return best[0]
+
+
+def _tensor_names(content: Mapping[Any, Any], depth: int = 0) -> Iterator[str]:
+    for name, value in content.items():
+        if _is_tensor(value):
+            yield str(name)
+        elif isinstance(value, Mapping) and depth < MAX_NESTING:
+            yield from _tensor_names(value, depth + 1)
 
 
 def _networks(content: Mapping[Any, Any], path: Path, key: str = "", depth: int = 0) -> Iterator[_Found]:

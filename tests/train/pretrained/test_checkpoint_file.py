@@ -299,6 +299,18 @@ def test_a_file_without_a_network_is_one_line(content: Any, torch: Any, tmp_path
         read_checkpoint(tmp_path / "m.pth")
 
 
+def test_the_tensors_of_another_network_are_named(torch: Any, tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "state_dict": torch.nn.Linear(2, 3).state_dict()}, tmp_path / "m.pth")
+    with pytest.raises(ArtifactError, match=r"received bias, weight; expected one of patch_embed\.\* \(original\)"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_whole_module_is_refused_by_its_class(torch: Any, tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "m.pth")
+    with pytest.raises(ArtifactError, match=r"GLOBAL torch\.nn\.modules\.linear\.Linear.*save only its state dict"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
 def test_an_archive_that_unpacks_to_far_more_is_not_loaded(torch: Any, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2_000_000)}, tmp_path / "m.pth")
     with (

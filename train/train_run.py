@@ -20,8 +20,8 @@ from runtime.evaluation.split_file import LabelledImages, read_split, write_spli
 from runtime.images.listing import first_few
 from runtime.video.writer import save_image
 from train.data.dataset import Dataset, labelled, resize_all
+from train.data.folders.split_record import SplitRecord, read_record, write_record
 from train.data.registry import describe_files, find_dataset, load_dataset
-from train.data.split_record import SplitRecord, read_record, write_record
 from train.distributed.placement import (
     Placement,
     apart,

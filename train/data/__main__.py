@@ -19,7 +19,7 @@ from runtime.core.machine import usable_cores
 from runtime.evaluation.split_file import write_split
 from runtime.images.input_spec import INTERPOLATIONS, InputSpec
 from train.data.dataset import SPLITS, labelled
-from train.data.near_copies import near_copies
+from train.data.folders.near_copies import near_copies
 from train.data.read_benchmark import describe_speed, measure_folder
 from train.data.registry import (
     add_conflicts_argument,

@@ -14,10 +14,10 @@ from runtime.evaluation.sampling import class_balanced_indices
 from runtime.evaluation.split_file import LabelledImages
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, resize_square
-from train.data.class_folders import SPLITS
-from train.data.file_counts import FileCounts
+from train.data.folders.class_folders import SPLITS
+from train.data.folders.file_counts import FileCounts
+from train.data.folders.split_record import SplitRecord
 from train.data.lazy_images import LazyImages
-from train.data.split_record import SplitRecord
 
 # Of a split on disk, what goes into memory or into a file at once: 1 GB at 256 px.
 STREAMED_SAMPLE = 5_000

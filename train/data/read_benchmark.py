@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runtime.core.errors import ConfigError
 from runtime.core.machine import cpu_model
 from runtime.images.input_spec import InputSpec
-from train.data.folder import load_folder
+from train.data.folders.folder import load_folder
 from train.data.lazy_images import LazyImages
 
 BATCH_SIZE = 128

@@ -11,10 +11,10 @@ from runtime.core.errors import ConfigError
 from runtime.images.input_spec import Interpolation
 from train.data.cifar10 import load_cifar10
 from train.data.dataset import Dataset, check_dataset
-from train.data.folder import load_folder
-from train.data.near_copies import near_copies
+from train.data.folders.folder import load_folder
+from train.data.folders.near_copies import near_copies
+from train.data.folders.split_record import SplitRecord, read_record
 from train.data.shapes import load_shapes
-from train.data.split_record import SplitRecord, read_record
 from train.run import SPLIT_FILE, Run
 
 STREAM: dict[str, bool | None] = {"auto": None, "true": True, "false": False}

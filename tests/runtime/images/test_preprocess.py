@@ -18,7 +18,7 @@ from runtime.images.decode import read_image
 from runtime.images.input_spec import InputSpec
 from runtime.images.preprocess import Image, centre_square, preprocess, resize_square
 from train.data.dataset import resize_all
-from train.data.folder import load_folder
+from train.data.folders.folder import load_folder
 
 IMAGENET = InputSpec(224, 0.875, "bicubic")
 

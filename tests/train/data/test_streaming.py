@@ -25,13 +25,13 @@ from runtime.images.formats import NAMES
 from runtime.images.input_spec import InputSpec
 from tests.support.tiny_training import NETWORK, RECIPE, RUN
 from train.data import dataset as splits
-from train.data import folder
 from train.data import lazy_images as lazy_images
 from train.data import packed_paths as file_names
 from train.data.__main__ import main
 from train.data.batches import EvalBatches, TrainBatches
 from train.data.dataset import Dataset, check_dataset, draw, resident, resize_all
-from train.data.folder import choose_residence, load_folder
+from train.data.folders import folder
+from train.data.folders.folder import choose_residence, load_folder
 from train.data.lazy_images import LazyImages
 from train.data.prefetch import AHEAD, Ahead
 from train.distributed.placement import Placement, digest_of

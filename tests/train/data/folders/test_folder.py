@@ -15,7 +15,7 @@ import pytest
 from runtime.core.errors import ConfigError, DataError
 from runtime.images.formats import NAMES
 from train.data.dataset import Dataset, check_dataset
-from train.data.folder import load_folder
+from train.data.folders.folder import load_folder
 
 
 def encoded(value: int, suffix: str = ".png", side: int = 8) -> bytes:

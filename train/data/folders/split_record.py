@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from runtime.core.errors import ArtifactError, DataError
 from runtime.core.files import replacing
 from runtime.images.listing import first_few
-from train.data.class_folders import SPLITS
+from train.data.folders.class_folders import SPLITS
 from train.data.packed_paths import FileNames
 
 LEFT_OUT = 255  # a copy, or unreadable

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from runtime.core.errors import DataError
 from train.data.dataset import Dataset
-from train.data.file_counts import FileCounts
-from train.data.folder import load_folder
+from train.data.folders.file_counts import FileCounts
+from train.data.folders.folder import load_folder
 
 SPLIT_SETS = [
     ("train", "valid", "test"),

@@ -16,8 +16,8 @@ from runtime.core.cli import BAR_DELAY_S
 from runtime.images.input_spec import InputSpec
 from runtime.images.listing import SHOWN, first_few
 from runtime.images.preprocess import Image
-from train.data.class_folders import SPLITS
 from train.data.dataset import Dataset, resize_all
+from train.data.folders.class_folders import SPLITS
 
 # Bits of 64 in which the hashes of near copies may differ. Of one more piece than that, at least one is equal.
 RADIUS = 4

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from runtime.images.preprocess import Image
-from train.data import near_copies as module
 from train.data.dataset import Dataset
-from train.data.folder import load_folder
-from train.data.near_copies import near_copies
+from train.data.folders import near_copies as module
+from train.data.folders.folder import load_folder
+from train.data.folders.near_copies import near_copies
 
 
 def photo(seed: int, side: int = 96) -> Image:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from runtime.core.errors import ArtifactError, DataError
 from tests.support.tiny_training import RUN
-from tests.train.data.test_class_folders import check_account, encoded, fill
+from tests.train.data.folders.test_class_folders import check_account, encoded, fill
 from train.data.dataset import Dataset
-from train.data.folder import load_folder
+from train.data.folders.folder import load_folder
+from train.data.folders.split_record import SplitRecord, read_record, write_record
 from train.data.registry import load_data_of
-from train.data.split_record import SplitRecord, read_record, write_record
 from train.run import SPLIT_FILE
 
 SPLITS = ("train", "val", "test")

@@ -2,7 +2,7 @@
 
 Either `DATA_DIR/class/image.jpg`, divided 70/15/15 here, or `DATA_DIR/train/class/image.jpg` with `val`
 and `test` beside `train`; where one of those is absent, 15% of the training images take its place. A run that was
-trained on a folder keeps its splits (`train.data.split_record`).
+trained on a folder keeps its splits (`train.data.folders.split_record`).
 
 Images that fit are read into memory; those of a larger folder stay on disk and are read as needed.
 """
@@ -27,13 +27,22 @@ from runtime.images.input_spec import InputSpec, Interpolation
 from runtime.images.listing import SHOWN, first_few
 from runtime.images.preprocess import Image, resize_square
 from runtime.video.opencv_log import silence_opencv
-from train.data.class_folders import SPLITS, ClassFolders, find_class_folders
 from train.data.dataset import Dataset, Split, stratified_split
-from train.data.file_counts import FileCounts
+from train.data.folders.class_folders import SPLITS, ClassFolders, find_class_folders
+from train.data.folders.file_counts import FileCounts
+from train.data.folders.split_record import (
+    LEFT_OUT,
+    SHA256_BYTES,
+    Codes,
+    Files,
+    SplitRecord,
+    digest,
+    follow,
+    make_record,
+)
 from train.data.imagenet import readable_labels
 from train.data.lazy_images import LazyImages, Unreadable, file_sizes
 from train.data.packed_paths import FileIds
-from train.data.split_record import LEFT_OUT, SHA256_BYTES, Codes, Files, SplitRecord, digest, follow, make_record
 
 HELD_OUT_FRACTION = 0.15
 # Training holds them more than once: as they were read, resized, and on the device, which may be this machine too.

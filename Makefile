@@ -12,6 +12,7 @@ MAX_DROP ?= 0.5
 MAX_DROP_PP ?=
 RUN      ?= runs/$(DATASET)-$(or $(PRESET),$(notdir $(INIT:/=)))
 IMAGES   ?= tests
+TESTS    ?=
 BUNDLE   ?= models/edge-nano-cifar10
 
 # The demo has 1,000 test images: their drop has a 95% interval of about 0.6 points, so the demo allows 1.
@@ -101,8 +102,8 @@ test: $(DEV_READY)  ## the tests
 test-unit: $(DEV_READY)  ## the tests that need no training framework, for the edit loop
 	$(PY) -m pytest -p tests.support.without_tensorflow -m 'not slow' --numprocesses 2 --dist loadfile
 
-test-slow: $(DEV_READY)  ## the tests that take longer
-	$(PY) -m pytest -m slow
+test-slow: $(DEV_READY)  ## the tests that take longer, all or those of TESTS
+	$(PY) -m pytest -m slow $(TESTS)
 
 test-images: $(DEV_READY)  ## read every file of the folder IMAGES as training and as classify do; none may crash or differ
 	$(PY) -m tests.support.image_suite $(call quote,$(IMAGES))

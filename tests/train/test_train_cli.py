@@ -140,7 +140,7 @@ def grown(trained: Trained, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("resume", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_keeps_its_test_images_when_its_folder_grows(
     trained: Trained, copied: Path, grown: Path, capsys: pytest.CaptureFixture[str], resume: bool
 ) -> None:
@@ -308,6 +308,7 @@ def test_help_lists_every_field_of_the_recipe(capsys: pytest.CaptureFixture[str]
     assert all(f"--{name.replace('_', '-')}" in shown for name in fields)
 
 
+@pytest.mark.slow  # test_fit resumes runs in less time; this one kills a process
 def test_a_killed_run_resumes_to_the_same_weights(trained: Trained, tmp_path: Path) -> None:
     folder, steps = tmp_path / "killed", 48 // FULL_RECIPE.batch_size
     # In the middle of an epoch, the first included.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import cv2
 import numpy as np
 
 from train.data.dataset import Dataset, Split
@@ -46,6 +48,15 @@ def easy_dataset() -> Dataset:
     counts = {"train": TRAIN_IMAGES, "val": 15, "test": 12}
     splits = {name: _split(name, count, seed) for seed, (name, count) in enumerate(counts.items())}
     return Dataset(name="colours", labels=LABELS, **splits)
+
+
+def write_easy_images(folder: Path) -> None:
+    """Write the training images of the easy dataset as PNG files, a sub-folder per class."""
+    train = easy_dataset().train
+    for index in range(TRAIN_IMAGES):
+        path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), train.images[index][..., ::-1])
 
 
 def _split(name: str, count: int, seed: int) -> Split:

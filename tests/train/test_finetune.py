@@ -16,14 +16,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import cv2
 import keras
 import numpy as np
 import pytest
 
 from runtime.core.cli import run_cli
 from runtime.images.preprocess import Image
-from tests.support.tiny_training import LABELS, NETWORK, RECIPE, TRAIN_IMAGES, easy_dataset
+from tests.support.tiny_training import LABELS, NETWORK, RECIPE, easy_dataset, write_easy_images
 from tests.train.model.test_focalnet import with_drawn_weights
 from train.__main__ import main
 from train.data.dataset import resize_all
@@ -85,11 +84,7 @@ def _tiny_preset() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    train = easy_dataset().train
-    for index in range(TRAIN_IMAGES):
-        path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), train.images[index][..., ::-1])
+    write_easy_images(folder)
     return folder
 
 

@@ -23,7 +23,7 @@ import pytest
 from runtime.core.cli import run_cli
 from runtime.evaluation.split_file import read_split
 from tests.support.paths import ROOT
-from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, easy_dataset
+from tests.support.tiny_training import FULL_RECIPE, LABELS, NETWORK, TRAIN_IMAGES, write_easy_images
 from train.__main__ import main
 from train.distributed.placement import device_name
 from train.model.focalnet import build_focalnet
@@ -93,11 +93,7 @@ def _tiny_preset() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    train = easy_dataset().train
-    for index in range(TRAIN_IMAGES):
-        path = folder / LABELS[train.labels[index]] / f"{index:03}.png"
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), train.images[index][..., ::-1])
+    write_easy_images(folder)
     return folder
 
 
